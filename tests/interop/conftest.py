@@ -39,7 +39,7 @@ class Meeting:
         identity: str = "dev1",
         key: bytes | None = None,
         mtu: int | None = None,
-        arguments: Sequence[str] = (),
+        options: Sequence[str] = (),
     ) -> PeerProcess:
         stack.require()
         session = Session(
@@ -49,10 +49,15 @@ class Meeting:
             identity=identity,
             key=key if key is not None else stack.key,
             mtu=mtu if stack.has_mtu else None,
+            options=options,
         )
-        command = [*stack.client(session), *arguments]
         return self._until_the_end.enter_context(
-            running(command, directory=self.directory, name="client", environment=stack.environment)
+            running(
+                stack.client(session),
+                directory=self.directory,
+                name="client",
+                environment=stack.environment,
+            )
         )
 
     def their_server(

@@ -18,7 +18,7 @@ from sansdtls import CipherSuite
 from tests.conftest import require_file, require_module, require_program
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 HERE = Path(__file__).parent
 PEERS = HERE / "peers"
@@ -40,6 +40,8 @@ class Session:
     key: bytes
     mtu: int | None = None
     """Bytes of UDP payload; ``None`` = the stack's own default."""
+    options: Sequence[str] = ()
+    """Further options for the client, of those stacks that are a program with options."""
 
 
 class Stack(abc.ABC):
@@ -122,7 +124,7 @@ class OpenSsl(Stack):
         return options
 
     def client(self, session: Session) -> list[str]:
-        return ["openssl", "s_client", "-dtls1_2", "-connect", f"127.0.0.1:{session.port}", *self._options(session)]
+        return ["openssl", "s_client", "-dtls1_2", "-connect", f"127.0.0.1:{session.port}", *self._options(session), *session.options]
 
     def server(self, session: Session) -> list[str]:
         listen = ["-accept", f"127.0.0.1:{session.port}", "-nocert"]
@@ -159,7 +161,7 @@ class GnuTls(Stack):
 
     def client(self, session: Session) -> list[str]:
         credentials = ["--pskusername", session.identity, "--pskkey", session.key.hex()]
-        return ["gnutls-cli", *self._options(session), *credentials, "127.0.0.1"]
+        return ["gnutls-cli", *self._options(session), *credentials, *session.options, "127.0.0.1"]
 
     def server(self, session: Session) -> list[str]:
         # It binds to 0.0.0.0 and :: alike and has no option for one address.
@@ -190,7 +192,7 @@ class LibCoap(Stack):
         credentials = ["-k", session.key.decode(), "-u", session.identity]
         give_up = ["-B", "5"]
         uri = f"coaps://127.0.0.1:{session.port}/"
-        return [f"coap-client-{self.backend}", "-m", "get", *give_up, *credentials, uri]
+        return [f"coap-client-{self.backend}", *session.options, *give_up, *credentials, uri]
 
     def server(self, session: Session) -> list[str]:
         listen = ["-A", "127.0.0.1", "-p", str(session.port)]

@@ -76,6 +76,6 @@ def test_our_client_talks_to_their_server_at_an_mtu_of(meeting: Meeting, stack: 
 def test_a_hello_that_openssl_has_to_fragment_is_answered(meeting: Meeting, mtu: int):
     """With all its suites OpenSSL's hello is longer than the MTU; its server would not answer it either."""
     server = meeting.our_server(OPENSSL, mtu=mtu)
-    client = meeting.their_client(OPENSSL, server.port, mtu=mtu, arguments=["-cipher", "ALL:PSK:@SECLEVEL=0"])
+    client = meeting.their_client(OPENSSL, server.port, mtu=mtu, options=["-cipher", "ALL:PSK:@SECLEVEL=0"])
     client.say("hello")
     server.run_until(lambda: "heard hello" in client.output, lambda: f"an answer for {client}")
