@@ -61,7 +61,13 @@ class Meeting:
         )
 
     def their_server(
-        self, stack: Stack, *, suite: CipherSuite = CCM_8, identity: str = "dev1", mtu: int | None = None
+        self,
+        stack: Stack,
+        *,
+        suite: CipherSuite = CCM_8,
+        identity: str = "dev1",
+        mtu: int | None = None,
+        options: Sequence[str] = (),
     ) -> tuple[PeerProcess, int]:
         """The server, and the port on which it has DTLS."""
         stack.require()
@@ -73,6 +79,7 @@ class Meeting:
             identity=identity,
             key=stack.key,
             mtu=mtu if stack.has_mtu else None,
+            options=options,
         )
         dtls_port = port + stack.port_offset
         process = self._until_the_end.enter_context(
@@ -95,10 +102,14 @@ class Meeting:
         keys: Mapping[bytes, Sequence[bytes]] | None = None,
         retransmit: RetransmitPolicy | None = None,
         answer: Callable[[bytes], bytes] | None = None,
+        hint: bytes | None = None,
     ) -> OurServer:
         """A server for clients of ``stack`` that knows the key of ``dev1`` unless given ``keys``."""
         config = ServerConfig(
-            cipher_suites=_ours(stack, suite), mtu=mtu, retransmit=retransmit or RetransmitPolicy()
+            cipher_suites=_ours(stack, suite),
+            mtu=mtu,
+            retransmit=retransmit or RetransmitPolicy(),
+            psk_identity_hint=hint,
         )
         return self._until_the_end.enter_context(
             OurServer(
@@ -115,18 +126,16 @@ class Meeting:
         *,
         suite: CipherSuite = CCM_8,
         identity: str = "dev1",
-        key: bytes | None = None,
         mtu: int = DEFAULT_MTU,
-        retransmit: RetransmitPolicy | None = None,
+        asks_for_key: bool = False,
     ) -> OurClient:
         config = ClientConfig(
             psk_identity=identity.encode(),
-            psk_key=key if key is not None else stack.key,
+            psk_key=None if asks_for_key else stack.key,
             cipher_suites=_ours(stack, suite),
             mtu=mtu,
-            retransmit=retransmit or RetransmitPolicy(),
         )
-        return self._until_the_end.enter_context(OurClient(config, port))
+        return self._until_the_end.enter_context(OurClient(config, port, key=stack.key))
 
 
 def _ours(stack: Stack, suite: CipherSuite) -> tuple[CipherSuite, ...]:

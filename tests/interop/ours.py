@@ -183,8 +183,12 @@ class OurServer(_Ours):
 class OurClient(_Ours):
     """A client of 127.0.0.1 and a port."""
 
-    def __init__(self, config: ClientConfig, port: int, *, key_log: Path | None = None) -> None:
+    def __init__(
+        self, config: ClientConfig, port: int, *, key: bytes = b"", key_log: Path | None = None
+    ) -> None:
+        """``key`` is for the event that asks for it, where the configuration has none."""
         super().__init__(config.mtu, key_log=key_log)
+        self._key = key
         self._peer = ("127.0.0.1", port)
         self.socket.bind(("127.0.0.1", 0))
         now = time.monotonic()
@@ -203,6 +207,8 @@ class OurClient(_Ours):
         return self.connection.datagrams_to_send()
 
     def _act_on(self, event: Event, now: float) -> list[Event]:
+        if isinstance(event, PskRequested):
+            return self.connection.provide_psk(event, [self._key], now=now)
         return []
 
     def connect(self, what: Callable[[], str]) -> None:

@@ -37,7 +37,9 @@ def free_port(*, neighbours: int = 0) -> int:
             port: int = probe.getsockname()[1]
             try:
                 for neighbour in range(port + 1, port + neighbours + 1):
-                    probes.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)).bind(("", neighbour))
+                    probes.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)).bind(
+                        ("", neighbour)
+                    )
             except (OSError, OverflowError):
                 continue
             return port

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import functools
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -41,13 +42,13 @@ class Session:
     mtu: int | None = None
     """Bytes of UDP payload; ``None`` = the stack's own default."""
     options: Sequence[str] = ()
-    """Further options for the client, of those stacks that are a program with options."""
+    """Further options, for the programs that have any."""
 
 
 class Stack(abc.ABC):
     """One implementation, as a client and as a server."""
 
-    name: ClassVar[str]
+    name: str
     suites: ClassVar[Mapping[CipherSuite, str]]
     """Its own names of the suites."""
     key: ClassVar[bytes] = bytes.fromhex("00112233445566778899aabbccddeeff")
@@ -64,8 +65,6 @@ class Stack(abc.ABC):
     """The same of the server: it cannot echo."""
     answer: ClassVar[bytes] = b"heard hello"
     """What is in the server's answer."""
-    hint: ClassVar[bytes | None] = None
-    """The server's PSK identity hint."""
     has_extended_master_secret: ClassVar[bool] = True
     client_sees_close: ClassVar[str | None] = None
     """What the client prints when the server closes; ``None`` = nothing."""
@@ -95,7 +94,7 @@ class Stack(abc.ABC):
 
 class OpenSsl(Stack):
     name = "openssl"
-    suites = {
+    suites: ClassVar = {
         CipherSuite.TLS_PSK_WITH_AES_128_GCM_SHA256: "PSK-AES128-GCM-SHA256",
         CipherSuite.TLS_PSK_WITH_AES_256_GCM_SHA384: "PSK-AES256-GCM-SHA384",
         CipherSuite.TLS_PSK_WITH_AES_128_CCM: "PSK-AES128-CCM",
@@ -124,16 +123,24 @@ class OpenSsl(Stack):
         return options
 
     def client(self, session: Session) -> list[str]:
-        return ["openssl", "s_client", "-dtls1_2", "-connect", f"127.0.0.1:{session.port}", *self._options(session), *session.options]
+        return [
+            "openssl",
+            "s_client",
+            "-dtls1_2",
+            "-connect",
+            f"127.0.0.1:{session.port}",
+            *self._options(session),
+            *session.options,
+        ]
 
     def server(self, session: Session) -> list[str]:
         listen = ["-accept", f"127.0.0.1:{session.port}", "-nocert"]
-        return ["openssl", "s_server", "-dtls1_2", *listen, *self._options(session)]
+        return ["openssl", "s_server", "-dtls1_2", *listen, *self._options(session), *session.options]
 
 
 class GnuTls(Stack):
     name = "gnutls"
-    suites = {
+    suites: ClassVar = {
         CipherSuite.TLS_PSK_WITH_AES_128_GCM_SHA256: "AES-128-GCM",
         CipherSuite.TLS_PSK_WITH_AES_256_GCM_SHA384: "AES-256-GCM",
         CipherSuite.TLS_PSK_WITH_AES_128_CCM: "AES-128-CCM",
@@ -173,7 +180,7 @@ class GnuTls(Stack):
 class LibCoap(Stack):
     """libcoap with one of its two backends. Its programs take keys as text and choose the suite themselves."""
 
-    suites = {CCM_8: "whatever the server prefers"}
+    suites: ClassVar = {CCM_8: "whatever the server prefers"}
     key = b"sixteen-byte-key"
     takes_suite = False
     speaks_coap = True
@@ -182,7 +189,7 @@ class LibCoap(Stack):
 
     def __init__(self, backend: str) -> None:
         self.backend = backend
-        self.name = f"libcoap-{backend}"  # type: ignore[misc] # one class, two stacks
+        self.name = f"libcoap-{backend}"
 
     def require(self) -> None:
         require_program(f"coap-client-{self.backend}")
@@ -196,14 +203,14 @@ class LibCoap(Stack):
 
     def server(self, session: Session) -> list[str]:
         listen = ["-A", "127.0.0.1", "-p", str(session.port)]
-        return [f"coap-server-{self.backend}", *listen, "-k", session.key.decode(), "-h", "hint"]
+        return [f"coap-server-{self.backend}", *listen, "-k", session.key.decode(), *session.options]
 
 
 class BouncyCastle(Stack):
     """Bouncy Castle's Java DTLS in a program of our own, compiled on first use."""
 
     name = "bouncycastle"
-    suites = {suite: hex(suite) for suite in CipherSuite}
+    suites: ClassVar = {suite: hex(suite) for suite in CipherSuite}
     has_mtu = True
     jars: ClassVar = tuple(f"/usr/share/java/{name}.jar" for name in ("bctls", "bcprov", "bcutil"))
 
@@ -249,7 +256,7 @@ class _PythonPeer(Stack):
 
 class PythonMbedTls(_PythonPeer):
     name = "python-mbedtls"
-    suites = {
+    suites: ClassVar = {
         CipherSuite.TLS_PSK_WITH_AES_128_GCM_SHA256: "TLS-PSK-WITH-AES-128-GCM-SHA256",
         CipherSuite.TLS_PSK_WITH_AES_256_GCM_SHA384: "TLS-PSK-WITH-AES-256-GCM-SHA384",
         CipherSuite.TLS_PSK_WITH_AES_128_CCM: "TLS-PSK-WITH-AES-128-CCM",
@@ -267,7 +274,7 @@ class PythonMbedTls(_PythonPeer):
 
 class TinyDtls(_PythonPeer):
     name = "tinydtls"
-    suites = {CCM_8: "its only one with PSK"}
+    suites: ClassVar = {CCM_8: "its only one with PSK"}
     longest_identity = 32
     script = "tinydtls_peer.py"
     module = "DTLSSocket"
@@ -275,7 +282,7 @@ class TinyDtls(_PythonPeer):
 
 class AioCoap(_PythonPeer):
     name = "aiocoap"
-    suites = {CCM_8: "tinydtls's only one with PSK"}
+    suites: ClassVar = {CCM_8: "tinydtls's only one with PSK"}
     speaks_coap = True
     port_offset = 1
     answer = b"heard GET"
@@ -290,7 +297,7 @@ class AioCoap(_PythonPeer):
 
 class NodeDtlsClient(Stack):
     name = "node-dtls-client"
-    suites = {
+    suites: ClassVar = {
         suite: suite.name
         for suite in (
             CipherSuite.TLS_PSK_WITH_AES_128_GCM_SHA256,
@@ -299,7 +306,7 @@ class NodeDtlsClient(Stack):
             CipherSuite.TLS_PSK_WITH_AES_256_CCM_8,
         )
     }
-    environment = {"NODE_DTLS_CLIENT": str(BUILD)}
+    environment: ClassVar = {"NODE_DTLS_CLIENT": str(BUILD)}
 
     def require(self) -> None:
         require_program("node")
@@ -316,8 +323,6 @@ class NodeDtlsClient(Stack):
 @functools.cache
 def compiled_java() -> Path:
     """The folder with the compiled Java peer; compiled if the source is newer."""
-    import subprocess
-
     source, compiled = PEERS / "BouncyCastlePeer.java", BUILD / "java" / "BouncyCastlePeer.class"
     if not compiled.exists() or compiled.stat().st_mtime < source.stat().st_mtime:
         compiled.parent.mkdir(parents=True, exist_ok=True)
@@ -339,6 +344,14 @@ AIOCOAP = AioCoap()
 NODE = NodeDtlsClient()
 
 CLIENTS = (
-    OPENSSL, GNUTLS, LIBCOAP_OPENSSL, LIBCOAP_GNUTLS, BOUNCY_CASTLE, MBEDTLS, TINYDTLS, AIOCOAP, NODE,
+    OPENSSL,
+    GNUTLS,
+    LIBCOAP_OPENSSL,
+    LIBCOAP_GNUTLS,
+    BOUNCY_CASTLE,
+    MBEDTLS,
+    TINYDTLS,
+    AIOCOAP,
+    NODE,
 )
 SERVERS = CLIENTS[:-1]

@@ -52,7 +52,9 @@ class Endpoint:
 
     def __init__(self, process: PeerProcess) -> None:
         self.process = process
-        wait_until(lambda: bool(facts(process, "listening")) or process.exit_status is not None, process.__str__)
+        wait_until(
+            lambda: bool(facts(process, "listening")) or process.exit_status is not None, process.__str__
+        )
         assert process.exit_status is None, str(process)
         (listening,) = facts(process, "listening")
         self.port: int = listening["port"]
@@ -75,7 +77,9 @@ def endpoint(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Endpoin
 def test_a_reading_from_openssl_comes_out_as_a_json_line(meeting: Meeting, endpoint: Endpoint):
     client = meeting.their_client(OPENSSL, endpoint.port)
     client.say("21.5")
-    wait_until(lambda: bool(readings(endpoint.process)), lambda: f"a line from {endpoint.process} of {client}")
+    wait_until(
+        lambda: bool(readings(endpoint.process)), lambda: f"a line from {endpoint.process} of {client}"
+    )
     (reading,) = readings(endpoint.process)
     assert (reading["identity"], reading["data"]) == ("dev1", "21.5\n")
 
@@ -94,7 +98,9 @@ def test_a_reading_from_coap_client_comes_out_as_a_json_line(
 ):
     put = ["-m", "put", "-e", "21.5"]
     client = meeting.their_client(stack, endpoint.port, identity="coap1", options=put)
-    wait_until(lambda: bool(readings(endpoint.process)), lambda: f"a line from {endpoint.process} of {client}")
+    wait_until(
+        lambda: bool(readings(endpoint.process)), lambda: f"a line from {endpoint.process} of {client}"
+    )
     reading = readings(endpoint.process)[0]
     assert reading["identity"] == "coap1"
     request = reading["data"].encode() if "data" in reading else base64.b64decode(reading["data_base64"])

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.interop
 
+
 def with_each_suite(stacks: tuple[Stack, ...]) -> pytest.MarkDecorator:
     pairs = [(stack, suite) for stack in stacks for suite in stack.suites]
     names = [f"{stack}-{suite.name.removeprefix('TLS_PSK_WITH_')}" for stack, suite in pairs]

@@ -113,6 +113,6 @@ if __name__ == "__main__":
     role, port, suite, identity, key = sys.argv[1:]
     try:
         {"client": client, "server": server}[role](int(port), suite, identity, bytes.fromhex(key))
-    except Exception as error:  # a peer program reports whatever stops it, and its exit status says so
+    except Exception as error:  # noqa: BLE001 - a peer program reports whatever stops it
         say(f"failed: {type(error).__name__}: {error}")
         sys.exit(1)
