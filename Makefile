@@ -36,7 +36,7 @@ lint: $(DEV)
 	$(BIN)/ruff check --quiet $(STYLED)
 	$(BIN)/ruff format --quiet --check $(STYLED) || { echo "make format puts that right"; exit 1; }
 	$(BIN)/mypy $(TYPED)
-	$(BIN)/lint-imports --no-timings
+	$(BIN)/lint-imports --no-logo
 
 format: $(DEV)
 	$(BIN)/ruff check --fix $(STYLED)
