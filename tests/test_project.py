@@ -262,11 +262,12 @@ def undocumented_methods(package: str) -> Iterator[str]:
         for node in tree_of(path).body:
             if isinstance(node, ast.ClassDef) and node.name in exported(package):
                 for method in node.body:
-                    if isinstance(
-                        method, ast.FunctionDef | ast.AsyncFunctionDef
-                    ) and not method.name.startswith("_"):
-                        if ast.get_docstring(method) is None:
-                            yield f"{node.name}.{method.name}"
+                    if (
+                        isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef)
+                        and not method.name.startswith("_")
+                        and ast.get_docstring(method) is None
+                    ):
+                        yield f"{node.name}.{method.name}"
 
 
 def exported(package: str) -> list[str]:
