@@ -119,7 +119,9 @@ def payload(content_type: int, *payloads: bytes, epoch: int = 0) -> Callable[[Pu
     return send
 
 
-def fragments(*specifications: tuple[int, bytes, dict[str, int]], epoch: int = 0) -> Callable[[Puppet], object]:
+def fragments(
+    *specifications: tuple[int, bytes, dict[str, int]], epoch: int = 0
+) -> Callable[[Puppet], object]:
     """Fragments of the next message, each in a datagram of its own."""
 
     def send(puppet: Puppet) -> None:
@@ -242,7 +244,12 @@ def _hello_rows() -> list[Row]:
             hello_with(extensions=((23, b"\0"),)),
             DECODE_ERROR,
         ),
-        Row("renegotiation_info without its length", point, hello_with(extensions=((0xFF01, b""),)), DECODE_ERROR),
+        Row(
+            "renegotiation_info without its length",
+            point,
+            hello_with(extensions=((0xFF01, b""),)),
+            DECODE_ERROR,
+        ),
         Row(
             "renegotiation_info of wrong length",
             point,
@@ -273,7 +280,12 @@ def _server_key_exchange_rows() -> list[Row]:
         "a message of unknown type": 99,
     }
     return [
-        Row("a ClientKeyExchange with a trailing byte", point, message(kind, IDENTITY_BODY + b"\0"), DECODE_ERROR),
+        Row(
+            "a ClientKeyExchange with a trailing byte",
+            point,
+            message(kind, IDENTITY_BODY + b"\0"),
+            DECODE_ERROR,
+        ),
         Row("a ClientKeyExchange cut short", point, message(kind, IDENTITY_BODY[:-1]), DECODE_ERROR),
         Row("a ClientKeyExchange of one byte", point, message(kind, b"\0"), DECODE_ERROR),
         Row("an empty ClientKeyExchange", point, message(kind, b""), DECODE_ERROR),
@@ -328,9 +340,16 @@ def _server_key_exchange_rows() -> list[Row]:
             RECORD_OVERFLOW,
         ),
         Row("an empty fragment of a message that is not", point, fragments((kind, b"", {"total": 6})), None),
-        Row("a fragment too far ahead", point, lambda p: [setattr(p, "message_seq", 40), message(kind, b"")(p)], None),
+        Row(
+            "a fragment too far ahead",
+            point,
+            lambda p: [setattr(p, "message_seq", 40), message(kind, b"")(p)],
+            None,
+        ),
         Row("an early ChangeCipherSpec", point, payload(raw.CHANGE_CIPHER_SPEC, b"\x01"), None),
-        Row("a malformed ChangeCipherSpec", point, payload(raw.CHANGE_CIPHER_SPEC, b"", b"\2", b"\1\1"), None),
+        Row(
+            "a malformed ChangeCipherSpec", point, payload(raw.CHANGE_CIPHER_SPEC, b"", b"\2", b"\1\1"), None
+        ),
         Row("application data in epoch 0", point, payload(raw.APPLICATION_DATA, b"hello"), None),
         Row("a warning alert", point, payload(raw.ALERT, b"\x01\x5a"), None),
         Row("a record of unknown type", point, payload(24, b"x"), None),
@@ -350,7 +369,12 @@ def _server_finished_rows() -> list[Row]:
         Row("a Finished with a trailing byte", point, finished_with(lambda v: v + b"\0"), DECODE_ERROR),
         Row("a Finished cut short", point, finished_with(lambda v: v[:-1]), DECODE_ERROR),
         Row("an empty Finished", point, finished_with(lambda _: b""), DECODE_ERROR),
-        Row("ClientKeyExchange in epoch 1", point, protected(raw.CLIENT_KEY_EXCHANGE, b"\0\0"), UNEXPECTED_MESSAGE),
+        Row(
+            "ClientKeyExchange in epoch 1",
+            point,
+            protected(raw.CLIENT_KEY_EXCHANGE, b"\0\0"),
+            UNEXPECTED_MESSAGE,
+        ),
         Row("ServerHelloDone in epoch 1", point, protected(raw.SERVER_HELLO_DONE, b""), UNEXPECTED_MESSAGE),
         Row(
             "a handshake header cut short in epoch 1",
@@ -381,7 +405,12 @@ def _connected_rows(point: Point) -> list[Row]:
         Row("an alert of one byte", point, payload(raw.ALERT, b"\1", epoch=1), DECODE_ERROR),
         Row("an alert of three bytes", point, payload(raw.ALERT, b"\1\0\0", epoch=1), DECODE_ERROR),
         Row("an empty alert", point, payload(raw.ALERT, b"", epoch=1), DECODE_ERROR),
-        Row("a record above 2^14 bytes", point, payload(raw.APPLICATION_DATA, bytes(2**14 + 1), epoch=1), RECORD_OVERFLOW),
+        Row(
+            "a record above 2^14 bytes",
+            point,
+            payload(raw.APPLICATION_DATA, bytes(2**14 + 1), epoch=1),
+            RECORD_OVERFLOW,
+        ),
         Row("an empty handshake record", point, payload(raw.HANDSHAKE, b"", epoch=1), DECODE_ERROR),
         Row("plaintext handshake bytes", point, payload(raw.HANDSHAKE, bytes(11)), None),
         Row("a plaintext alert", point, payload(raw.ALERT, b"\x02\x28"), None),
@@ -402,9 +431,19 @@ def _client_hello_sent_rows() -> list[Row]:
             message(raw.HELLO_VERIFY_REQUEST, cookie + b"\0"),
             DECODE_ERROR,
         ),
-        Row("a HelloVerifyRequest cut short", point, message(raw.HELLO_VERIFY_REQUEST, cookie[:-1]), DECODE_ERROR),
+        Row(
+            "a HelloVerifyRequest cut short",
+            point,
+            message(raw.HELLO_VERIFY_REQUEST, cookie[:-1]),
+            DECODE_ERROR,
+        ),
         Row("an empty HelloVerifyRequest", point, message(raw.HELLO_VERIFY_REQUEST, b""), DECODE_ERROR),
-        Row("a ServerHello with a trailing byte", point, changed_server_hello(lambda b: b + b"\0"), DECODE_ERROR),
+        Row(
+            "a ServerHello with a trailing byte",
+            point,
+            changed_server_hello(lambda b: b + b"\0"),
+            DECODE_ERROR,
+        ),
         Row("a ServerHello cut short", point, changed_server_hello(lambda b: b[:20]), DECODE_ERROR),
         Row("a session id of 33 bytes", point, server_hello_with(session_id=bytes(33)), DECODE_ERROR),
         Row("DTLS 1.0", point, server_hello_with(version=0xFEFF), PROTOCOL_VERSION, PeerIncompatible),
@@ -417,7 +456,9 @@ def _client_hello_sent_rows() -> list[Row]:
             ILLEGAL_PARAMETER,
             config={"cipher_suites": [raw.CHACHA20]},
         ),
-        Row("the renegotiation SCSV as the suite", point, server_hello_with(suite=raw.SCSV), ILLEGAL_PARAMETER),
+        Row(
+            "the renegotiation SCSV as the suite", point, server_hello_with(suite=raw.SCSV), ILLEGAL_PARAMETER
+        ),
         Row("a compression method", point, server_hello_with(compression=1), ILLEGAL_PARAMETER),
         Row(
             "an extension nobody asked for",
@@ -426,7 +467,12 @@ def _client_hello_sent_rows() -> list[Row]:
             UNSUPPORTED_EXTENSION,
         ),
         Row("an extension twice", point, server_hello_with(extensions=(raw.EMS, raw.EMS)), ILLEGAL_PARAMETER),
-        Row("extended_master_secret with content", point, server_hello_with(extensions=((23, b"x"),)), DECODE_ERROR),
+        Row(
+            "extended_master_secret with content",
+            point,
+            server_hello_with(extensions=((23, b"x"),)),
+            DECODE_ERROR,
+        ),
         Row(
             "renegotiation_info of wrong length",
             point,
@@ -461,7 +507,12 @@ def _client_hello_sent_rows() -> list[Row]:
         ),
         Row("a handshake header cut short", point, payload(raw.HANDSHAKE, bytes(3)), DECODE_ERROR),
         Row("a message above the limit", point, fragments((2, b"x", {"total": 16_385})), ILLEGAL_PARAMETER),
-        Row("a plaintext record above 2^14 bytes", point, payload(raw.HANDSHAKE, bytes(2**14 + 1)), RECORD_OVERFLOW),
+        Row(
+            "a plaintext record above 2^14 bytes",
+            point,
+            payload(raw.HANDSHAKE, bytes(2**14 + 1)),
+            RECORD_OVERFLOW,
+        ),
         Row("an early ChangeCipherSpec", point, payload(raw.CHANGE_CIPHER_SPEC, b"\x01"), None),
         Row("application data in epoch 0", point, payload(raw.APPLICATION_DATA, b"hello"), None),
     ]
@@ -472,13 +523,20 @@ def _client_server_hello_rows() -> list[Row]:
     hint = raw.vector(b"hint", 2)
     return [
         Row("a second ServerHello", point, server_hello_with(), UNEXPECTED_MESSAGE),
-        Row("HelloVerifyRequest after ServerHello", point, message(3, raw.hello_verify_request(b"c")), UNEXPECTED_MESSAGE),
+        Row(
+            "HelloVerifyRequest after ServerHello",
+            point,
+            message(3, raw.hello_verify_request(b"c")),
+            UNEXPECTED_MESSAGE,
+        ),
         Row("Certificate", point, message(raw.CERTIFICATE, b"\0\0\0"), UNEXPECTED_MESSAGE),
         Row("CertificateRequest", point, message(13, b"\1\1\0\0\0\0"), UNEXPECTED_MESSAGE),
         Row("ClientKeyExchange", point, message(raw.CLIENT_KEY_EXCHANGE, hint), UNEXPECTED_MESSAGE),
         Row("NewSessionTicket", point, message(raw.NEW_SESSION_TICKET, bytes(6)), UNEXPECTED_MESSAGE),
         Row("Finished in epoch 0", point, message(raw.FINISHED, bytes(12)), UNEXPECTED_MESSAGE),
-        Row("a hint with a trailing byte", point, message(raw.SERVER_KEY_EXCHANGE, hint + b"\0"), DECODE_ERROR),
+        Row(
+            "a hint with a trailing byte", point, message(raw.SERVER_KEY_EXCHANGE, hint + b"\0"), DECODE_ERROR
+        ),
         Row("a hint cut short", point, message(raw.SERVER_KEY_EXCHANGE, hint[:-1]), DECODE_ERROR),
         Row("an empty ServerKeyExchange", point, message(raw.SERVER_KEY_EXCHANGE, b""), DECODE_ERROR),
         Row("two hints", point, same_message_again(raw.SERVER_KEY_EXCHANGE, hint), UNEXPECTED_MESSAGE),
@@ -489,7 +547,13 @@ def _client_server_hello_rows() -> list[Row]:
 def _client_finished_rows() -> list[Row]:
     point = Point.CLIENT_FINISHED
     return [
-        Row("a Finished that does not match", point, finished_with(flipped), DECRYPT_ERROR, AuthenticationFailed),
+        Row(
+            "a Finished that does not match",
+            point,
+            finished_with(flipped),
+            DECRYPT_ERROR,
+            AuthenticationFailed,
+        ),
         Row("a Finished with a trailing byte", point, finished_with(lambda v: v + b"\0"), DECODE_ERROR),
         Row("a Finished cut short", point, finished_with(lambda v: v[:-1]), DECODE_ERROR),
         Row("ServerHelloDone in epoch 1", point, protected(raw.SERVER_HELLO_DONE, b""), UNEXPECTED_MESSAGE),

@@ -53,7 +53,9 @@ def test_the_prf_gives_the_published_output(name):
 @given(st.binary(max_size=80), st.binary(max_size=20), st.binary(max_size=80), st.integers(0, 200))
 def test_the_prf_agrees_with_a_second_implementation(secret, label, seed, length):
     for name, algorithm in (("sha256", hashes.SHA256()), ("sha384", hashes.SHA384())):
-        assert prf(algorithm, secret, label, seed, length) == key_schedule.prf(name, secret, label, seed, length)
+        assert prf(algorithm, secret, label, seed, length) == key_schedule.prf(
+            name, secret, label, seed, length
+        )
 
 
 @given(st.binary(min_size=1, max_size=64), st.binary(max_size=100))
@@ -163,7 +165,11 @@ def test_every_suite_seals_as_the_second_implementation_does(code):
     row = SUITES[CipherSuite(code)]
     key, iv = bytes(range(row.key_length)), bytes(range(90, 90 + row.fixed_iv_length))
     ours, theirs = make_protection(row, key, iv), key_schedule.Protection(code, key, iv)
-    for number, plaintext in ((1 << 48, b""), (1 << 48 | 7, b"reading"), (0xFFFF << 48 | 2**48 - 1, bytes(1000))):
+    for number, plaintext in (
+        (1 << 48, b""),
+        (1 << 48 | 7, b"reading"),
+        (0xFFFF << 48 | 2**48 - 1, bytes(1000)),
+    ):
         sealed = ours.seal(raw.APPLICATION_DATA, number, plaintext)
         assert sealed == theirs.seal(
             raw.APPLICATION_DATA, plaintext, epoch=number >> 48, seq=number & (1 << 48) - 1

@@ -106,7 +106,9 @@ def test_nothing_comes_out_while_one_byte_is_missing(body, data):
 
 
 @given(st.integers(0, 255), st.integers(1, 16_384), st.integers(1, 16_384), st.integers(0, 255))
-def test_fragments_that_disagree_about_type_or_length_are_an_illegal_parameter(kind, length, other, other_kind):
+def test_fragments_that_disagree_about_type_or_length_are_an_illegal_parameter(
+    kind, length, other, other_kind
+):
     reassembler = Reassembler(LIMITS, None)
     reassembler.add(Fragment(kind, length, 0, 0, b"x"))
     size_before = reassembler._size
@@ -199,9 +201,7 @@ def test_what_is_held_never_exceeds_the_limit_and_is_what_is_charged(spans):
     for message_seq, start, length in spans:
         body = bytes(min(length, 300 - start))
         reassembler.add(Fragment(1, 301, message_seq, start, body))  # the last byte never comes
-        held = sum(
-            len(piece) for partial in reassembler._partial.values() for piece in partial._pieces
-        )
+        held = sum(len(piece) for partial in reassembler._partial.values() for piece in partial._pieces)
         assert held <= totals.reassembly_size <= 2000
     reassembler.clear()
     assert totals.reassembly_size == 0

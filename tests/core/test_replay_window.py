@@ -22,7 +22,8 @@ class Model:
 @given(
     st.integers(32, 1024),
     st.lists(
-        st.one_of(st.integers(0, 40), st.integers(0, 3000), st.integers(2**48 - 2000, 2**48 - 1)), max_size=150
+        st.one_of(st.integers(0, 40), st.integers(0, 3000), st.integers(2**48 - 2000, 2**48 - 1)),
+        max_size=150,
     ),
     st.sets(st.integers(0, 149)),
 )
