@@ -73,7 +73,7 @@ class RetransmitPolicy:
     maximum_timeout: float = attrs.field(default=60.0, validator=_in_range(0.01, 3600, "seconds"))
     """Cap of the doubling, RFC 6347 §4.2.4.1: no less than the RFC 6298 maximum of 60 s."""
     max_retransmissions: int = attrs.field(default=6, validator=_whole(0, 100, "retransmissions"))
-    """How often one flight is sent again before the handshake ends. 6 with 1 s first = 127 s of trying."""
+    """How often one flight is sent again before the handshake ends. 6 with 1 s first = 123 s of trying."""
     handshake_timeout: float = attrs.field(default=130.0, validator=_in_range(0.01, 86_400, "seconds"))
     """Deadline of the whole handshake; bounds how long a half-open slot can be held."""
     shrink_after: int = attrs.field(default=2, validator=_whole(1, 100, "retransmissions"))
