@@ -18,11 +18,11 @@ from typing import Any, Literal
 
 import attrs
 
-from endpoint.logs import LEVELS
 from endpoint.quotas import QuotaPolicy
 from endpoint.structure import StructureError, structure, within
 from endpoint.text import show_text
-from sansdtls import ConfigError, ServerConfig
+from endpoint.udp import RECEIVE_BUFFER_SIZE
+from sansdtls import ServerConfig
 
 DEFAULT_PORT = 5684
 """CoAP over DTLS, the registered port that most devices are built with (RFC 7252 §6.2)."""
@@ -38,23 +38,28 @@ class ConfigFileError(Exception):
         """The PSK file that was named all the same, so that its mistakes can be reported too."""
 
 
-def _address(instance: object, attribute: attrs.Attribute[str], value: str) -> None:
-    if value.startswith("[") and value.endswith("]"):
-        raise ValueError(f'address: {value!r} has brackets; remedy: "{value[1:-1]}"')
+def _address(_instance: object, _attribute: attrs.Attribute[str], value: str) -> None:
+    """An IP address, or what may be a name; whether a name resolves is seen when it is bound."""
     try:
         ipaddress.ip_address(value)
     except ValueError:
-        raise ValueError(
-            f'address: {value!r} is not an IP address ("0.0.0.0" = all of IPv4, "::" = all of IPv6)'
-        ) from None
+        shown = show_text(value)
+        if re.fullmatch(r"\[.*\]", value):
+            raise ValueError(f'address: "{shown}" has brackets; remedy: leave them out') from None
+        if ":" in value:
+            raise ValueError(f'address: "{shown}" is no IPv6 address (a port belongs in listen.port)') from None
+        if not re.fullmatch(r"[0-9A-Za-z._-]+", value) or re.fullmatch(r"[0-9.]+", value):
+            raise ValueError(
+                f'address: "{shown}" is not an address ("0.0.0.0" = all of IPv4, "::" = IPv6 and IPv4)'
+            ) from None
 
 
-def _hint(instance: object, attribute: attrs.Attribute[str | None], value: str | None) -> None:
+def _hint(_instance: object, _attribute: attrs.Attribute[str | None], value: str | None) -> None:
     if value is not None and not 1 <= len(value.encode()) <= 128:
         raise ValueError(f"identity_hint: has {len(value.encode())} bytes, not 1 to 128")
 
 
-def _file_name(instance: object, attribute: attrs.Attribute[Path], value: Path) -> None:
+def _file_name(_instance: object, _attribute: attrs.Attribute[Path], value: Path) -> None:
     if "\0" in str(value):
         raise ValueError("psk_file: a file name cannot hold a NUL character")
     if re.search(r":[0-9A-Fa-f]{32}", str(value)):
@@ -66,17 +71,18 @@ class Listen:
     """``[listen]``: the UDP socket, and the service's start and stop."""
 
     address: str = attrs.field(default="127.0.0.1", validator=_address)
-    """IP address. The default reaches this host only: nothing is exposed before somebody says so."""
+    """IP address or name of this host. The default reaches this host only: nothing is exposed before
+    somebody says so. ``0.0.0.0`` = all of IPv4, ``::`` = all of IPv6 and IPv4."""
     port: int = attrs.field(default=DEFAULT_PORT, validator=within(0, 65_535, "", whole=True))
     """UDP port; 0 = any free one, told by the ``listening`` line of the log."""
     retry: float = attrs.field(default=0.0, validator=within(0, float("inf"), "seconds"))
     """How long to keep trying, with backoff, while the port is taken or the address is not there yet
     (an interface that comes up late). 0 = fail at once; ``inf`` = for ever."""
-    receive_buffer: int | None = attrs.field(
-        default=None, validator=attrs.validators.optional(within(4096, 2**30, "bytes", whole=True))
+    receive_buffer: int = attrs.field(
+        default=RECEIVE_BUFFER_SIZE, validator=within(4096, 2**30, "bytes", whole=True)
     )
-    """Size of the kernel's receive buffer; by default the system's own (net.core.rmem_default). Larger
-    ones hold a burst from the whole fleet; the kernel caps it at net.core.rmem_max."""
+    """Bytes asked of the kernel for received datagrams; it grants at most net.core.rmem_max. Holds a
+    burst from the whole fleet while a handshake is computed."""
     drain: float = attrs.field(default=5.0, validator=within(0, 3600, "seconds"))
     """How long a stop may take to tell all peers (close_notify) and to hand on what was received."""
 
@@ -111,7 +117,9 @@ class Log:
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     """The least level written. Associations are ``info``, failed handshakes ``warning``."""
-    failures_per_second: float = attrs.field(default=1.0, validator=within(0.001, 1_000_000, "lines a second"))
+    failures_per_second: float = attrs.field(
+        default=1.0, validator=within(0.001, 1_000_000, "lines a second")
+    )
     """Lines a second for each cause of failure that a stranger can bring about; the rest is counted."""
     failures_burst: int = attrs.field(default=20, validator=within(1, 1_000_000, "lines", whole=True))
     """Lines of one cause that may come at once, after quiet."""
@@ -130,7 +138,7 @@ class EndpointConfig:
         # The hint is [credentials] identity_hint; a key log is no setting for a service.
         metadata={"without": ("psk_identity_hint", "log_secrets")},
     )
-    quotas: QuotaPolicy = QuotaPolicy()
+    quotas: QuotaPolicy = attrs.field(factory=QuotaPolicy)
     forward: Forward = Forward()
     log: Log = Log()
 
@@ -177,8 +185,8 @@ def _complete(config: EndpointConfig, directory: Path) -> EndpointConfig:
 
 def _psk_file_in(tables: dict[str, Any], directory: Path) -> Path | None:
     credentials = tables.get("credentials")
+    name = credentials.get("psk_file") if isinstance(credentials, dict) else None
     try:
-        known = {key: credentials[key] for key in ("psk_file",) if key in credentials}  # type: ignore[index]
-        return directory / structure(known, Credentials).psk_file
-    except (StructureError, TypeError):
+        return directory / structure({"psk_file": name}, Credentials).psk_file
+    except StructureError:
         return None

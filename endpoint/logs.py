@@ -21,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import structlog
 
+from endpoint.quotas import TokenBucket
 from endpoint.text import UtcStamps, json_line
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class LineStream:
         """Lines that could not be written."""
 
     def write(self, line: str) -> None:
+        """Write one line and flush it."""
         try:
             self._stream.write(line.encode("utf-8", "backslashreplace") + b"\n")
             self._stream.flush()
@@ -59,7 +61,7 @@ def make_log(
     """A logger: ``log.info("listening", address="127.0.0.1", port=5684)``."""
     stamps = UtcStamps()
 
-    def render(logger: Any, method: str, fact: MutableMapping[str, Any]) -> str:
+    def render(_logger: Any, method: str, fact: MutableMapping[str, Any]) -> str:
         ordered = {"event": fact.pop("event")}
         ordered.update((name, _presentable(name, value)) for name, value in fact.items())
         ordered["level"] = method
@@ -107,13 +109,10 @@ class Throttle:
         now = self._clock()
         entry = self._kinds.get(kind)
         if entry is None:
-            entry = self._kinds[kind] = _Kind(float(self._burst), now)
-        entry.tokens = min(float(self._burst), entry.tokens + (now - entry.filled_at) * self._rate)
-        entry.filled_at = now
-        if entry.tokens < 1:
+            entry = self._kinds[kind] = _Kind(TokenBucket(self._burst, now))
+        if not entry.bucket.take(1, rate=self._rate, burst=self._burst, now=now):
             entry.held_back += 1
             return None
-        entry.tokens -= 1
         held_back, entry.held_back = entry.held_back, 0
         return held_back
 
@@ -126,9 +125,8 @@ class Throttle:
 
 
 class _Kind:
-    __slots__ = ("filled_at", "held_back", "tokens")
+    __slots__ = ("bucket", "held_back")
 
-    def __init__(self, tokens: float, filled_at: float):
-        self.tokens = tokens
-        self.filled_at = filled_at
+    def __init__(self, bucket: TokenBucket):
+        self.bucket = bucket
         self.held_back = 0

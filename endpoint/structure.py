@@ -8,7 +8,7 @@ a class. A class's own validators stay the only place that knows its ranges: the
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import difflib
 import enum
 import types
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import attrs
 import cattrs
 
+from endpoint.text import show_text
 from sansdtls import CipherSuite, ConfigError, RetransmitPolicy
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ RETRANSMIT_PRESETS: Mapping[str, Callable[[], RetransmitPolicy]] = {
     "constrained": RetransmitPolicy.constrained,
 }
 """Names that stand for a whole ``[dtls.retransmit]`` table."""
-NEVER = "never"
-"""Stands for None where a number may be absent; TOML has no null."""
+NO_NUMBER = ("never", "unlimited")
+"""Either stands for None where a number may be absent; TOML has no null."""
 
 
 class StructureError(Exception):
@@ -60,7 +61,7 @@ def within(
 ) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
     """A validator: a number from ``low`` to ``high``, both included."""
 
-    def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    def check(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         if whole and not isinstance(value, int):
             raise ValueError(f"{attribute.name}: {value!r} is not a whole number")
         if not low <= value <= high:
@@ -84,15 +85,24 @@ _TYPE_NAMES: Mapping[type, str] = {
     str: "text",
     list: "a list",
     dict: "a table",
-    datetime.datetime: "a date",
-    datetime.date: "a date",
-    datetime.time: "a time",
+    dt.datetime: "a date",
+    dt.date: "a date",
+    dt.time: "a time",
 }
 
 
 def _is_needed(needed: str, value: Any) -> StructureError:
-    shown = f" ({value!r})" if isinstance(value, (bool, int, float, str)) else ""
+    shown = f" ({_shown(value)})" if isinstance(value, (bool, int, float, str)) else ""
     return _mistake(f"{needed} is needed, not {_TYPE_NAMES.get(type(value), 'this')}{shown}")
+
+
+def _shown(value: Any) -> str:
+    """A value as it stands in the file, cut where it is long."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if not isinstance(value, str):
+        return str(value)
+    return f'"{show_text(value[:80])}{"…" if len(value) > 80 else ""}"'
 
 
 def _text(value: Any, _: Any) -> str:
@@ -129,7 +139,7 @@ def _path(value: Any, _: Any) -> Path:
 
 def _choice(value: Any, allowed: Sequence[str]) -> str:
     if value not in allowed:
-        raise _mistake(f"{value!r} is not one of {', '.join(allowed)}{_did_you_mean(value, allowed)}")
+        raise _mistake(f"{_shown(value)} is not one of {', '.join(allowed)}{_did_you_mean(value, allowed)}")
     return typing.cast("str", value)
 
 
@@ -157,8 +167,8 @@ def cipher_suite(name: object) -> CipherSuite:
             return suite
         hint = _did_you_mean(f"TLS_{plain.removeprefix('TLS_')}", known)
         if hint:
-            raise ValueError(f"{name!r} is not a cipher suite of this program{hint}")
-    raise ValueError(f"{name!r} is not a cipher suite of this program; it has {', '.join(known)}")
+            raise ValueError(f"{_shown(name)} is not a cipher suite of this program{hint}")
+    raise ValueError(f"{_shown(name)} is not a cipher suite of this program; it has {', '.join(known)}")
 
 
 def _retransmit(value: Any, cls: Any) -> RetransmitPolicy:
@@ -173,7 +183,9 @@ def _optional_number(kind: Any) -> Callable[[Any, Any], Any]:
     inner = next(member for member in typing.get_args(kind) if member is not type(None))
 
     def hook(value: Any, _: Any) -> Any:
-        return None if value == NEVER else _CONVERTER.structure(value, inner)
+        if isinstance(value, str):
+            return None if value in NO_NUMBER else _choice(value, NO_NUMBER)
+        return _CONVERTER.structure(value, inner)
 
     return hook
 
@@ -207,7 +219,9 @@ class _Table:
         for name, (_kind, field) in self._fields.items():
             if field.default is attrs.NOTHING and name not in table:
                 mistakes.append((name, f"missing; remedy: {field.metadata.get('remedy', 'give a value')}"))
-        if any(field.default is attrs.NOTHING and name not in values for name, (_, field) in self._fields.items()):
+        if any(
+            field.default is attrs.NOTHING and name not in values for name, (_, field) in self._fields.items()
+        ):
             raise StructureError(mistakes)
         made = self._build(values, mistakes)
         if mistakes:

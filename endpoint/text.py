@@ -1,12 +1,12 @@
-"""How names and bytes from outside are shown: on one line, printable, and impossible to confuse.
+r"""How names and bytes from outside are shown: on one line, printable, and impossible to confuse.
 
 A PSK identity may hold any bytes, and an unauthenticated stranger chooses them. Written as they
 are, they could forge log lines (newlines), hide text (terminal escapes, bidirectional overrides)
 or break a JSON reader (invalid UTF-8). So everything shown passes through here:
 
 - printable text stays as it is, a backslash is doubled;
-- control and format characters become ``\\x0a`` (ASCII) or ``\\u202e``;
-- a byte that is not UTF-8 becomes ``\\xff``, always above ``\\x7f``, so it cannot be taken for a character.
+- control and format characters become ``\x0a`` (ASCII) or ``\u202e``;
+- a byte that is not UTF-8 becomes ``\xff``, always above ``\x7f``, so it cannot be taken for a character.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+    from collections.abc import Mapping
 
 _BEYOND_ASCII_PRINTABLE = re.compile(r"[^\x20-\x7e]")
 
@@ -43,21 +43,6 @@ def show_text(text: str) -> str:
     return show_bytes(text.encode("utf-8", "surrogateescape"))
 
 
-def show_path(path: Hashable) -> str:
-    """A path as ``127.0.0.1:5684`` or ``[::1]:5684``; anything else as printable text.
-
-    A socket address is a tuple that starts with host and port (IPv6 adds flow and scope), and a
-    path may be such a tuple or hold one as its last element.
-    """
-    address: object = path
-    while isinstance(address, tuple) and address and isinstance(address[-1], tuple):
-        address = address[-1]
-    if isinstance(address, tuple) and len(address) >= 2 and isinstance(address[0], str):
-        host, port = address[0], address[1]
-        return show_text(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
-    return show_text(str(path))
-
-
 def _escape_for_json(match: re.Match[str]) -> str:
     character = match.group()
     # What json.dumps would write with ensure_ascii: \u and a surrogate pair beyond the first plane.
@@ -65,7 +50,7 @@ def _escape_for_json(match: re.Match[str]) -> str:
 
 
 def json_line(fact: Mapping[str, object]) -> str:
-    """One JSON object on one line, readable (no ``\\u`` for printable text) and safe on a terminal."""
+    """One JSON object on one line: printable text is readable in it, and a terminal is safe from it."""
     line = json.dumps(fact, ensure_ascii=False, separators=(", ", ": "))
     return line if line.isprintable() else _BEYOND_ASCII_PRINTABLE.sub(_escape_for_json, line)
 
@@ -80,6 +65,7 @@ class UtcStamps:
         self._prefix = ""
 
     def __call__(self, seconds: float) -> str:
+        """``seconds`` since 1970 as text."""
         milliseconds = int(seconds * 1000)
         second = milliseconds // 1000
         if second != self._second:

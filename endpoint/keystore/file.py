@@ -108,11 +108,8 @@ class FileKeyStore:
         return len(self._loaded.keys)
 
     @property
-    def path(self) -> Path:
-        return self._path
-
-    @property
     def loaded(self) -> PskSet:
+        """The set that is in use."""
         return self._loaded
 
     def lookup(self, identity: bytes) -> Sequence[bytes]:
@@ -127,12 +124,9 @@ class FileKeyStore:
         """
         fresh = load_psk(self._path)
         if not fresh.keys and self._loaded.keys:
-            raise KeyFileError(
-                [
-                    f"{show_text(str(self._path))}: holds no identity now; the {len(self)} loaded before stay "
-                    "(restart to run without any)"
-                ]
-            )
+            where = show_text(str(self._path))
+            kept = f"the {len(self)} loaded before stay (restart to run without any)"
+            raise KeyFileError([f"{where}: holds no identity now; {kept}"])
         return fresh
 
     def replace(self, fresh: PskSet) -> Difference:
@@ -286,7 +280,7 @@ def _read_private(path: Path) -> bytes:
     FIFO from stopping the program.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with open(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise _RefusedFileError("is not a regular file")
@@ -300,7 +294,10 @@ def _read_private(path: Path) -> bytes:
             raise _RefusedFileError(
                 f"has {status.st_size} bytes; more than {MAX_FILE_BYTES} are not read as a PSK file"
             )
-        return file.read(MAX_FILE_BYTES)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(MAX_FILE_BYTES)
+    finally:
+        os.close(descriptor)
 
 
 def _cannot_read(path: Path, error: OSError) -> str:
