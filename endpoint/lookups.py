@@ -73,7 +73,7 @@ class Lookups:
             now = self._clock()
             self._deliver(self._provide(request, keys, now), now)
 
-    def _provide(self, request: PskRequested, keys: Keys, now: float) -> list[Event]:
+    def _provide(self, request: PskRequested, keys: object, now: float) -> list[Event]:
         # bytes are a sequence too, of numbers: the likeliest mistake of a store deserves its own words.
         if not isinstance(keys, Sequence) or isinstance(keys, (bytes, bytearray, str)):
             self._failed(request, f"a list of keys is needed, not {type(keys).__name__}")

@@ -45,7 +45,7 @@ not fit is dropped and counted, and a handshake repeats it."""
 
 _CLOSED_ERRNOS = frozenset({errno.EBADF, errno.ENOTSOCK})
 _EXHAUSTED_ERRNOS = frozenset({errno.ENOBUFS, errno.ENOMEM, errno.ENFILE, errno.EMFILE})
-_WORTH_RETRYING = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.ENODEV})
+_WORTH_RETRYING = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.ENODEV, socket.EAI_AGAIN})
 _SO_MEMINFO = 55
 """Linux socket option: nine 32-bit counters, the last of which is the datagrams dropped for lack of buffer."""
 _MEMINFO = struct.Struct("=9I")
@@ -282,30 +282,31 @@ class RetryPolicy:
     name server that does not answer yet.
     """
 
-    attempts: int | None = attrs.field(default=None)
-    """Attempts in all; ``None`` = until cancelled, for a service that must come up with its network."""
+    total: float = attrs.field(default=math.inf, validator=attrs.validators.ge(0))
+    """Seconds after the first failure in which attempts are made; infinite = until cancelled, for a
+    service that must come up with its network. The last wait is cut short to end then."""
     initial_delay: float = attrs.field(default=0.5, validator=_positive)
     """Seconds. A predecessor that is just stopping needs about that long."""
     maximum_delay: float = attrs.field(default=30.0, validator=_positive)
     """Seconds. An interface that comes up late is then served within half a minute."""
 
-    @attempts.validator
-    def _at_least_one(self, attribute: attrs.Attribute[int | None], value: int | None) -> None:
-        if value is not None and value < 1:
-            raise ValueError(f"attempts: {value!r} is not 1 or more")
+    def delay(self, failures: int, elapsed: float) -> float | None:
+        """Seconds to wait after the ``failures``-th failure (from 1), ``elapsed`` s after the first.
 
-    def delay(self, failures: int) -> float | None:
-        """Seconds to wait after the ``failures``-th failure (counted from 1); ``None`` = give up."""
-        if self.attempts is not None and failures >= self.attempts:
+        ``None`` = give up.
+        """
+        if elapsed >= self.total:
             return None
         # The exponent is capped because 2.0**1024 overflows, after some 8 hours of trying.
-        return min(self.initial_delay * 2.0 ** min(failures - 1, 64), self.maximum_delay)
+        wait = min(self.initial_delay * 2.0 ** min(failures - 1, 64), self.maximum_delay)
+        return min(wait, self.total - elapsed)
 
 
 async def bind_udp(
     address: str | None,
     port: int,
     *,
+    receive_buffer: int = RECEIVE_BUFFER_SIZE,
     retry: RetryPolicy | None = None,
     on_retry: Callable[[ListenError, float], None] | None = None,
 ) -> list[UdpSocket]:
@@ -315,19 +316,26 @@ async def bind_udp(
     and IPv6 in one socket (``None`` falls back to IPv4 where the kernel has no IPv6). ``port`` 0 lets
     the kernel choose; :attr:`UdpSocket.port` tells what it chose.
 
+    ``receive_buffer`` is what is asked of the kernel, in bytes.
+
     Raises :class:`ListenError`. With ``retry`` it waits and tries again, on trio's clock, calling
     ``on_retry(error, seconds)`` before each wait.
     """
     if not 0 <= port <= 65_535:
         raise ListenError("listen.port", f"{port} is not within 0 to 65535")
     failures = 0
+    first_failure = 0.0
     while True:
         try:
-            return await _bind_all(address, port)
+            return await _bind_all(address, port, receive_buffer)
         except ListenError as error:
+            if retry is None or error.errno not in _WORTH_RETRYING:
+                raise
             failures += 1
-            passing = error.errno in _WORTH_RETRYING or error.errno == socket.EAI_AGAIN
-            delay = retry.delay(failures) if retry is not None and passing else None
+            now = trio.current_time()
+            if failures == 1:
+                first_failure = now
+            delay = retry.delay(failures, now - first_failure)
             if delay is None:
                 raise
             if on_retry is not None:
@@ -335,10 +343,10 @@ async def bind_udp(
         await trio.sleep(delay)
 
 
-async def _bind_all(address: str | None, port: int) -> list[UdpSocket]:
+async def _bind_all(address: str | None, port: int, receive_buffer: int) -> list[UdpSocket]:
     if address is None:
         try:
-            return [_bind_one(socket.AF_INET6, ("::", port, 0, 0))]
+            return [_bind_one(socket.AF_INET6, ("::", port, 0, 0), receive_buffer)]
         except ListenError as error:
             if error.errno not in _NO_IPV6:
                 raise
@@ -357,7 +365,7 @@ async def _bind_all(address: str | None, port: int) -> list[UdpSocket]:
             # A name with several addresses gets one port: the one that is announced.
             at = sockets[0].port if sockets else port
             target: Address = (str(host), at) if len(rest) < 3 else (str(host), at, 0, int(rest[2]))
-            sockets.append(opened.enter_context(_bind_one(family, target)))
+            sockets.append(opened.enter_context(_bind_one(family, target, receive_buffer)))
         opened.pop_all()
     return sockets
 
@@ -365,7 +373,7 @@ async def _bind_all(address: str | None, port: int) -> list[UdpSocket]:
 _NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
 
 
-def _bind_one(family: int, target: Address) -> UdpSocket:
+def _bind_one(family: int, target: Address, receive_buffer: int) -> UdpSocket:
     try:
         sock = socket.socket(family, socket.SOCK_DGRAM)
     except OSError as error:
@@ -376,7 +384,7 @@ def _bind_one(family: int, target: Address) -> UdpSocket:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, target[0] != "::")
         # SO_REUSEADDR is left alone: for UDP it lets a second program take the port silently.
         with contextlib.suppress(OSError):  # a smaller buffer serves as well, only less through a burst
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_SIZE)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.bind(target)
         return UdpSocket(sock)
     except OSError as error:
