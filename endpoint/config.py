@@ -47,7 +47,9 @@ def _address(_instance: object, _attribute: attrs.Attribute[str], value: str) ->
         if re.fullmatch(r"\[.*\]", value):
             raise ValueError(f'address: "{shown}" has brackets; remedy: leave them out') from None
         if ":" in value:
-            raise ValueError(f'address: "{shown}" is no IPv6 address (a port belongs in listen.port)') from None
+            raise ValueError(
+                f'address: "{shown}" is no IPv6 address (a port belongs in listen.port)'
+            ) from None
         if not re.fullmatch(r"[0-9A-Za-z._-]+", value) or re.fullmatch(r"[0-9.]+", value):
             raise ValueError(
                 f'address: "{shown}" is not an address ("0.0.0.0" = all of IPv4, "::" = IPv6 and IPv4)'

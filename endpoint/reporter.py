@@ -3,27 +3,23 @@
 The facts, by the name of their ``event``::
 
     connected          info     identity, path, cipher_suite, key_used ("current" or "next")
-    disconnected       info     identity, path, cause
-    handshake_failed   warning  cause, identity (if it was named), path
-    refused            warning  reason (the quota), path
+    disconnected       info     identity, path, cause, reason
+    handshake_failed   warning  cause, reason, identity (null where none was named), path
+    refused            warning  quota, path
     …                  warning  what else the engine reports, e.g. send_failed, key_store_failed
 
-A cause is one word, such as ``wrong_key``, ``unknown_identity`` or ``handshake_timeout``; its details
-stand beside it. Warnings are throttled by cause; ``held_back`` then says how many were left out
-since the last line of that cause.
+``cause`` is the label that counters have too, such as ``AuthenticationFailed.wrong_key`` or
+``HandshakeTimeout``; ``reason`` says it in words. Warnings are throttled by cause; ``held_back`` then
+says how many lines of that cause were left out since the last one.
 """
 
 from __future__ import annotations
 
-import enum
-import re
 from typing import TYPE_CHECKING
 
-import attrs
-
+from endpoint.causes import cause_label, cause_text
 from endpoint.text import show_bytes
 from endpoint.udp import path_text
-from sansdtls import AuthenticationFailed, PeerClose
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -36,20 +32,6 @@ if TYPE_CHECKING:
 
 _KEY_NAMES = ("current", "next")
 _RESERVED = frozenset({"event", "level", "time", "held_back"})
-
-
-def cause_facts(cause: Cause) -> dict[str, object]:
-    """``{"cause": word, ...}`` for the log: ``{"cause": "peer_alert", "description": "decrypt_error", ...}``."""
-    if isinstance(cause, AuthenticationFailed):
-        return {"cause": cause.problem.value}
-    if isinstance(cause, PeerClose):
-        return {"cause": "replaced" if cause.replaced else "peer_close"}
-    word = re.sub(r"(?<!^)(?=[A-Z])", "_", type(cause).__name__).lower()
-    return {"cause": word, **{name: _plain(value) for name, value in attrs.asdict(cause).items()}}
-
-
-def _plain(value: object) -> object:
-    return value.name.lower() if isinstance(value, enum.Enum) else value
 
 
 class Reporter:
@@ -81,19 +63,25 @@ class Reporter:
             "disconnected",
             identity=show_bytes(association.identity),
             path=association.remote,
-            **cause_facts(cause),
+            cause=cause_label(cause),
+            reason=cause_text(cause),
         )
 
     def handshake_failed(self, path: Path, identity: bytes | None, cause: Cause) -> None:
         """A device, or a stranger, did not get in."""
-        facts = cause_facts(cause)
-        if identity is not None:
-            facts["identity"] = show_bytes(identity)
-        self._warn("handshake_failed", str(facts["cause"]), **facts, path=path_text(path))
+        label = cause_label(cause)
+        self._warn(
+            "handshake_failed",
+            label,
+            cause=label,
+            reason=cause_text(cause),
+            identity=None if identity is None else show_bytes(identity),
+            path=path_text(path),
+        )
 
     def refused(self, path: Path, reason: str) -> None:
         """A quota said no."""
-        self._warn("refused", reason, reason=reason, path=path_text(path))
+        self._warn("refused", reason, quota=reason, path=path_text(path))
 
     def trouble(self, what: str, **facts: object) -> None:
         """Something else for the operator."""

@@ -14,7 +14,6 @@ also while the port is still being waited for.
 from __future__ import annotations
 
 import contextlib
-import math
 import signal
 from typing import TYPE_CHECKING
 
@@ -76,12 +75,19 @@ class Service:
         Raises :class:`~endpoint.udp.ListenError`, and :class:`~endpoint.forward.ForwardError` if there
         is nowhere to write to from the start. Only in the main thread, because of the signals.
         """
+        failure: Exception | None = None
         with trio.open_signal_receiver(signal.SIGHUP, signal.SIGTERM, signal.SIGINT) as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._obey, signals)
                 with self._everything:
-                    await self._serve(task_status)
+                    try:
+                        await self._serve(task_status)
+                    except (ListenError, ForwardError) as error:
+                        # Kept until outside: a nursery would wrap it into a group.
+                        failure = error
                 nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
         return self._status
 
     async def _obey(self, signals: AsyncIterator[int]) -> None:
@@ -151,18 +157,17 @@ class Service:
 
     async def _bind(self) -> list[UdpSocket]:
         listen = self._config.listen
-        last = ListenError("listen.address", f"{listen.address} could not be resolved in time")
 
         def note(error: ListenError, seconds: float) -> None:
-            nonlocal last
-            last = error
             self._log.warning("listen_retry", error=str(error), again_in=seconds)
 
-        with trio.move_on_after(listen.retry or math.inf):
-            return await bind_udp(
-                listen.address, listen.port, retry=RetryPolicy() if listen.retry else None, on_retry=note
-            )
-        raise last
+        return await bind_udp(
+            listen.address,
+            listen.port,
+            receive_buffer=listen.receive_buffer,
+            retry=RetryPolicy(total=listen.retry) if listen.retry else None,
+            on_retry=note,
+        )
 
     def _log_keys(self) -> None:
         loaded = self._keystore.loaded

@@ -1,4 +1,6 @@
-"""``forward.kind = "jsonl"``: one JSON line for each datagram, on standard output::
+"""``forward.kind = "jsonl"``: one JSON line for each datagram, on standard output.
+
+A line looks so::
 
     {"time": "2025-01-31T23:59:59.123Z", "identity": "meter-17", "path": "192.0.2.7:40000", "data": "21.4 °C"}
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from endpoint.config import ConfigFileError, EndpointConfig, load_config, parse_config
+from endpoint.quotas import IdentityOverflow
 from sansdtls import CipherSuite, ExtendedMasterSecret, RetransmitPolicy
 
 HOME = Path("/etc/dtls-endpoint")
@@ -52,6 +53,9 @@ def test_every_table_is_read():
         limits.max_associations = 7
         limits.idle_timeout = "never"
         cookie.rotation = 30
+        [quotas]
+        handshakes_per_second = "unlimited"
+        identity_overflow = "newcomer"
         [forward]
         kind = "echo"
         [log]
@@ -72,6 +76,8 @@ def test_every_table_is_read():
     assert server.limits.idle_timeout is None
     assert server.cookie.rotation == 30
     assert server.psk_identity_hint == b"fleet"
+    assert config.quotas.handshakes_per_second is None
+    assert config.quotas.identity_overflow is IdentityOverflow.NEWCOMER
     assert config.forward.kind == "echo"
     assert config.log.level == "warning"
 
@@ -109,8 +115,20 @@ def test_the_retransmission_timer_may_be_a_table():
             'listen.address: "[::1]" has brackets; remedy: leave them out',
         ),
         (
-            CREDENTIALS + '[listen]\naddress = "gateway"',
-            'listen.address: "gateway" is not an IP address ("0.0.0.0" = all of IPv4, "::" = all of IPv6)',
+            CREDENTIALS + '[listen]\naddress = "10.0.0"',
+            'listen.address: "10.0.0" is not an address ("0.0.0.0" = all of IPv4, "::" = IPv6 and IPv4)',
+        ),
+        (
+            CREDENTIALS + '[listen]\naddress = "127.0.0.1:5684"',
+            'listen.address: "127.0.0.1:5684" is no IPv6 address (a port belongs in listen.port)',
+        ),
+        (
+            CREDENTIALS + '[quotas]\nhandshakes_per_second = "none"',
+            'quotas.handshakes_per_second: "none" is not one of never, unlimited',
+        ),
+        (
+            CREDENTIALS + "[quotas]\nhandshake_burst = 0",
+            "quotas.handshake_burst: 0 is not a whole number within 1 to 1000000 handshakes",
         ),
         (CREDENTIALS + "[dtls]\nmtu = 100", "dtls.mtu: 100 is not within 256 to 65507 bytes"),
         (CREDENTIALS + "[dtls]\nlog_secrets = true", "dtls.log_secrets: unknown key"),
