@@ -5,16 +5,24 @@ programs that want neither a task nor a channel per peer: :class:`Engine` with a
 """
 
 from endpoint.association import Association
+from endpoint.causes import cause_label, cause_text
+from endpoint.channel import AssociationEnded, ChannelStatistics, DtlsChannel, HandshakeFailed
 from endpoint.engine import Engine
 from endpoint.keystore import DictKeyStore, KeyStore
 from endpoint.observer import Observer
+from endpoint.opening import open_dtls
 from endpoint.quotas import IdentityOverflow, QuotaPolicy
+from endpoint.serving import serve_dtls
 from endpoint.udp import ListenError, RetryPolicy, UdpSocket, bind_udp, path_text
 
 __all__ = [
     "Association",
+    "AssociationEnded",
+    "ChannelStatistics",
     "DictKeyStore",
+    "DtlsChannel",
     "Engine",
+    "HandshakeFailed",
     "IdentityOverflow",
     "KeyStore",
     "ListenError",
@@ -23,5 +31,9 @@ __all__ = [
     "RetryPolicy",
     "UdpSocket",
     "bind_udp",
+    "cause_label",
+    "cause_text",
+    "open_dtls",
     "path_text",
+    "serve_dtls",
 ]

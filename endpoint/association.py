@@ -95,12 +95,20 @@ class Association:
         ``True`` promises no arrival.
         """
         try:
-            self.connection.send(data, now=self._carrier.now())
+            self.transmit(data)
         except (WrongState, MessageTooLarge):
             self.dropped += 1
             return False
-        self._carrier.settle()
         return True
+
+    def transmit(self, data: bytes) -> None:
+        """As :meth:`send`, but raises what the core raises: ``WrongState``, ``MessageTooLarge``."""
+        self.connection.send(data, now=self._carrier.now())
+        self._carrier.settle()
+
+    async def wait_writable(self) -> None:
+        """Return once the kernel takes datagrams. Not a checkpoint if there is nothing to wait for."""
+        await self._carrier.socket_of(self.path).wait_writable()
 
     def close(self) -> None:
         """Send close_notify and end; ``Observer.terminated`` follows soon. Closing twice does nothing."""

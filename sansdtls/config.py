@@ -131,7 +131,7 @@ class Limits:
     ``sansdtls/crypto/suites.py``). Lower values stop forgery sooner and make it easier to end an
     association by junk."""
     max_sealed_records: int | None = attrs.field(
-        default=None, validator=_optional(_whole(2, 2**48 - 1, "records"))
+        default=None, validator=_optional(_whole(64, 2**48 - 1, "records"))
     )
     """Records sent after which keys are given up; ``None`` = the cipher suite's own limit."""
 

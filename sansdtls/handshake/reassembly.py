@@ -3,8 +3,10 @@
 Attacker: anybody who can write the peer's address on a datagram; nothing here is authenticated before
 Finished. Property: memory is bounded by what was received and by three limits (per message, per
 connection, in total), never by what a header announces; a message comes out once, in message_seq
-order, and made of fragments of one epoch and one length. Construction: received ranges are kept as
+order, and made of fragments that agree about its type and length. Construction: received ranges are kept as
 they are, sorted and without overlap, and joined when nothing is missing. The first copy of a byte wins.
+Left out: epochs. The handshake lets in fragments of one epoch at a time and clears what is left over at a
+key change, so no message spans one.
 """
 
 from __future__ import annotations
@@ -30,12 +32,11 @@ one-byte fragments would cost far more than the limits count."""
 class PartialMessage:
     """One message of which some ranges have arrived."""
 
-    __slots__ = ("_pieces", "_starts", "epoch", "length", "message_type", "received", "size")
+    __slots__ = ("_pieces", "_starts", "length", "message_type", "received", "size")
 
-    def __init__(self, message_type: int, length: int, epoch: int) -> None:
+    def __init__(self, message_type: int, length: int) -> None:
         self.message_type = message_type
         self.length = length
-        self.epoch = epoch
         self.received = 0
         self.size = FRAGMENT_COST
         """Bytes charged to the limits."""
@@ -82,7 +83,7 @@ class Reassembler:
         self._size = 0
         self.next_seq = next_seq
 
-    def add(self, fragment: Fragment, epoch: int) -> DiscardReason | None:
+    def add(self, fragment: Fragment) -> DiscardReason | None:
         """Take a fragment with ``message_seq >= next_seq``; the reason if it is of no use.
 
         Raises HandshakeFailure where a fragment contradicts what is known of its message.
@@ -98,14 +99,11 @@ class Reassembler:
             return DiscardReason.HANDSHAKE_FRAGMENT  # carries nothing; would only hold memory
         partial = self._partial.get(fragment.message_seq)
         if partial is None:
-            partial = PartialMessage(fragment.message_type, fragment.length, epoch)
+            partial = PartialMessage(fragment.message_type, fragment.length)
         elif (partial.message_type, partial.length) != (fragment.message_type, fragment.length):
             raise violation(
                 AlertDescription.ILLEGAL_PARAMETER, "fragments of one message disagree about its type or length"
             )
-        elif partial.epoch != epoch:
-            # A message may not span a key change: what came in clear must not complete what is protected.
-            return DiscardReason.HANDSHAKE_FRAGMENT
         before = partial.size if fragment.message_seq in self._partial else 0
         growth = (partial.size - before) + len(fragment.body) + FRAGMENT_COST
         if not self._has_room(growth):
@@ -115,8 +113,8 @@ class Reassembler:
         self._charge(partial.size - before)
         return None
 
-    def pop(self) -> tuple[HandshakeMessage, int] | None:
-        """The next message in order and the epoch it came in, if it is complete."""
+    def pop(self) -> HandshakeMessage | None:
+        """The next message in order, if it is complete."""
         partial = self._partial.get(self.next_seq)
         if partial is None or not partial.complete:
             return None
@@ -124,15 +122,10 @@ class Reassembler:
         self._charge(-partial.size)
         message = HandshakeMessage(partial.message_type, self.next_seq, partial.body())
         self.next_seq += 1
-        return message, partial.epoch
-
-    def drop_epoch(self, epoch: int) -> None:
-        """Forget what came in ``epoch`` and was not used: its keys are over."""
-        for seq in [seq for seq, partial in self._partial.items() if partial.epoch == epoch]:
-            self._charge(-self._partial.pop(seq).size)
+        return message
 
     def clear(self) -> None:
-        """Give everything back."""
+        """Forget everything and give its memory back."""
         self._partial.clear()
         self._charge(-self._size)
 
