@@ -1,4 +1,4 @@
-"""``dtls-endpoint check``: is the configuration right, keys included, and what would it do?"""
+"""``dtls-endpoint check``: whether configuration and keys are right, and what they would do."""
 
 from __future__ import annotations
 
@@ -50,11 +50,15 @@ def describe(path: Path, config: EndpointConfig, keys: PskSet) -> list[str]:
         f"{show_text(str(path))}: right",
         f"listens on UDP {_address(listen.address, listen.port)}{_reach(listen.address)}",
         f"while the address is not available: {_retry(listen.retry)}",
-        f"accepts {_count(len(keys.keys), 'identity', 'identities')} from "
-        f"{show_text(str(config.credentials.psk_file))}, {keys.in_rotation} of them with a next key",
+        (
+            f"accepts {_count(len(keys.keys), 'identity', 'identities')} from "
+            f"{show_text(str(config.credentials.psk_file))}, {keys.in_rotation} of them with a next key"
+        ),
         f"speaks DTLS 1.2 with {', '.join(suite.name for suite in server.cipher_suites)}",
-        f"extended master secret: {server.extended_master_secret.value}; datagrams of at most "
-        f"{server.mtu} bytes; at most {server.limits.max_associations} associations",
+        (
+            f"extended master secret: {server.extended_master_secret.value}; datagrams of at most "
+            f"{server.mtu} bytes; at most {server.limits.max_associations} associations"
+        ),
         _forward(config),
         f"logs to standard error from level {config.log.level}; a stop takes at most {listen.drain:g} s",
     ]
