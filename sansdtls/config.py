@@ -124,9 +124,7 @@ class Limits:
         default=86_400.0, validator=_optional(_in_range(0.001, 315_360_000, "seconds"))
     )
     """An association that received nothing authentic for this long is closed; ``None`` = never."""
-    max_failed_opens: int | None = attrs.field(
-        default=None, validator=_optional(_whole(1, 2**36, "records"))
-    )
+    max_failed_opens: int | None = attrs.field(default=None, validator=_optional(_whole(1, 2**36, "records")))
     """Forged records after which keys are given up; ``None`` = the cipher suite's own limit (see
     ``sansdtls/crypto/suites.py``). Lower values stop forgery sooner and make it easier to end an
     association by junk."""
@@ -170,7 +168,9 @@ def _cipher_suites(value: Iterable[CipherSuite]) -> tuple[CipherSuite, ...]:
     return suites
 
 
-def _bytes_of_length(low: int, high: int, *, secret: bool) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
+def _bytes_of_length(
+    low: int, high: int, *, secret: bool
+) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
     def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         where = f"{type(instance).__name__}.{attribute.name}"
         if not isinstance(value, bytes):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from sansdtls.connection import Connection
     from sansdtls.iana import AlertDescription, AlertLevel
+    from sansdtls.wire.handshake import HandshakeMessage
     from sansdtls.wire.messages import ClientHello
 
 # --- why a datagram, record or message was dropped --------------------------------------------------
@@ -183,8 +184,9 @@ class ConnectionOffered:
 
     path: Hashable
     client_hello: ClientHello = attrs.field(repr=False)
-    message_seq: int = attrs.field(repr=False)
-    record_seq: int = attrs.field(repr=False)
+    message: HandshakeMessage = attrs.field(repr=False)
+    """The hello as it came, for the transcript."""
+    record_sequence_number: int = attrs.field(repr=False)
     connection: None = attrs.field(default=None, init=False, repr=False)
 
 

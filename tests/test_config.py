@@ -1,5 +1,7 @@
 """Configuration: what is refused, what the defaults are, and what a repr must not show."""
 
+from typing import Any
+
 import attrs
 import pytest
 
@@ -111,7 +113,8 @@ def test_what_is_counted_must_be_a_whole_number(policy, field, low):
 
 @pytest.mark.parametrize("field", ["idle_timeout", "max_failed_opens", "max_sealed_records"])
 def test_none_switches_a_limit_off_only_where_that_is_documented(field):
-    assert getattr(Limits(**{field: None}), field) is None
+    off: dict[str, Any] = {field: None}
+    assert getattr(Limits(**off), field) is None
 
 
 @pytest.mark.parametrize(

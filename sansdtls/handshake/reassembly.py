@@ -102,7 +102,8 @@ class Reassembler:
             partial = PartialMessage(fragment.message_type, fragment.length)
         elif (partial.message_type, partial.length) != (fragment.message_type, fragment.length):
             raise violation(
-                AlertDescription.ILLEGAL_PARAMETER, "fragments of one message disagree about its type or length"
+                AlertDescription.ILLEGAL_PARAMETER,
+                "fragments of one message disagree about its type or length",
             )
         before = partial.size if fragment.message_seq in self._partial else 0
         growth = (partial.size - before) + len(fragment.body) + FRAGMENT_COST
