@@ -31,6 +31,8 @@ from sansdtls import ClientConfig
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from endpoint.service import Listening
+
 DEVICE = "demo-device"
 THERMOMETER = "sensor-1"
 METER = "sensor-2"
@@ -59,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         psk_file = prepare_keys(options.directory)
         return trio.run(run, psk_file, options.port)
-    except (DemoError, ForwardError, ListenError) as error:
+    except DemoError as error:
         print(error, file=sys.stderr)
     except KeyFileError as error:
         print(
@@ -111,28 +113,28 @@ def _create_private(path: Path, content: str) -> None:
 
 
 async def run(psk_file: Path, port: int) -> int:
-    """Serve until stopped, on ``port`` or, where that is taken, on a free one."""
-    try:
-        return await _serve(psk_file, port)
-    except ListenError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise
-        print(f"Port {port} is taken by another program; taking a free one.", flush=True)
-        return await _serve(psk_file, 0)
-
-
-async def _serve(psk_file: Path, port: int) -> int:
-    config = EndpointConfig(credentials=Credentials(psk_file=psk_file), listen=Listen(port=port))
+    """Serve until stopped, on ``port`` or, where that is taken, on a free one; the exit status."""
     keys = load_psk(psk_file).keys
-    status = 0
+    status = 1
+
+    async def serve(on: int, task_status: trio.TaskStatus[Listening]) -> None:
+        nonlocal status
+        config = EndpointConfig(credentials=Credentials(psk_file=psk_file), listen=Listen(port=on))
+        status = await Service(config, log=make_log(sys.stderr.buffer)).run(task_status=task_status)
+        nursery.cancel_scope.cancel()
+
     async with trio.open_nursery() as nursery:
-
-        async def serve(task_status: trio.TaskStatus[list[tuple[str, int]]]) -> None:
-            nonlocal status
-            status = await Service(config, log=make_log(sys.stderr.buffer)).run(task_status=task_status)
-            nursery.cancel_scope.cancel()
-
-        ((host, bound),) = await nursery.start(serve)
+        try:
+            try:
+                ((host, bound),) = await nursery.start(serve, port)
+            except ListenError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                print(f"Port {port} is taken by another program; taking a free one.", flush=True)
+                ((host, bound),) = await nursery.start(serve, 0)
+        except (ForwardError, ListenError) as error:
+            print(error, file=sys.stderr)
+            return 1
         print(_introduction(host, bound, psk_file, keys[DEVICE.encode()][0]), flush=True)
         for name, reading in ((THERMOMETER, temperature), (METER, energy)):
             client = ClientConfig(psk_identity=name.encode(), psk_key=keys[name.encode()][0])

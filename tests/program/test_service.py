@@ -36,7 +36,9 @@ class Home:
         return Running("serve", "--config", "endpoint.toml", cwd=self.path, stdout=stdout)
 
     def connect(self, target, *more, identity="dev1", psk_file="psk.txt"):
-        return Running("connect", target, "--identity", identity, "--psk-file", psk_file, *more, cwd=self.path)
+        return Running(
+            "connect", target, "--identity", identity, "--psk-file", psk_file, *more, cwd=self.path
+        )
 
     def client(self, key=K1, identity=b"dev1"):
         return ClientConfig(psk_identity=identity, psk_key=bytes.fromhex(key))
@@ -110,7 +112,10 @@ def test_data_come_out_as_json_lines(home):
 @pytest.mark.parametrize("suite", ["PSK_WITH_AES_128_CCM_8", "TLS_PSK_WITH_CHACHA20_POLY1305_SHA256"])
 def test_a_cipher_suite_can_be_chosen(home, suite):
     with home.serve() as service:
-        assert finished(home.connect(target(service), "--message", "x", "--cipher-suite", suite))[:2] == (0, "x\n")
+        assert finished(home.connect(target(service), "--message", "x", "--cipher-suite", suite))[:2] == (
+            0,
+            "x\n",
+        )
         assert service.fact("connected")["cipher_suite"].endswith(suite)
 
 
