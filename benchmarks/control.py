@@ -7,6 +7,7 @@ this does not show.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import multiprocessing
@@ -14,7 +15,7 @@ import os
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import trio
 
@@ -36,10 +37,8 @@ SETTLE_LOOKS = 100
 def resident_bytes() -> int:
     """Memory of this process that is in RAM, after giving back what is free."""
     gc.collect()
-    try:
+    with contextlib.suppress(AttributeError, OSError):  # not glibc: what was freed stays in the figure
         ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError):
-        pass  # not glibc: what was freed stays in the figure
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -104,14 +103,12 @@ class Measured:
     def facts(self) -> dict[str, Any]:
         return dict(self.ask("facts"))
 
-    def __enter__(self) -> Measured:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        try:
+        with contextlib.suppress(OSError):  # it has ended already
             self._pipe.send("stop")
-        except OSError:
-            pass  # it has ended already
         self._process.join(2)
         if self._process.is_alive():
             self._process.kill()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import attrs
 
@@ -78,6 +78,11 @@ class Series:
     ratios: list[float] = attrs.field(factory=list)
     """The yardstick's value in the same run, divided by this one."""
 
+    def add(self, value: float, yardstick: float | None = None) -> None:
+        self.values.append(value)
+        if yardstick is not None:
+            self.ratios.append(yardstick / value)
+
     @property
     def median(self) -> float:
         return statistics.median(self.values)
@@ -96,6 +101,14 @@ class Running:
         self.port = int(process.hear())
         self._echo_peers: list[load.Peer] = []
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for peer in self._echo_peers:
+            peer.sock.close()
+        self.process.__exit__(*exc_info)
+
     def handshake(self, scale: Scale) -> float:
         """Microseconds of the server's CPU for one full handshake, the cookie exchange included."""
         peers: list[load.Peer] = []
@@ -108,9 +121,11 @@ class Running:
 
     def echo(self, scale: Scale) -> float:
         """Microseconds of the server's CPU for one 64-byte datagram received, answered and sent."""
-        if not self._echo_peers:
-            self._echo_peers = load.connect(self.port, self.contender.make_client, scale.window)
-        run = load.prepare_echo(self._echo_peers, PAYLOAD, scale.echo_bursts)
+        while len(self._echo_peers) < scale.window:
+            missing = min(scale.window - len(self._echo_peers), scale.handshake_window)
+            self._echo_peers += load.connect(self.port, self.contender.make_client, missing)
+        peers = self._echo_peers[: scale.window]
+        run = load.prepare_echo(peers, PAYLOAD, scale.echo_bursts)
         before = self.process.settled_cpu()
         count = run()
         after = self.process.settled_cpu()

@@ -8,7 +8,8 @@ that pyOpenSSL itself is made of.
 
 from __future__ import annotations
 
-import datetime
+import contextlib
+import datetime as dt
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -40,15 +41,15 @@ _keep_alive: list[Any] = []
 def _certificate() -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
         .sign(key, hashes.SHA256())
     )
     return certificate, key
@@ -60,8 +61,8 @@ def _use_psk(context: SSL.Context, ciphers: str, *, server: bool) -> None:
     context.set_cipher_list(ciphers.encode())
     if server:
 
-        @ffi.callback("unsigned int(SSL *, const char *, unsigned char *, unsigned int)")  # type: ignore[untyped-decorator]
-        def server_key(ssl: Any, identity: Any, key: Any, size: int) -> int:
+        @ffi.callback("unsigned int(SSL *, const char *, unsigned char *, unsigned int)")
+        def server_key(_ssl: Any, _identity: Any, key: Any, _size: int) -> int:
             ffi.memmove(key, PSK_KEY, len(PSK_KEY))
             return len(PSK_KEY)
 
@@ -70,8 +71,8 @@ def _use_psk(context: SSL.Context, ciphers: str, *, server: bool) -> None:
     else:
         signature = "unsigned int(SSL *, const char *, char *, unsigned int, unsigned char *, unsigned int)"
 
-        @ffi.callback(signature)  # type: ignore[untyped-decorator]
-        def client_key(ssl: Any, hint: Any, identity: Any, identity_size: int, key: Any, size: int) -> int:
+        @ffi.callback(signature)
+        def client_key(_ssl: Any, _hint: Any, identity: Any, _room: int, key: Any, _size: int) -> int:
             ffi.memmove(identity, PSK_IDENTITY + b"\0", len(PSK_IDENTITY) + 1)
             ffi.memmove(key, PSK_KEY, len(PSK_KEY))
             return len(PSK_KEY)
@@ -96,13 +97,11 @@ async def _serve(pipe: Pipe, psk_ciphers: str | None) -> None:
     seen_ciphers: set[str | None] = set()
 
     async def echo(channel: trio.DTLSChannel) -> None:
-        try:
+        with contextlib.suppress(SSL.Error, trio.BrokenResourceError):  # the client has left
             await channel.do_handshake()
             seen_ciphers.add(channel._ssl.get_cipher_name())
             while True:
                 await channel.send(await channel.receive())
-        except (SSL.Error, trio.BrokenResourceError):
-            pass  # the client has left
 
     sock = trio.socket.socket(type=trio.socket.SOCK_DGRAM)
     await sock.bind(("127.0.0.1", 0))
@@ -146,28 +145,22 @@ class OpenSslClient:
             return None
 
     def close(self) -> list[bytes]:
-        try:
+        with contextlib.suppress(SSL.Error):  # no answer yet; none is awaited
             self._ssl.shutdown()
-        except SSL.Error:
-            pass  # no answer yet; none is awaited
         return self._outgoing()
 
     def _advance(self) -> list[bytes]:
-        try:
+        with contextlib.suppress(SSL.WantReadError):
             self._ssl.do_handshake()
             self.established = True
-        except SSL.WantReadError:
-            pass
         return self._outgoing()
 
     def _outgoing(self) -> list[bytes]:
         """What OpenSSL has written, as datagrams: its memory BIO joins them, so pack records anew."""
         written = b""
-        try:
+        with contextlib.suppress(SSL.WantReadError):
             while True:
                 written += self._ssl.bio_read(65_536)
-        except SSL.WantReadError:
-            pass
         datagrams: list[bytes] = []
         while written:
             size = RECORD_HEADER_SIZE + int.from_bytes(written[11:13], "big")
