@@ -1,0 +1,1 @@
+"""The handshake: one object per connection, dropped when the handshake is over."""

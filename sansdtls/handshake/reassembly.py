@@ -1,0 +1,150 @@
+"""Putting handshake messages together from fragments, RFC 6347 §4.2.3.
+
+Attacker: anybody who can write the peer's address on a datagram; nothing here is authenticated before
+Finished. Property: memory is bounded by what was received and by three limits (per message, per
+connection, in total), never by what a header announces; a message comes out once, in message_seq
+order, and made of fragments of one epoch and one length. Construction: received ranges are kept as
+they are, sorted and without overlap, and joined when nothing is missing. The first copy of a byte wins.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import TYPE_CHECKING
+
+from sansdtls.events import DiscardReason
+from sansdtls.handshake.failure import violation
+from sansdtls.iana import AlertDescription
+from sansdtls.wire.handshake import HandshakeMessage
+
+if TYPE_CHECKING:
+    from sansdtls.config import Limits
+    from sansdtls.statistics import ServerStatistics
+    from sansdtls.wire.handshake import Fragment
+
+FRAGMENT_COST = 64
+"""Bytes charged for each range held besides its content: about what Python's objects take. Without it
+one-byte fragments would cost far more than the limits count."""
+
+
+class PartialMessage:
+    """One message of which some ranges have arrived."""
+
+    __slots__ = ("_pieces", "_starts", "epoch", "length", "message_type", "received", "size")
+
+    def __init__(self, message_type: int, length: int, epoch: int) -> None:
+        self.message_type = message_type
+        self.length = length
+        self.epoch = epoch
+        self.received = 0
+        self.size = FRAGMENT_COST
+        """Bytes charged to the limits."""
+        self._starts: list[int] = []
+        self._pieces: list[bytes] = []
+
+    @property
+    def complete(self) -> bool:
+        """Whether every byte is there."""
+        return self.received == self.length
+
+    def add(self, offset: int, body: bytes) -> None:
+        """Take in what of ``body`` is new."""
+        end = offset + len(body)
+        position = offset
+        while position < end:
+            index = bisect_right(self._starts, position)
+            if index:
+                position = max(position, self._starts[index - 1] + len(self._pieces[index - 1]))
+            gap_end = min(end, self._starts[index]) if index < len(self._starts) else end
+            if position < gap_end:
+                self._starts.insert(index, position)
+                self._pieces.insert(index, body[position - offset : gap_end - offset])
+                self.received += gap_end - position
+                self.size += gap_end - position + FRAGMENT_COST
+            if gap_end == end:
+                break
+            position = gap_end
+
+    def body(self) -> bytes:
+        """The whole message; only when ``complete``."""
+        return b"".join(self._pieces)
+
+
+class Reassembler:
+    """Collects fragments and gives out messages in order of message_seq."""
+
+    __slots__ = ("_limits", "_partial", "_size", "_totals", "next_seq")
+
+    def __init__(self, limits: Limits, totals: ServerStatistics | None, next_seq: int = 0) -> None:
+        self._limits = limits
+        self._totals = totals
+        self._partial: dict[int, PartialMessage] = {}
+        self._size = 0
+        self.next_seq = next_seq
+
+    def add(self, fragment: Fragment, epoch: int) -> DiscardReason | None:
+        """Take a fragment with ``message_seq >= next_seq``; the reason if it is of no use.
+
+        Raises HandshakeFailure where a fragment contradicts what is known of its message.
+        """
+        if fragment.message_seq - self.next_seq > self._limits.max_messages_ahead:
+            return DiscardReason.HANDSHAKE_FRAGMENT
+        if fragment.length > self._limits.max_handshake_message_size:
+            raise violation(
+                AlertDescription.ILLEGAL_PARAMETER,
+                f"handshake message of {fragment.length} bytes is above Limits.max_handshake_message_size",
+            )
+        if not fragment.body and fragment.length:
+            return DiscardReason.HANDSHAKE_FRAGMENT  # carries nothing; would only hold memory
+        partial = self._partial.get(fragment.message_seq)
+        if partial is None:
+            partial = PartialMessage(fragment.message_type, fragment.length, epoch)
+        elif (partial.message_type, partial.length) != (fragment.message_type, fragment.length):
+            raise violation(
+                AlertDescription.ILLEGAL_PARAMETER, "fragments of one message disagree about its type or length"
+            )
+        elif partial.epoch != epoch:
+            # A message may not span a key change: what came in clear must not complete what is protected.
+            return DiscardReason.HANDSHAKE_FRAGMENT
+        before = partial.size if fragment.message_seq in self._partial else 0
+        growth = (partial.size - before) + len(fragment.body) + FRAGMENT_COST
+        if not self._has_room(growth):
+            return DiscardReason.REASSEMBLY_LIMIT
+        partial.add(fragment.offset, fragment.body)
+        self._partial[fragment.message_seq] = partial
+        self._charge(partial.size - before)
+        return None
+
+    def pop(self) -> tuple[HandshakeMessage, int] | None:
+        """The next message in order and the epoch it came in, if it is complete."""
+        partial = self._partial.get(self.next_seq)
+        if partial is None or not partial.complete:
+            return None
+        del self._partial[self.next_seq]
+        self._charge(-partial.size)
+        message = HandshakeMessage(partial.message_type, self.next_seq, partial.body())
+        self.next_seq += 1
+        return message, partial.epoch
+
+    def drop_epoch(self, epoch: int) -> None:
+        """Forget what came in ``epoch`` and was not used: its keys are over."""
+        for seq in [seq for seq, partial in self._partial.items() if partial.epoch == epoch]:
+            self._charge(-self._partial.pop(seq).size)
+
+    def clear(self) -> None:
+        """Give everything back."""
+        self._partial.clear()
+        self._charge(-self._size)
+
+    def _has_room(self, growth: int) -> bool:
+        if self._size + growth > self._limits.max_reassembly_size:
+            return False
+        return (
+            self._totals is None
+            or self._totals.reassembly_size + growth <= self._limits.max_total_reassembly_size
+        )
+
+    def _charge(self, size: int) -> None:
+        self._size += size
+        if self._totals is not None:
+            self._totals.reassembly_size += size

@@ -1,0 +1,1 @@
+"""The record layer: epochs, protection, replay window. Knows nothing of handshake messages."""

@@ -1,0 +1,93 @@
+"""One epoch in one direction: keys, numbers, limits.
+
+A write epoch hands out each sequence number once and so each nonce once. A read epoch counts the
+records that failed to authenticate. Both know their limit and say when it is reached; ending the
+connection is the owner's business.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sansdtls.iana import ProtocolVersion
+from sansdtls.record.replay import ReplayWindow
+from sansdtls.wire.record import MAX_SEQUENCE_NUMBER, RECORD_HEADER_LENGTH, encode_record
+
+if TYPE_CHECKING:
+    from sansdtls.record.protection import Protection
+    from sansdtls.wire.record import Record
+
+
+class WriteEpoch:
+    """Sending side. ``protection`` is ``None`` in epoch 0."""
+
+    __slots__ = ("_base", "_protection", "max_sealed", "next_sequence_number", "overhead")
+
+    def __init__(
+        self,
+        epoch: int,
+        protection: Protection | None = None,
+        *,
+        max_sealed: int = MAX_SEQUENCE_NUMBER,
+        first_sequence_number: int = 0,
+    ) -> None:
+        self._base = epoch << 48
+        self._protection = protection
+        self.max_sealed = max_sealed
+        self.next_sequence_number = first_sequence_number
+        self.overhead = RECORD_HEADER_LENGTH + (protection.overhead if protection is not None else 0)
+        """Bytes that a record has beyond its plaintext."""
+
+    @property
+    def protected(self) -> bool:
+        """Whether records are encrypted."""
+        return self._protection is not None
+
+    @property
+    def remaining(self) -> int:
+        """Records that may still be sealed."""
+        return min(self.max_sealed, MAX_SEQUENCE_NUMBER) - self.next_sequence_number
+
+    def record(self, content_type: int, plaintext: bytes) -> bytes:
+        """A whole record under the next sequence number. The caller has looked at ``remaining``."""
+        number = self._base | self.next_sequence_number
+        self.next_sequence_number += 1
+        if self._protection is None:
+            return encode_record(content_type, ProtocolVersion.DTLS_1_2, number, plaintext)
+        return self._protection.seal(content_type, number, plaintext)
+
+
+class ReadEpoch:
+    """Receiving side. ``protection`` is ``None`` in epoch 0, where nothing is authenticated."""
+
+    __slots__ = ("_protection", "epoch", "failed_opens", "max_failed_opens", "window")
+
+    def __init__(
+        self, epoch: int, window_width: int, protection: Protection | None = None, *, max_failed_opens: int = 0
+    ) -> None:
+        self.epoch = epoch
+        self.window = ReplayWindow(window_width)
+        self.failed_opens = 0
+        self.max_failed_opens = max_failed_opens
+        self._protection = protection
+
+    @property
+    def protected(self) -> bool:
+        """Whether records are authenticated."""
+        return self._protection is not None
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether so many forgeries were seen that the keys must not be used any more."""
+        return self.protected and self.failed_opens >= self.max_failed_opens
+
+    def open(self, record: Record) -> bytes | None:
+        """The plaintext, or ``None`` and one more failure counted. The window moves on success only."""
+        if self._protection is None:
+            return record.fragment
+        plaintext = self._protection.open(record)
+        if plaintext is None:
+            self.failed_opens += 1
+        else:
+            self.window.mark(record.sequence_number)
+        return plaintext

@@ -1,0 +1,80 @@
+"""What one connection sends and receives with: its current epochs, its path, its outbox, its counters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from sansdtls.iana import AlertDescription, AlertLevel, ContentType
+from sansdtls.record.epochs import ReadEpoch, WriteEpoch
+from sansdtls.statistics import ConnectionStatistics, ServerStatistics, count
+from sansdtls.wire.record import encode_alert
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable
+
+    from sansdtls.events import DiscardReason
+
+
+class Outgoing(NamedTuple):
+    """A datagram to send: its bytes and the path to send it on."""
+
+    data: bytes
+    path: Hashable
+
+
+class RecordLayer:
+    """The record state of one connection.
+
+    A server shares its ``outbox`` with its connections, so that their datagrams leave in the order in
+    which they were made, and its ``totals``, so that nothing has to be added up.
+    """
+
+    __slots__ = ("outbox", "path", "read", "statistics", "totals", "write")
+
+    def __init__(
+        self,
+        *,
+        path: Hashable,
+        outbox: list[Outgoing],
+        totals: ServerStatistics | None,
+        window_width: int,
+        first_sequence_number: int = 0,
+    ) -> None:
+        self.path = path
+        self.outbox = outbox
+        self.statistics = ConnectionStatistics()
+        self.totals = totals
+        self.read = ReadEpoch(0, window_width)
+        self.write = WriteEpoch(0, first_sequence_number=first_sequence_number)
+
+    def send_datagrams(self, datagrams: Iterable[bytes]) -> None:
+        """Queue datagrams on the connection's path."""
+        for data in datagrams:
+            self.outbox.append(Outgoing(data, self.path))
+            self.statistics.datagrams_sent += 1
+            if self.totals is not None:
+                self.totals.datagrams_sent += 1
+
+    def send_alerts(self, *alerts: tuple[AlertLevel, AlertDescription]) -> None:
+        """Queue alerts, in one datagram, under the current write epoch. Dropped if its keys are used up."""
+        if self.write.remaining >= len(alerts):
+            records = [self.write.record(ContentType.ALERT, encode_alert(*alert)) for alert in alerts]
+            self.send_datagrams([b"".join(records)])
+
+    def discard(self, reason: DiscardReason) -> None:
+        """Count noise."""
+        count(self.statistics.records_discarded, reason)
+        if self.totals is not None:
+            count(self.totals.records_discarded, reason)
+
+    def count_mac_failure(self) -> None:
+        """Count a record that no key authenticated."""
+        self.statistics.mac_failures += 1
+        if self.totals is not None:
+            self.totals.mac_failures += 1
+
+    def count_retransmission(self) -> None:
+        """Count a flight sent again."""
+        self.statistics.retransmissions += 1
+        if self.totals is not None:
+            self.totals.retransmissions += 1

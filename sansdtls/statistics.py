@@ -1,0 +1,71 @@
+"""Counters. Named once here; the same names appear in metrics and documents."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+if TYPE_CHECKING:
+    from sansdtls.events import DiscardReason
+
+
+@attrs.define(eq=False)
+class ConnectionStatistics:
+    """Counters of one connection. Bytes are application data."""
+
+    datagrams_received: int = 0
+    datagrams_sent: int = 0
+    records_received: int = 0
+    """Authenticated application data records."""
+    records_sent: int = 0
+    """The same, sent."""
+    bytes_received: int = 0
+    bytes_sent: int = 0
+    mac_failures: int = 0
+    """Records that no key authenticated."""
+    retransmissions: int = 0
+    """Flights sent again, for whatever reason."""
+    records_discarded: dict[DiscardReason, int] = attrs.field(factory=dict)
+
+
+@attrs.define(eq=False)
+class ServerStatistics:
+    """Counters of a server and all of its connections, past ones included. The gauges come last."""
+
+    datagrams_received: int = 0
+    datagrams_sent: int = 0
+    cookies_sent: int = 0
+    cookies_bad: int = 0
+    """Hellos whose cookie did not verify; each was answered with a fresh one."""
+    offers_refused: int = 0
+    handshakes_started: int = 0
+    """Offers accepted."""
+    handshakes_completed: int = 0
+    handshakes_failed: dict[str, int] = attrs.field(factory=dict)
+    """By :func:`cause_name`."""
+    psk_unknown: int = 0
+    """Key requests answered with no key."""
+    retransmissions: int = 0
+    mac_failures: int = 0
+    evictions: int = 0
+    """Idle associations that gave way to a newcomer."""
+    records_discarded: dict[DiscardReason, int] = attrs.field(factory=dict)
+    half_open: int = 0
+    """Gauge: offers, hello reassemblies and handshakes under way."""
+    associations: int = 0
+    """Gauge: completed associations."""
+    reassembly_size: int = 0
+    """Gauge: bytes of handshake fragments held."""
+
+
+def count(counters: dict[DiscardReason, int], reason: DiscardReason) -> None:
+    """One more of ``reason``."""
+    counters[reason] = counters.get(reason, 0) + 1
+
+
+def cause_name(cause: object) -> str:
+    """The label under which a cause is counted: its class, and for authentication its problem."""
+    name = type(cause).__name__
+    problem = getattr(cause, "problem", None)
+    return f"{name}.{problem.value}" if problem is not None else name
