@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import sansdtls
 from benchmarks import control, ours
 from benchmarks.harness import MICROSECONDS, PAYLOAD, Scale
+from benchmarks.load import PSK_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -56,7 +57,7 @@ class _ServerUnderTest:
                 if isinstance(event, sansdtls.DataReceived):
                     event.connection.send(event.data, now=now)
                 elif isinstance(event, sansdtls.PskRequested):
-                    event.connection.provide_psk(event, [ours.PSK_KEY], now=now)
+                    event.connection.provide_psk(event, [PSK_KEY], now=now)
                 elif isinstance(event, sansdtls.ConnectionOffered):
                     server.accept(event, now=now)
         outgoing = server.datagrams_to_send()

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 HOST = "127.0.0.1"
+PSK_IDENTITY = b"benchmark"
+PSK_KEY = bytes(range(16))
 MAX_DATAGRAM_SIZE = 65_535
 PATIENCE = 1.0
 """Seconds without any answer until clients repeat what they sent, and until an echo counts as lost."""

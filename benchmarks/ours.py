@@ -7,14 +7,12 @@ import time
 from typing import TYPE_CHECKING
 
 import sansdtls
+from benchmarks.load import PSK_IDENTITY, PSK_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from benchmarks.load import Client
-
-PSK_IDENTITY = b"benchmark"
-PSK_KEY = bytes(range(16))
 
 
 def client_config(suite: sansdtls.CipherSuite) -> sansdtls.ClientConfig:

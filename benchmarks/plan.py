@@ -20,12 +20,12 @@ GCM = CipherSuite.TLS_PSK_WITH_AES_128_GCM_SHA256
 CCM_8_NAME = "PSK-AES128-CCM8"
 GCM_NAME = "PSK-AES128-GCM"
 
-SERVICE_CCM_8 = Contender(
-    "dtls-endpoint", CCM_8_NAME, endpoint_peer.serve_service, CCM_8, ours.client_factory(CCM_8)
+ENGINE_CCM_8 = Contender(
+    "endpoint.Engine", CCM_8_NAME, endpoint_peer.serve_engine, CCM_8, ours.client_factory(CCM_8)
 )
-SERVICE_GCM = Contender("dtls-endpoint", GCM_NAME, endpoint_peer.serve_service, GCM, ours.client_factory(GCM))
+ENGINE_GCM = Contender("endpoint.Engine", GCM_NAME, endpoint_peer.serve_engine, GCM, ours.client_factory(GCM))
 CHANNELS = Contender(
-    "serve_dtls", CCM_8_NAME, endpoint_peer.serve_channels, CCM_8, ours.client_factory(CCM_8)
+    "endpoint.serve_dtls", CCM_8_NAME, endpoint_peer.serve_channels, CCM_8, ours.client_factory(CCM_8)
 )
 TRIO = Contender(
     "trio.DTLSEndpoint",
@@ -42,7 +42,7 @@ TRIO_PSK = Contender(
     _TRIO_PSK_CIPHERS,
     trio_peer.client_factory(_TRIO_PSK_CIPHERS),
 )
-CONTENDERS = (SERVICE_CCM_8, TRIO, SERVICE_GCM, CHANNELS, TRIO_PSK)
+CONTENDERS = (ENGINE_CCM_8, TRIO, ENGINE_GCM, CHANNELS, TRIO_PSK)
 YARDSTICK = TRIO
 
 ALONE_ECHOES = 400
@@ -73,32 +73,32 @@ REPEATED = (
         "echo of 64 bytes, in bursts",
         "us/datagram",
         lambda running, scale: running.echo(scale),
-        ((SERVICE_CCM_8, 20), (SERVICE_GCM, None), (CHANNELS, None), (TRIO, None), (TRIO_PSK, None)),
+        ((ENGINE_CCM_8, 20), (ENGINE_GCM, None), (CHANNELS, None), (TRIO, None), (TRIO_PSK, None)),
     ),
     Measurement(
         "echo of 64 bytes, one at a time",
         "us/datagram",
         lambda running, scale: running.echo(_alone(scale)),
-        ((SERVICE_CCM_8, None), (CHANNELS, None), (TRIO, None)),
+        ((ENGINE_CCM_8, None), (CHANNELS, None), (TRIO, None)),
     ),
     Measurement(
         "full handshake with cookie exchange",
         "us/handshake",
         lambda running, scale: running.handshake(scale),
-        ((SERVICE_CCM_8, 500), (SERVICE_GCM, 500), (CHANNELS, 500), (TRIO, None), (TRIO_PSK, None)),
+        ((ENGINE_CCM_8, 500), (ENGINE_GCM, 500), (CHANNELS, 500), (TRIO, None), (TRIO_PSK, None)),
     ),
     Measurement(
         "hello without cookie, answered",
         "us/hello",
         lambda running, scale: running.pre_cookie(scale),
-        ((SERVICE_CCM_8, 60), (TRIO, None)),
+        ((ENGINE_CCM_8, 60), (TRIO, None)),
     ),
 )
 MEMORY = Measurement(
     "memory of a live association",
     "KiB",
     lambda running, scale: running.memory(scale),
-    ((SERVICE_CCM_8, 4), (CHANNELS, None), (TRIO, None)),
+    ((ENGINE_CCM_8, 4), (CHANNELS, None), (TRIO, None)),
 )
 
 

@@ -21,6 +21,7 @@ from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 
 from benchmarks import control
+from benchmarks.load import HOST, PSK_IDENTITY, PSK_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from benchmarks.control import Pipe
     from benchmarks.load import Client
 
-PSK_IDENTITY = b"benchmark"
-PSK_KEY = bytes(range(16))
 MTU = 1472
 """Bytes of UDP payload; what trio itself assumes on IPv4."""
 RECORD_HEADER_SIZE = 13
@@ -104,7 +103,7 @@ async def _serve(pipe: Pipe, psk_ciphers: str | None) -> None:
                 await channel.send(await channel.receive())
 
     sock = trio.socket.socket(type=trio.socket.SOCK_DGRAM)
-    await sock.bind(("127.0.0.1", 0))
+    await sock.bind((HOST, 0))
     with trio.DTLSEndpoint(sock) as endpoint:
         async with trio.open_nursery() as nursery:
             await nursery.start(endpoint.serve, context, echo)
