@@ -36,7 +36,7 @@ lint: $(DEV)
 	$(BIN)/ruff check --quiet $(STYLED)
 	$(BIN)/ruff format --quiet --check $(STYLED) || { echo "make format puts that right"; exit 1; }
 	$(BIN)/mypy $(TYPED)
-	$(BIN)/lint-imports --no-timings
+	$(BIN)/lint-imports --no-logo
 
 format: $(DEV)
 	$(BIN)/ruff check --fix $(STYLED)
@@ -47,6 +47,7 @@ clean:
 	find sansdtls endpoint tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV): constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "$(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.13"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
