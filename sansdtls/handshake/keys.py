@@ -55,8 +55,12 @@ def derive_epoch_keys(parameters: HandshakeParameters, psk: bytes) -> EpochKeys:
     )
     # RFC 5246 §6.3: client key, server key, client IV, server IV; AEAD suites have no MAC keys.
     ivs = 2 * suite.key_length
-    client = make_protection(suite, key_block[: suite.key_length], key_block[ivs : ivs + suite.fixed_iv_length])
-    server = make_protection(suite, key_block[suite.key_length : ivs], key_block[ivs + suite.fixed_iv_length :])
+    client = make_protection(
+        suite, key_block[: suite.key_length], key_block[ivs : ivs + suite.fixed_iv_length]
+    )
+    server = make_protection(
+        suite, key_block[suite.key_length : ivs], key_block[ivs + suite.fixed_iv_length :]
+    )
     read, write = (server, client) if parameters.is_client else (client, server)
     return EpochKeys(
         master_secret,
@@ -70,16 +74,19 @@ def derive_epoch_keys(parameters: HandshakeParameters, psk: bytes) -> EpochKeys:
     )
 
 
+DECOY = -1
+"""The index of a random key that takes as long to try as a real one and never lets anybody in."""
+
+
 class KeyCandidate:
     """A key that the peer may hold. Its epoch keys are derived when first needed, and then kept.
 
-    ``index`` is the key's place in the answer to ``PskRequested``; ``None`` marks a decoy, a random key
-    that takes as long to try as a real one and never lets anybody in.
+    ``index`` is the key's place in the answer to ``PskRequested``, or ``DECOY``.
     """
 
     __slots__ = ("_keys", "_parameters", "_psk", "index")
 
-    def __init__(self, index: int | None, psk: bytes, parameters: HandshakeParameters) -> None:
+    def __init__(self, index: int, psk: bytes, parameters: HandshakeParameters) -> None:
         self.index = index
         self._psk = psk
         self._parameters = parameters

@@ -55,7 +55,9 @@ def server_extensions(negotiated: Negotiated, hello: ClientHello) -> Extensions:
     offered = [kind for kind, _ in hello.extensions if kind in answers]
     if negotiated.secure_renegotiation and ExtensionType.RENEGOTIATION_INFO not in offered:
         offered.append(ExtensionType.RENEGOTIATION_INFO)  # the SCSV stood for it
-    return tuple((kind, body) for kind in offered for wanted, body in [answers[ExtensionType(kind)]] if wanted)
+    return tuple(
+        (kind, body) for kind in offered for wanted, body in [answers[ExtensionType(kind)]] if wanted
+    )
 
 
 def _read_extensions(extensions: Extensions) -> tuple[bool, bool]:
@@ -69,7 +71,9 @@ def _read_extensions(extensions: Extensions) -> tuple[bool, bool]:
         raise DecodeError("renegotiation_info: length does not fit")
     if renegotiation is not None and renegotiation != _EMPTY_RENEGOTIATION_INFO:
         # RFC 5746 §3.4 and §3.6: "... MUST abort the handshake" where the value is not empty.
-        raise violation(AlertDescription.HANDSHAKE_FAILURE, "renegotiation_info of a first handshake is not empty")
+        raise violation(
+            AlertDescription.HANDSHAKE_FAILURE, "renegotiation_info of a first handshake is not empty"
+        )
     return extended is not None, renegotiation is not None
 
 
@@ -105,7 +109,9 @@ def check_answer(config: ClientConfig, hello: ClientHello, answer: ServerHello) 
     if answer.version != ProtocolVersion.DTLS_1_2:
         raise incompatible(AlertDescription.PROTOCOL_VERSION, f"server version {answer.version:#06x}")
     if answer.cipher_suite not in hello.cipher_suites:
-        raise violation(AlertDescription.ILLEGAL_PARAMETER, "the server chose a cipher suite that was not offered")
+        raise violation(
+            AlertDescription.ILLEGAL_PARAMETER, "the server chose a cipher suite that was not offered"
+        )
     if answer.compression_method != NULL_COMPRESSION:
         raise violation(AlertDescription.ILLEGAL_PARAMETER, "the server chose a compression method")
     offered = {kind for kind, _ in hello.extensions}
