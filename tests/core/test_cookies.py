@@ -227,7 +227,7 @@ def test_no_bytes_from_a_stranger_are_answered_by_more_bytes(data):
 
 
 @pytest.mark.parametrize("message_seq", [0, 1, 2, 77, 0xFFFF])
-@pytest.mark.parametrize("seq", [0, 1, 5, 2**32, 2**48 - 2])
+@pytest.mark.parametrize("seq", [0, 1, 5, 2**32, 2**40])
 def test_hello_verify_request_echoes_message_seq_and_record_sequence_number(message_seq, seq):
     answers = ServerRig().give(hello_datagram(raw.client_hello(), message_seq=message_seq, seq=seq))
     ((record,),) = [raw.records(answer) for answer in answers]
@@ -235,6 +235,14 @@ def test_hello_verify_request_echoes_message_seq_and_record_sequence_number(mess
     assert (record.epoch, record.seq) == (0, seq)
     assert fragment.message_seq == message_seq
     assert record.version in (raw.DTLS_1_0, raw.DTLS_1_2)
+
+
+@pytest.mark.parametrize("seq", [2**40 + 1, 2**48 - 1])
+def test_a_hello_whose_record_number_leaves_no_room_to_go_on_from_is_dropped(seq):
+    # The server goes on from the client's record number and may never wrap (RFC 6347 §4.1).
+    rig = ServerRig()
+    assert rig.give(hello_datagram(raw.client_hello(), seq=seq)) == []
+    assert rig.server.next_timeout() is None
 
 
 @pytest.mark.parametrize(("first", "second"), [(0, 1), (0, 0), (5, 6), (1, 1), (100, 101)])

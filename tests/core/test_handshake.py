@@ -238,10 +238,8 @@ def test_during_a_rotation_either_key_lets_the_device_in_and_the_match_is_told(s
 @pytest.mark.parametrize("where", ["accept", "server psk", "client psk"])
 def test_an_answer_may_come_late(where, delay):
     pair = Pair(ClientConfig(psk_identity=IDENTITY) if where == "client psk" else None)
-    if where == "accept":
-        pair.accept_after = delay
-    else:
-        pair.psk_after = delay
+    attribute = {"accept": "accept_after", "server psk": "psk_after", "client psk": "client_psk_after"}[where]
+    setattr(pair, attribute, delay)
     pair.handshake()
     assert delay <= pair.now <= delay + 1.0
     assert completed(pair.server_events)

