@@ -88,7 +88,9 @@ def test_no_truncation_or_bit_flip_during_a_handshake_raises_or_delivers_anythin
     from_client, from_server = recorded_session()
     ours, theirs = (from_client, from_server) if role == "client" else (from_server, from_client)
     peer = "server" if role == "client" else "client"
-    assert b"".join(_receiver_after(role, theirs)[1]) == b"".join(ours[: len(theirs)])
+    replayed = b"".join(_receiver_after(role, theirs)[1])
+    assert len(replayed) > 200
+    assert b"".join(ours).startswith(replayed), "the recording is replayed byte for byte"
     for position, datagram in enumerate(theirs):
         for noise in variants(datagram):
             rig, _ = _receiver_after(role, theirs[:position])
