@@ -18,7 +18,7 @@ import trio
 from endpoint import check, connect
 from endpoint.config import DEFAULT_PORT
 from endpoint.forward import ForwardError
-from endpoint.keystore.file import KeyFileError
+from endpoint.keystore.file import FileKeyStore, KeyFileError
 from endpoint.logs import make_log
 from endpoint.service import Service
 from endpoint.structure import cipher_suite
@@ -90,14 +90,13 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _serve(options: argparse.Namespace) -> int:
     try:
-        config, _keys = check.load_all(options.config)
+        config, keys = check.load_all(options.config)
     except check.NotRightError as error:
         return _complain(error.problems)
     log = make_log(sys.stderr.buffer, level=config.log.level)
+    keystore = FileKeyStore(config.credentials.psk_file, keys)
     try:
-        return trio.run(lambda: Service(config, log=log).run())
-    except KeyFileError as error:
-        return _complain(error.problems)
+        return trio.run(lambda: Service(config, keystore=keystore, log=log).run())
     except ListenError as error:
         event, what = "listen_failed", f"{options.config}: {error}"
     except ForwardError as error:

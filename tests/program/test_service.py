@@ -99,6 +99,24 @@ def test_lines_of_standard_input_are_sent(home):
         assert (device.process.returncode, out) == (0, "two\n")
 
 
+def test_a_device_whose_endpoint_stops_is_told_and_does_not_hang_on_its_input(home):
+    with home.serve() as service, home.connect(target(service)) as device:
+        device.process.stdin.write("one\n")
+        device.process.stdin.flush()
+        assert device.output() == "one"
+        assert service.end() == 0
+        # Its standard input is still open: a thread waits in it.
+        assert device.process.wait() == 1
+        assert "the peer closed the association" in device.process.stderr.read()
+
+
+def test_silence_is_no_failure_and_is_told(home):
+    with home.serve(kind="jsonl") as service:
+        status, out, error = finished(home.connect(target(service), "--message", "x", "--wait", "0.01"))
+        assert (status, out) == (0, "")
+        assert error.splitlines()[1] == "1 sent without a reply within 0.01 s"
+
+
 def test_data_come_out_as_json_lines(home):
     with home.serve(kind="jsonl") as service:
         status, out, _ = finished(home.connect(target(service), "--message", "21.4", "--wait", "0.01"))
