@@ -160,7 +160,12 @@ class _Conversation:
                 self._failure = error
                 everything.cancel()
                 return
-            self._write(printable_reply(data))
+            try:
+                self._write(printable_reply(data))
+            except ConnectError as error:
+                self._failure = error
+                everything.cancel()
+                return
             self._unanswered -= 1
             if self._everything_sent:
                 self._silence.deadline = trio.current_time() + self._wait
@@ -200,11 +205,14 @@ def run(request: Request) -> int:
     """Run it with the process's own streams; the exit status."""
 
     def write(line: str) -> None:
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
+        try:
+            sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()
+        except OSError as error:
+            raise ConnectError(f"standard output: {(error.strerror or str(error)).lower()}") from None
 
     def note(line: str) -> None:
-        sys.stderr.write(line + "\n")
+        sys.stderr.write(f"{line}\n")
 
     trio.run(lambda: connect(request, write=write, note=note))
     return 0

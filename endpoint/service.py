@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 from typing import TYPE_CHECKING
 
 import trio
@@ -50,6 +51,9 @@ def make_forwarder(config: EndpointConfig, tell: Callable[..., None]) -> Forward
     """The forwarder that ``forward.kind`` names."""
     if config.forward.kind == "echo":
         return Echo()
+    if sys.stdout is None:
+        # The number 1 may by now be anything, a socket of ours even.
+        raise ForwardError("standard output is closed; there is nowhere to write data to")
     return JsonLines(STANDARD_OUTPUT, limit=config.forward.buffer, tell=tell)
 
 
