@@ -139,7 +139,7 @@ class Engine:
 
     async def _receive(self, index: int, udp: UdpSocket) -> None:
         while True:
-            await trio.lowlevel.wait_readable(udp)
+            await udp.wait_readable()
             while self._turn(index, udp):
                 # More is waiting; without this a flood would keep timers from running.
                 await trio.lowlevel.checkpoint()
