@@ -212,7 +212,7 @@ class Association:
         elif len(fragment) > MAX_PLAINTEXT_LENGTH:
             raise violation(AlertDescription.RECORD_OVERFLOW, f"record of {len(fragment)} bytes")
         elif record.content_type == ContentType.ALERT:
-            self._receive_plaintext_alert(fragment)
+            self._receive_plaintext_alert(fragment, now)
         elif record.version != ProtocolVersion.DTLS_1_2 and fragment[:1] not in _ANY_VERSION_MESSAGES:
             self._layer.discard(DiscardReason.BAD_RECORD_HEADER)
         elif record.content_type == ContentType.HANDSHAKE:
@@ -237,7 +237,7 @@ class Association:
         elif alert.level != AlertLevel.WARNING:
             self.terminate(PeerAlert(alert.description))
 
-    def _receive_plaintext_alert(self, body: bytes) -> None:
+    def _receive_plaintext_alert(self, body: bytes, now: float) -> None:
         """Anybody may have sent it: reported and noted, see ``handshake.py``."""
         try:
             alert = decode_alert_untrusted(body)
@@ -250,9 +250,9 @@ class Association:
         if self._handshake is None:
             return
         if alert.description == AlertDescription.CLOSE_NOTIFY:
-            self._handshake.note_alert(PeerClose())
+            self._handshake.note_alert(PeerClose(), now)
         elif alert.level != AlertLevel.WARNING:
-            self._handshake.note_alert(PeerAlert(alert.description, authenticated=False))
+            self._handshake.note_alert(PeerAlert(alert.description, authenticated=False), now)
 
     def _receive_late_handshake(self, plaintext: bytes, now: float) -> None:
         """Authentic handshake messages after the handshake."""

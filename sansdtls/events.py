@@ -229,8 +229,8 @@ class DataReceived:
 class AlertReceived:
     """The peer sent an alert. If it ends the connection, ``ConnectionTerminated`` follows.
 
-    A plaintext (not ``authenticated``) fatal alert ends a handshake only if nothing valid arrives
-    before the next retransmission is due: an honest peer's own message overrules a forged alert.
+    A plaintext (not ``authenticated``) fatal alert ends a handshake only if nothing valid follows within
+    ``RetransmitPolicy.initial_timeout``: an honest peer's own message overrules a forged alert.
     """
 
     connection: Connection

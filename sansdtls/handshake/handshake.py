@@ -17,8 +17,8 @@ identities take the same way with random keys; a list of keys is filled up with 
 that the work is the same too. Left out: a forger who also controls loss can end a handshake by silence
 anyhow.
 
-The same holds for plaintext alerts: noted, reported, and obeyed only if the timer runs out with nothing
-valid in between.
+Plaintext alerts are treated alike: noted, reported, and obeyed only if for one initial timeout nothing
+valid follows.
 """
 
 from __future__ import annotations
@@ -221,9 +221,10 @@ class Handshake(abc.ABC):
         self.retry_deferred = False
         return records
 
-    def note_alert(self, cause: Cause) -> None:
+    def note_alert(self, cause: Cause, now: float) -> None:
         """Remember a plaintext alert; see the essay above."""
         self._noted_alert = cause
+        self.timer.hasten(now)
 
     def handle_timeout(self, now: float) -> None:
         """Repeat the flight, or give up by raising HandshakeFailure."""

@@ -11,7 +11,7 @@ key change, so no message spans one.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING
 
 from sansdtls.events import DiscardReason
@@ -49,22 +49,23 @@ class PartialMessage:
         return self.received == self.length
 
     def add(self, offset: int, body: bytes) -> None:
-        """Take in what of ``body`` is new."""
-        end = offset + len(body)
-        position = offset
-        while position < end:
-            index = bisect_right(self._starts, position)
-            if index:
-                position = max(position, self._starts[index - 1] + len(self._pieces[index - 1]))
-            gap_end = min(end, self._starts[index]) if index < len(self._starts) else end
-            if position < gap_end:
-                self._starts.insert(index, position)
-                self._pieces.insert(index, body[position - offset : gap_end - offset])
-                self.received += gap_end - position
-                self.size += gap_end - position + FRAGMENT_COST
-            if gap_end == end:
-                break
-            position = gap_end
+        """Take in what of ``body`` is new, and join it with the ranges it touches."""
+        start, end = offset, offset + len(body)
+        first = bisect_left(self._starts, offset)
+        if first and self._starts[first - 1] + len(self._pieces[first - 1]) >= offset:
+            first -= 1
+        last = bisect_right(self._starts, end)
+        touched = list(zip(self._starts[first:last], self._pieces[first:last], strict=True))
+        if touched:
+            start = min(start, touched[0][0])
+            end = max(end, touched[-1][0] + len(touched[-1][1]))
+        joined = bytearray(end - start)
+        for piece_offset, piece in ((offset, body), *touched):  # what was there first is written last
+            joined[piece_offset - start : piece_offset - start + len(piece)] = piece
+        self._starts[first:last] = [start]
+        self._pieces[first:last] = [bytes(joined)]
+        self.received = sum(map(len, self._pieces))
+        self.size = FRAGMENT_COST + self.received + FRAGMENT_COST * len(self._pieces)
 
     def body(self) -> bytes:
         """The whole message; only when ``complete``."""

@@ -30,7 +30,9 @@ from sansdtls.wire.record import (
 from tests.core import raw
 
 uint16 = st.integers(0, 0xFFFF)
-extensions = st.lists(st.tuples(uint16, st.binary(max_size=20)), max_size=5, unique_by=lambda e: e[0]).map(tuple)
+extensions = st.lists(st.tuples(uint16, st.binary(max_size=20)), max_size=5, unique_by=lambda e: e[0]).map(
+    tuple
+)
 client_hellos = st.builds(
     ClientHello,
     version=uint16,
@@ -125,15 +127,21 @@ def test_a_message_with_one_changed_byte_raises_nothing_but_decode_error(message
 
 
 def test_a_hello_is_encoded_as_the_rfc_lays_it_out():
+    assert ClientHello(
+        raw.DTLS_1_2,
+        bytes(range(32)),
+        b"s",
+        b"cook",
+        (*raw.ALL_SUITES, raw.SCSV),
+        b"\0",
+        raw.DEFAULT_EXTENSIONS,
+    ).encode() == raw.client_hello(session_id=b"s", cookie=b"cook")
     assert (
-        ClientHello(
-            raw.DTLS_1_2, bytes(range(32)), b"s", b"cook", (*raw.ALL_SUITES, raw.SCSV), b"\0", raw.DEFAULT_EXTENSIONS
+        ServerHello(
+            raw.DTLS_1_2, bytes(range(100, 132)), b"", raw.AES_128_GCM, 0, raw.DEFAULT_EXTENSIONS
         ).encode()
-        == raw.client_hello(session_id=b"s", cookie=b"cook")
+        == raw.server_hello()
     )
-    assert ServerHello(
-        raw.DTLS_1_2, bytes(range(100, 132)), b"", raw.AES_128_GCM, 0, raw.DEFAULT_EXTENSIONS
-    ).encode() == raw.server_hello()
 
 
 def test_an_extension_that_comes_twice_is_an_illegal_parameter():
@@ -200,7 +208,10 @@ def test_several_messages_share_a_record(bodies):
             found = decode_fragments_untrusted(encoded[:length])
         except DecodeError:
             continue
-        assert b"".join(encode_message(HandshakeMessage(1, f.message_seq, f.body)) for f in found) == encoded[:length]
+        assert (
+            b"".join(encode_message(HandshakeMessage(1, f.message_seq, f.body)) for f in found)
+            == encoded[:length]
+        )
 
 
 @pytest.mark.parametrize(

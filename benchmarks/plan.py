@@ -1,0 +1,195 @@
+"""What is measured, on whom, against which aim; and the taking of turns."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import attrs
+
+from benchmarks import core, endpoint_peer, ours, trio_peer
+from benchmarks.control import Measured
+from benchmarks.harness import QUICK, Contender, Running, Scale, Series
+from sansdtls import CipherSuite
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+CCM_8 = CipherSuite.TLS_PSK_WITH_AES_128_CCM_8
+GCM = CipherSuite.TLS_PSK_WITH_AES_128_GCM_SHA256
+CCM_8_NAME = "PSK-AES128-CCM8"
+GCM_NAME = "PSK-AES128-GCM"
+
+ENGINE_CCM_8 = Contender(
+    "endpoint.Engine", CCM_8_NAME, endpoint_peer.serve_engine, CCM_8, ours.client_factory(CCM_8)
+)
+ENGINE_GCM = Contender("endpoint.Engine", GCM_NAME, endpoint_peer.serve_engine, GCM, ours.client_factory(GCM))
+CHANNELS = Contender(
+    "endpoint.serve_dtls", CCM_8_NAME, endpoint_peer.serve_channels, CCM_8, ours.client_factory(CCM_8)
+)
+TRIO = Contender(
+    "trio.DTLSEndpoint",
+    "ECDHE-ECDSA P-256, AES256-GCM",
+    trio_peer.serve,
+    None,
+    trio_peer.client_factory(None),
+)
+_TRIO_PSK_CIPHERS = "PSK-AES128-CCM8@SECLEVEL=0"
+TRIO_PSK = Contender(
+    "trio.DTLSEndpoint",
+    CCM_8_NAME,
+    trio_peer.serve,
+    _TRIO_PSK_CIPHERS,
+    trio_peer.client_factory(_TRIO_PSK_CIPHERS),
+)
+CONTENDERS = (ENGINE_CCM_8, TRIO, ENGINE_GCM, CHANNELS, TRIO_PSK)
+YARDSTICK = TRIO
+
+ALONE_ECHOES = 400
+"""Datagrams in one run of the measurement that sends them one at a time."""
+
+NOTE = """\
+The default handshake of trio's DTLSEndpoint does an ECDHE key exchange and an ECDSA signature, which
+a PSK handshake does not; its PSK rows do the same work as this project's."""
+
+
+def _alone(scale: Scale) -> Scale:
+    return attrs.evolve(scale, window=1, echo_bursts=ALONE_ECHOES)
+
+
+@attrs.frozen
+class Measurement:
+    """One kind of measurement of servers behind a socket."""
+
+    what: str
+    unit: str
+    take: Callable[[Running, Scale], float]
+    aims: tuple[tuple[Contender, float | None], ...]
+    """Who is measured, each with the aim of DESIGN.md, if it has one."""
+
+
+REPEATED = (
+    Measurement(
+        "echo of 64 bytes, in bursts",
+        "us/datagram",
+        lambda running, scale: running.echo(scale),
+        ((ENGINE_CCM_8, 20), (ENGINE_GCM, None), (CHANNELS, None), (TRIO, None), (TRIO_PSK, None)),
+    ),
+    Measurement(
+        "echo of 64 bytes, one at a time",
+        "us/datagram",
+        lambda running, scale: running.echo(_alone(scale)),
+        ((ENGINE_CCM_8, None), (CHANNELS, None), (TRIO, None)),
+    ),
+    Measurement(
+        "full handshake with cookie exchange",
+        "us/handshake",
+        lambda running, scale: running.handshake(scale),
+        ((ENGINE_CCM_8, 500), (ENGINE_GCM, 500), (CHANNELS, 500), (TRIO, None), (TRIO_PSK, None)),
+    ),
+    Measurement(
+        "hello without cookie, answered",
+        "us/hello",
+        lambda running, scale: running.pre_cookie(scale),
+        ((ENGINE_CCM_8, 60), (TRIO, None)),
+    ),
+)
+MEMORY = Measurement(
+    "memory of a live association",
+    "KiB",
+    lambda running, scale: running.memory(scale),
+    ((ENGINE_CCM_8, 4), (CHANNELS, None), (TRIO, None)),
+)
+
+
+@attrs.frozen
+class CoreMeasurement:
+    """One kind of measurement of the core alone; ``name`` is what :mod:`benchmarks.core` calls it."""
+
+    what: str
+    unit: str
+    name: str
+    aim: float | None = None
+
+
+CORE_REPEATED = (
+    CoreMeasurement("core alone: echo of 64 bytes", "us/datagram", "echo"),
+    CoreMeasurement("core alone: full handshake", "us/handshake", "handshake"),
+    CoreMeasurement("core alone: hello without cookie", "us/hello", "pre_cookie"),
+)
+CORE_ONCE = (
+    CoreMeasurement("core alone: memory of a live association", "KiB", "memory", 4),
+    CoreMeasurement("core alone: memory kept after a hello without cookie", "bytes", "pre_cookie_memory", 1),
+)
+CORE_SUITES = ((CCM_8, CCM_8_NAME), (GCM, GCM_NAME))
+CORE_NAME = "sansdtls.Server"
+
+
+def run(scale: Scale, progress: Callable[[str], None]) -> list[Series]:
+    """Everything, in the order of the report."""
+    repeated = _behind_sockets(scale, progress)
+    core_repeated, core_once = _core(scale, progress)
+    return [*repeated, *core_repeated, *_memory(scale, progress), *core_once]
+
+
+def _behind_sockets(scale: Scale, progress: Callable[[str], None]) -> list[Series]:
+    table = {
+        (measurement, contender): Series(
+            measurement.what, measurement.unit, contender.name, contender.suite, aim
+        )
+        for measurement in REPEATED
+        for contender, aim in measurement.aims
+    }
+    with ExitStack() as stack:
+        running = {contender: contender.start() for contender in CONTENDERS}
+        for one in running.values():
+            stack.enter_context(one)
+        for measurement, contender in table:
+            measurement.take(
+                running[contender], attrs.evolve(QUICK, window=scale.window)
+            )  # warms up; not counted
+        for number in range(scale.repeat):
+            progress(f"run {number + 1} of {scale.repeat}")
+            for measurement in REPEATED:
+                values = {
+                    contender: measurement.take(running[contender], scale)
+                    for contender, _ in measurement.aims
+                }
+                for contender, value in values.items():
+                    table[measurement, contender].add(value, values[YARDSTICK])
+    return list(table.values())
+
+
+def _core(scale: Scale, progress: Callable[[str], None]) -> tuple[list[Series], list[Series]]:
+    progress("core alone")
+    repeated: dict[tuple[CoreMeasurement, CipherSuite], Series] = {
+        (measurement, suite): Series(measurement.what, measurement.unit, CORE_NAME, name, measurement.aim)
+        for measurement in CORE_REPEATED
+        for suite, name in CORE_SUITES
+    }
+    once: list[Series] = []
+    suite, name = CORE_SUITES[0]
+    with Measured(core.serve) as process:
+        for _ in range(scale.repeat):
+            for (measurement, each), series in repeated.items():
+                series.add(process.ask((measurement.name, each, scale)))
+    for measurement in CORE_ONCE:
+        with Measured(core.serve) as process:  # a new process: no free memory from before
+            series = Series(measurement.what, measurement.unit, CORE_NAME, name, measurement.aim)
+            series.add(process.ask((measurement.name, suite, scale)))
+            once.append(series)
+    return list(repeated.values()), once
+
+
+def _memory(scale: Scale, progress: Callable[[str], None]) -> Sequence[Series]:
+    progress("memory")
+    values: dict[Contender, float] = {}
+    for contender, _ in MEMORY.aims:
+        with contender.start() as running:
+            values[contender] = MEMORY.take(running, scale)
+    result = []
+    for contender, aim in MEMORY.aims:
+        series = Series(MEMORY.what, MEMORY.unit, contender.name, contender.suite, aim)
+        series.add(values[contender], values[YARDSTICK])
+        result.append(series)
+    return result
