@@ -73,7 +73,7 @@ class RetransmitPolicy:
     maximum_timeout: float = attrs.field(default=60.0, validator=_in_range(0.01, 3600, "seconds"))
     """Cap of the doubling, RFC 6347 §4.2.4.1: no less than the RFC 6298 maximum of 60 s."""
     max_retransmissions: int = attrs.field(default=6, validator=_whole(0, 100, "retransmissions"))
-    """How often one flight is sent again before the handshake ends. 6 with 1 s first = 127 s of trying."""
+    """How often one flight is sent again before the handshake ends. 6 with 1 s first = 123 s of trying."""
     handshake_timeout: float = attrs.field(default=130.0, validator=_in_range(0.01, 86_400, "seconds"))
     """Deadline of the whole handshake; bounds how long a half-open slot can be held."""
     shrink_after: int = attrs.field(default=2, validator=_whole(1, 100, "retransmissions"))
@@ -124,14 +124,12 @@ class Limits:
         default=86_400.0, validator=_optional(_in_range(0.001, 315_360_000, "seconds"))
     )
     """An association that received nothing authentic for this long is closed; ``None`` = never."""
-    max_failed_opens: int | None = attrs.field(
-        default=None, validator=_optional(_whole(1, 2**36, "records"))
-    )
+    max_failed_opens: int | None = attrs.field(default=None, validator=_optional(_whole(1, 2**36, "records")))
     """Forged records after which keys are given up; ``None`` = the cipher suite's own limit (see
     ``sansdtls/crypto/suites.py``). Lower values stop forgery sooner and make it easier to end an
     association by junk."""
     max_sealed_records: int | None = attrs.field(
-        default=None, validator=_optional(_whole(2, 2**48 - 1, "records"))
+        default=None, validator=_optional(_whole(64, 2**48 - 1, "records"))
     )
     """Records sent after which keys are given up; ``None`` = the cipher suite's own limit."""
 
@@ -158,6 +156,24 @@ class ExtendedMasterSecret(enum.Enum):
     REQUIRED = "required"
 
 
+def _instance_of(kind: type) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
+    def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if not isinstance(value, kind):
+            raise ConfigError(
+                f"{type(instance).__name__}.{attribute.name}: {kind.__name__} is needed, not {type(value).__name__}"
+            )
+
+    return check
+
+
+def _extended_master_secret(value: ExtendedMasterSecret | str) -> ExtendedMasterSecret:
+    try:
+        return ExtendedMasterSecret(value)
+    except ValueError as error:
+        choices = ", ".join(choice.value for choice in ExtendedMasterSecret)
+        raise ConfigError(f"extended_master_secret: {value!r} is none of {choices}") from error
+
+
 def _cipher_suites(value: Iterable[CipherSuite]) -> tuple[CipherSuite, ...]:
     try:
         suites = tuple(CipherSuite(suite) for suite in value)
@@ -170,7 +186,9 @@ def _cipher_suites(value: Iterable[CipherSuite]) -> tuple[CipherSuite, ...]:
     return suites
 
 
-def _bytes_of_length(low: int, high: int, *, secret: bool) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
+def _bytes_of_length(
+    low: int, high: int, *, secret: bool
+) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
     def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         where = f"{type(instance).__name__}.{attribute.name}"
         if not isinstance(value, bytes):
@@ -197,14 +215,16 @@ class _CommonConfig:
     )
     """In order of preference. The server's order decides."""
     extended_master_secret: ExtendedMasterSecret = attrs.field(
-        default=ExtendedMasterSecret.PREFERRED, converter=ExtendedMasterSecret
+        default=ExtendedMasterSecret.PREFERRED, converter=_extended_master_secret
     )
     """RFC 7627; ``REQUIRED`` refuses peers without it."""
     mtu: int = attrs.field(default=1232, validator=_whole(256, 65_507, "bytes"))
     """Largest UDP payload sent. 1232 passes every IPv6 link: 1280 less 40 for IPv6 and 8 for UDP."""
-    retransmit: RetransmitPolicy = RetransmitPolicy()
-    limits: Limits = Limits()
-    log_secrets: bool = False
+    retransmit: RetransmitPolicy = attrs.field(
+        default=RetransmitPolicy(), validator=_instance_of(RetransmitPolicy)
+    )
+    limits: Limits = attrs.field(default=Limits(), validator=_instance_of(Limits))
+    log_secrets: bool = attrs.field(default=False, validator=_instance_of(bool))
     """Emit ``SecretDerived`` events. They give away all traffic of the association."""
 
 
@@ -220,7 +240,7 @@ class ClientConfig(_CommonConfig):
         validator=_optional(_bytes_of_length(1, MAX_PSK_LENGTH, secret=True)),
     )
     """The key; ``None`` = asked for by a ``PskRequested`` event during the handshake."""
-    require_renegotiation_info: bool = False
+    require_renegotiation_info: bool = attrs.field(default=False, validator=_instance_of(bool))
     """Refuse servers that do not send renegotiation_info (RFC 5746 §4.1). Off because small servers
     often lack it and this client never renegotiates."""
 
@@ -236,4 +256,4 @@ class ServerConfig(_CommonConfig):
     unknown_identity_key_length: int = attrs.field(default=16, validator=_whole(1, MAX_PSK_LENGTH, "bytes"))
     """Length of the random key that stands in for an unknown identity. Set it to the length your
     fleet uses: then even the arithmetic takes equally long."""
-    cookie: CookiePolicy = CookiePolicy()
+    cookie: CookiePolicy = attrs.field(default=CookiePolicy(), validator=_instance_of(CookiePolicy))

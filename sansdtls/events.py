@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from sansdtls.connection import Connection
     from sansdtls.iana import AlertDescription, AlertLevel
+    from sansdtls.wire.handshake import HandshakeMessage
     from sansdtls.wire.messages import ClientHello
 
 # --- why a datagram, record or message was dropped --------------------------------------------------
@@ -183,8 +184,9 @@ class ConnectionOffered:
 
     path: Hashable
     client_hello: ClientHello = attrs.field(repr=False)
-    message_seq: int = attrs.field(repr=False)
-    record_seq: int = attrs.field(repr=False)
+    message: HandshakeMessage = attrs.field(repr=False)
+    """The hello as it came, for the transcript."""
+    record_sequence_number: int = attrs.field(repr=False)
     connection: None = attrs.field(default=None, init=False, repr=False)
 
 
@@ -227,8 +229,8 @@ class DataReceived:
 class AlertReceived:
     """The peer sent an alert. If it ends the connection, ``ConnectionTerminated`` follows.
 
-    A plaintext (not ``authenticated``) fatal alert ends a handshake only if nothing valid arrives
-    before the next retransmission is due: an honest peer's own message overrules a forged alert.
+    A plaintext (not ``authenticated``) fatal alert ends a handshake only if nothing valid follows within
+    ``RetransmitPolicy.initial_timeout``: an honest peer's own message overrules a forged alert.
     """
 
     connection: Connection

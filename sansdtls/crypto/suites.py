@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESCCM, AESGCM, ChaCha20Poly1305
 
@@ -25,6 +26,9 @@ from sansdtls.iana import CipherSuite
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+NotAuthentic = InvalidTag
+"""What the AEADs raise for a record that the holder of the key did not seal."""
 
 FULL_TAG = 16
 SHORT_TAG = 8

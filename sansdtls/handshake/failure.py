@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sansdtls.events import PeerIncompatible, ProtocolViolation
-from sansdtls.iana import AlertDescription
 
 if TYPE_CHECKING:
     from sansdtls.events import Cause
+    from sansdtls.iana import AlertDescription
 
 
 class HandshakeFailure(Exception):

@@ -42,7 +42,9 @@ def pack_flight(parts: list[FlightPart], size: int) -> list[bytes]:
         if message is None:
             needed = epoch.overhead + len(_CHANGE_CIPHER_SPEC_BODY)
             if index + 1 < len(parts) and (following := parts[index + 1].message) is not None:
-                together = needed + parts[index + 1].epoch.overhead + HANDSHAKE_HEADER_LENGTH + len(following.body)
+                together = (
+                    needed + parts[index + 1].epoch.overhead + HANDSHAKE_HEADER_LENGTH + len(following.body)
+                )
                 needed = together if together <= size else needed
             if len(current) + needed > size:
                 datagrams.append(current)

@@ -3,13 +3,15 @@
 Attacker: anybody who can write the peer's address on a datagram; nothing here is authenticated before
 Finished. Property: memory is bounded by what was received and by three limits (per message, per
 connection, in total), never by what a header announces; a message comes out once, in message_seq
-order, and made of fragments of one epoch and one length. Construction: received ranges are kept as
+order, and made of fragments that agree about its type and length. Construction: received ranges are kept as
 they are, sorted and without overlap, and joined when nothing is missing. The first copy of a byte wins.
+Left out: epochs. The handshake lets in fragments of one epoch at a time and clears what is left over at a
+key change, so no message spans one.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING
 
 from sansdtls.events import DiscardReason
@@ -30,12 +32,11 @@ one-byte fragments would cost far more than the limits count."""
 class PartialMessage:
     """One message of which some ranges have arrived."""
 
-    __slots__ = ("_pieces", "_starts", "epoch", "length", "message_type", "received", "size")
+    __slots__ = ("_pieces", "_starts", "length", "message_type", "received", "size")
 
-    def __init__(self, message_type: int, length: int, epoch: int) -> None:
+    def __init__(self, message_type: int, length: int) -> None:
         self.message_type = message_type
         self.length = length
-        self.epoch = epoch
         self.received = 0
         self.size = FRAGMENT_COST
         """Bytes charged to the limits."""
@@ -48,22 +49,23 @@ class PartialMessage:
         return self.received == self.length
 
     def add(self, offset: int, body: bytes) -> None:
-        """Take in what of ``body`` is new."""
-        end = offset + len(body)
-        position = offset
-        while position < end:
-            index = bisect_right(self._starts, position)
-            if index:
-                position = max(position, self._starts[index - 1] + len(self._pieces[index - 1]))
-            gap_end = min(end, self._starts[index]) if index < len(self._starts) else end
-            if position < gap_end:
-                self._starts.insert(index, position)
-                self._pieces.insert(index, body[position - offset : gap_end - offset])
-                self.received += gap_end - position
-                self.size += gap_end - position + FRAGMENT_COST
-            if gap_end == end:
-                break
-            position = gap_end
+        """Take in what of ``body`` is new, and join it with the ranges it touches."""
+        start, end = offset, offset + len(body)
+        first = bisect_left(self._starts, offset)
+        if first and self._starts[first - 1] + len(self._pieces[first - 1]) >= offset:
+            first -= 1
+        last = bisect_right(self._starts, end)
+        touched = list(zip(self._starts[first:last], self._pieces[first:last], strict=True))
+        if touched:
+            start = min(start, touched[0][0])
+            end = max(end, touched[-1][0] + len(touched[-1][1]))
+        joined = bytearray(end - start)
+        for piece_offset, piece in ((offset, body), *touched):  # what was there first is written last
+            joined[piece_offset - start : piece_offset - start + len(piece)] = piece
+        self._starts[first:last] = [start]
+        self._pieces[first:last] = [bytes(joined)]
+        self.received = sum(map(len, self._pieces))
+        self.size = FRAGMENT_COST + self.received + FRAGMENT_COST * len(self._pieces)
 
     def body(self) -> bytes:
         """The whole message; only when ``complete``."""
@@ -82,7 +84,7 @@ class Reassembler:
         self._size = 0
         self.next_seq = next_seq
 
-    def add(self, fragment: Fragment, epoch: int) -> DiscardReason | None:
+    def add(self, fragment: Fragment) -> DiscardReason | None:
         """Take a fragment with ``message_seq >= next_seq``; the reason if it is of no use.
 
         Raises HandshakeFailure where a fragment contradicts what is known of its message.
@@ -98,14 +100,12 @@ class Reassembler:
             return DiscardReason.HANDSHAKE_FRAGMENT  # carries nothing; would only hold memory
         partial = self._partial.get(fragment.message_seq)
         if partial is None:
-            partial = PartialMessage(fragment.message_type, fragment.length, epoch)
+            partial = PartialMessage(fragment.message_type, fragment.length)
         elif (partial.message_type, partial.length) != (fragment.message_type, fragment.length):
             raise violation(
-                AlertDescription.ILLEGAL_PARAMETER, "fragments of one message disagree about its type or length"
+                AlertDescription.ILLEGAL_PARAMETER,
+                "fragments of one message disagree about its type or length",
             )
-        elif partial.epoch != epoch:
-            # A message may not span a key change: what came in clear must not complete what is protected.
-            return DiscardReason.HANDSHAKE_FRAGMENT
         before = partial.size if fragment.message_seq in self._partial else 0
         growth = (partial.size - before) + len(fragment.body) + FRAGMENT_COST
         if not self._has_room(growth):
@@ -115,8 +115,8 @@ class Reassembler:
         self._charge(partial.size - before)
         return None
 
-    def pop(self) -> tuple[HandshakeMessage, int] | None:
-        """The next message in order and the epoch it came in, if it is complete."""
+    def pop(self) -> HandshakeMessage | None:
+        """The next message in order, if it is complete."""
         partial = self._partial.get(self.next_seq)
         if partial is None or not partial.complete:
             return None
@@ -124,15 +124,10 @@ class Reassembler:
         self._charge(-partial.size)
         message = HandshakeMessage(partial.message_type, self.next_seq, partial.body())
         self.next_seq += 1
-        return message, partial.epoch
-
-    def drop_epoch(self, epoch: int) -> None:
-        """Forget what came in ``epoch`` and was not used: its keys are over."""
-        for seq in [seq for seq, partial in self._partial.items() if partial.epoch == epoch]:
-            self._charge(-self._partial.pop(seq).size)
+        return message
 
     def clear(self) -> None:
-        """Give everything back."""
+        """Forget everything and give its memory back."""
         self._partial.clear()
         self._charge(-self._size)
 

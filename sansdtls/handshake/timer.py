@@ -59,6 +59,11 @@ class RetransmitTimer:
         """Nothing is awaited from the peer; only the overall deadline counts."""
         self.deadline = None
 
+    def hasten(self, now: float) -> None:
+        """Something speaks for an early end: wait no longer than the initial timeout for it to be disproved."""
+        hastened = now + self._policy.initial_timeout
+        self.deadline = hastened if self.deadline is None else min(self.deadline, hastened)
+
     def may_answer_repeat(self, now: float) -> bool:
         """Whether a repeated flight of the peer may be answered with ours already.
 

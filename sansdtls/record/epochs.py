@@ -63,7 +63,12 @@ class ReadEpoch:
     __slots__ = ("_protection", "epoch", "failed_opens", "max_failed_opens", "window")
 
     def __init__(
-        self, epoch: int, window_width: int, protection: Protection | None = None, *, max_failed_opens: int = 0
+        self,
+        epoch: int,
+        window_width: int,
+        protection: Protection | None = None,
+        *,
+        max_failed_opens: int = 0,
     ) -> None:
         self.epoch = epoch
         self.window = ReplayWindow(window_width)

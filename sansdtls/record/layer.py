@@ -78,3 +78,8 @@ class RecordLayer:
         self.statistics.retransmissions += 1
         if self.totals is not None:
             self.totals.retransmissions += 1
+
+    def forget_keys(self) -> None:
+        """Drop both epochs; nothing is read or written any more."""
+        self.read = ReadEpoch(0, 1)
+        self.write = WriteEpoch(0)

@@ -13,8 +13,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from cryptography.exceptions import InvalidTag
-
+from sansdtls.crypto.suites import NotAuthentic
 from sansdtls.iana import ProtocolVersion
 from sansdtls.wire.record import RECORD_HEADER
 
@@ -52,7 +51,7 @@ class ExplicitNonceProtection:
         additional = _ADDITIONAL_DATA.pack(record.number, record.content_type, record.version, length)
         try:
             return self._aead.decrypt(self._salt + fragment[:8], fragment[8:], additional)
-        except InvalidTag:
+        except NotAuthentic:
             return None
 
 
@@ -80,7 +79,7 @@ class ImplicitNonceProtection:
         additional = _ADDITIONAL_DATA.pack(record.number, record.content_type, record.version, length)
         try:
             return self._aead.decrypt((self._iv ^ record.number).to_bytes(12), record.fragment, additional)
-        except InvalidTag:
+        except NotAuthentic:
             return None
 
 

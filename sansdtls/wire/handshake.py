@@ -58,7 +58,7 @@ def encode_message(message: HandshakeMessage) -> bytes:
 
 def decode_fragments_untrusted(plaintext: bytes) -> list[Fragment]:
     """All fragments of one record. RFC 6347 §4.2.3: several messages may share a record."""
-    fragments = []
+    fragments: list[Fragment] = []
     offset = 0
     while offset < len(plaintext) or not fragments:
         start = offset + HANDSHAKE_HEADER_LENGTH
@@ -75,7 +75,8 @@ def decode_fragments_untrusted(plaintext: bytes) -> list[Fragment]:
             raise DecodeError("handshake header: the fragment is longer than its record")
         if fragment_offset + fragment_length > total:
             raise DecodeError(
-                "handshake header: the fragment reaches beyond its message", AlertDescription.ILLEGAL_PARAMETER
+                "handshake header: the fragment reaches beyond its message",
+                AlertDescription.ILLEGAL_PARAMETER,
             )
         fragments.append(
             Fragment(type_and_length >> 24, total, message_seq, fragment_offset, plaintext[start:end])

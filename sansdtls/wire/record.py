@@ -21,6 +21,8 @@ MAX_SEQUENCE_NUMBER = 2**48 - 1
 
 _KNOWN_CONTENT_TYPES = frozenset(ContentType)
 _KNOWN_VERSIONS = frozenset(ProtocolVersion)
+_ALERT_LEVELS = {int(level): level for level in AlertLevel}
+_ALERT_DESCRIPTIONS = {int(description): description for description in AlertDescription}
 
 
 class Record(NamedTuple):
@@ -82,7 +84,4 @@ def decode_alert_untrusted(fragment: bytes) -> Alert:
     if len(fragment) != 2:
         raise DecodeError(f"Alert: {len(fragment)} bytes instead of 2")
     level, description = fragment
-    return Alert(
-        AlertLevel(level) if level in AlertLevel else level,
-        AlertDescription(description) if description in AlertDescription else description,
-    )
+    return Alert(_ALERT_LEVELS.get(level, level), _ALERT_DESCRIPTIONS.get(description, description))

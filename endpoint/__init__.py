@@ -1,0 +1,39 @@
+"""DTLS for trio: a server for many peers on one UDP socket, and a client.
+
+For embedding: :func:`serve_dtls`, :func:`open_dtls` and the :class:`DtlsChannel` they give you. For
+programs that want neither a task nor a channel per peer: :class:`Engine` with an :class:`Observer`.
+"""
+
+from endpoint.association import Association
+from endpoint.causes import cause_label, cause_text
+from endpoint.channel import AssociationEnded, ChannelStatistics, DtlsChannel, HandshakeFailed
+from endpoint.engine import Engine
+from endpoint.keystore import DictKeyStore, KeyStore
+from endpoint.observer import Observer
+from endpoint.opening import open_dtls
+from endpoint.quotas import IdentityOverflow, QuotaPolicy
+from endpoint.serving import serve_dtls
+from endpoint.udp import ListenError, RetryPolicy, UdpSocket, bind_udp, path_text
+
+__all__ = [
+    "Association",
+    "AssociationEnded",
+    "ChannelStatistics",
+    "DictKeyStore",
+    "DtlsChannel",
+    "Engine",
+    "HandshakeFailed",
+    "IdentityOverflow",
+    "KeyStore",
+    "ListenError",
+    "Observer",
+    "QuotaPolicy",
+    "RetryPolicy",
+    "UdpSocket",
+    "bind_udp",
+    "cause_label",
+    "cause_text",
+    "open_dtls",
+    "path_text",
+    "serve_dtls",
+]

@@ -1,0 +1,119 @@
+"""One live association, as the program sees it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from endpoint.udp import path_text
+from sansdtls import MessageTooLarge, WrongState
+
+if TYPE_CHECKING:
+    from endpoint.quotas import DataBudget, Prefix
+    from endpoint.udp import Path, UdpSocket
+    from sansdtls import Connection
+
+
+class Carrier(Protocol):
+    """What an association needs of its engine."""
+
+    def now(self) -> float:
+        """The clock that the connection is driven by."""
+        ...
+
+    def settle(self) -> None:
+        """Send what the connection has to send, and arm its timeout."""
+        ...
+
+    def socket_of(self, path: Path) -> UdpSocket:
+        """The socket that ``path`` goes through."""
+        ...
+
+
+class Association:
+    """A peer that has proved its key. Made by the engine; there may be 100,000, so it has slots."""
+
+    __slots__ = (
+        "_carrier",
+        "budget",
+        "connection",
+        "context",
+        "dropped",
+        "identity",
+        "key_index",
+        "path",
+        "prefix",
+        "send_errors",
+    )
+
+    def __init__(
+        self,
+        carrier: Carrier,
+        connection: Connection,
+        *,
+        path: Path,
+        prefix: Prefix,
+        identity: bytes,
+        key_index: int,
+        budget: DataBudget,
+    ) -> None:
+        self._carrier = carrier
+        self.connection = connection
+        self.path = path
+        """Index of our socket, and the peer's address."""
+        self.prefix = prefix
+        self.identity = identity
+        """The authenticated PSK identity; any bytes."""
+        self.key_index = key_index
+        """Which of the identity's keys the peer has: 0 the current, 1 the next."""
+        self.budget = budget
+        self.dropped = 0
+        """Datagrams of this association that were dropped here, in either direction."""
+        self.send_errors = 0
+        """Datagrams that the kernel refused to send to this peer."""
+        self.context: Any = None
+        """For the observer's own use."""
+
+    @property
+    def remote(self) -> str:
+        """The peer's address and port as text."""
+        return path_text(self.path)
+
+    @property
+    def local(self) -> str:
+        """Our address and port as text."""
+        return self._carrier.socket_of(self.path).local_text
+
+    @property
+    def last_received(self) -> float:
+        """When data arrived last (or the handshake ended), on the engine's clock."""
+        return self.budget.refilled
+
+    def send(self, data: bytes) -> bool:
+        """Send one datagram of at most ``connection.max_payload`` bytes; never blocks, never raises.
+
+        ``False`` = it was dropped, and counted in ``dropped``: too large, or the association has ended.
+        ``True`` promises no arrival.
+        """
+        try:
+            self.transmit(data)
+        except (WrongState, MessageTooLarge):
+            self.dropped += 1
+            return False
+        return True
+
+    def transmit(self, data: bytes) -> None:
+        """As :meth:`send`, but raises what the core raises: ``WrongState``, ``MessageTooLarge``."""
+        self.connection.send(data, now=self._carrier.now())
+        self._carrier.settle()
+
+    async def wait_writable(self) -> None:
+        """Return once the kernel takes datagrams. Not a checkpoint if there is nothing to wait for."""
+        await self._carrier.socket_of(self.path).wait_writable()
+
+    def close(self) -> None:
+        """Send close_notify and end; ``Observer.terminated`` follows soon. Closing twice does nothing."""
+        self.connection.close(now=self._carrier.now())
+        self._carrier.settle()
+
+    def __repr__(self) -> str:
+        return f"<Association of {self.identity!r} at {self.remote}>"

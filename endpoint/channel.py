@@ -1,0 +1,172 @@
+"""What :func:`serve_dtls` and :func:`open_dtls` give out: a ``trio.abc.Channel`` of datagrams.
+
+How it ends, which is what callers have to write code for::
+
+                                          receive()                       send()
+    aclose() here, or the endpoint stops  ClosedResourceError             ClosedResourceError
+    peer sent close_notify                EndOfChannel                    AssociationEnded
+    alert, idle, replaced, keys used up   AssociationEnded                AssociationEnded
+
+``AssociationEnded`` is a ``trio.BrokenResourceError`` with the cause. What arrived before the end is
+received before any of these is raised, except after ``aclose``, which throws it away.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from endpoint.causes import cause_text
+from sansdtls import LocalClose, PeerClose, WrongState
+
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from sansdtls import Cause, Connection, ConnectionStatistics, Negotiated
+
+
+class AssociationEnded(trio.BrokenResourceError):
+    """The association is over, and not by agreement. ``cause`` is the core's own value."""
+
+    def __init__(self, message: str, cause: Cause) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+class HandshakeFailed(AssociationEnded):
+    """A DTLS peer answered, and the handshake with it failed."""
+
+
+@attrs.frozen
+class ChannelStatistics:
+    """Figures of one channel."""
+
+    datagrams_dropped: int
+    """Received and authenticated, but dropped because ``receive`` was not called often enough."""
+    send_errors: int
+    """Datagrams that the kernel refused to send."""
+    connection: ConnectionStatistics
+    """What the core counts."""
+
+
+class DtlsChannel(trio.abc.Channel[bytes]):
+    """One association. Each ``send`` is one datagram to the peer, each ``receive`` one from it.
+
+    As with any datagrams some may be lost, and they may come in another order; none is altered,
+    forged or delivered twice. Several tasks may call ``send`` and ``receive`` at the same time. Not
+    made directly, but by :func:`serve_dtls` and :func:`open_dtls`.
+    """
+
+    def __init__(self, connection: Connection, *, identity: bytes, key_index: int) -> None:
+        self._connection = connection
+        self._identity = identity
+        self._key_index = key_index
+        self._closed = False
+        self._cause: Cause | None = None
+
+    # --- what it is ---
+
+    @property
+    def identity(self) -> bytes:
+        """The PSK identity: on a server the peer's, authenticated; on a client one's own."""
+        return self._identity
+
+    @property
+    def key_index(self) -> int:
+        """Which of the identity's keys the peer has: 0 the current, 1 the next."""
+        return self._key_index
+
+    @property
+    @abstractmethod
+    def remote(self) -> str:
+        """The peer's address and port as text."""
+
+    @property
+    @abstractmethod
+    def local(self) -> str:
+        """Our address and port as text."""
+
+    @property
+    def negotiated(self) -> Negotiated:
+        """Version, cipher suite and extensions in use."""
+        negotiated = self._connection.negotiated
+        assert negotiated is not None  # noqa: S101 - a channel exists only after the handshake
+        return negotiated
+
+    @property
+    def max_payload(self) -> int:
+        """Bytes that fit one ``send``."""
+        return self._connection.max_payload
+
+    @property
+    @abstractmethod
+    def statistics(self) -> ChannelStatistics:
+        """Figures as of now."""
+
+    def export_keying_material(self, label: str, length: int, context: bytes | None = None) -> bytes:
+        """``length`` bytes that both peers, and nobody else, can compute (RFC 5705)."""
+        return self._connection.export_keying_material(label, length, context)
+
+    # --- what it does ---
+
+    async def send(self, value: bytes) -> None:
+        """Send one datagram of at most :attr:`max_payload` bytes.
+
+        Returning does not mean that it arrived. Waits while the kernel's send buffer is full. Where it
+        raises, cancellation included, nothing was sent: ``sansdtls.MessageTooLarge``, or see the
+        module's table.
+        """
+        await trio.lowlevel.checkpoint()
+        await self._until_writable()
+        if self._closed or isinstance(self._cause, LocalClose):
+            raise trio.ClosedResourceError("this channel was closed")
+        if self._cause is not None:
+            self._raise_ended(self._cause)
+        try:
+            self._transmit(value)
+        except WrongState:
+            # It has just ended, and the event with the cause is still on its way.
+            raise trio.BrokenResourceError(f"the association with {self.remote} has ended") from None
+
+    @abstractmethod
+    async def receive(self) -> bytes:
+        """The next datagram. Raises as in the module's table."""
+
+    async def aclose(self) -> None:
+        """Send close_notify and end. Waits for nobody; calling it twice does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._close()
+        await trio.lowlevel.checkpoint()
+
+    # --- for the two kinds of channel ---
+
+    @abstractmethod
+    async def _until_writable(self) -> None:
+        """Wait while the kernel takes no datagrams."""
+
+    @abstractmethod
+    def _transmit(self, data: bytes) -> None:
+        """Seal and send now."""
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Send close_notify, wake whoever waits, give up resources. Must not fail or block."""
+
+    def _raise_received_all(self) -> NoReturn:
+        """Nothing is left to receive: say why."""
+        if self._closed or self._cause is None or isinstance(self._cause, LocalClose):
+            raise trio.ClosedResourceError("this channel was closed")
+        if isinstance(self._cause, PeerClose) and not self._cause.replaced:
+            raise trio.EndOfChannel("closed by the peer")
+        self._raise_ended(self._cause)
+
+    def _raise_ended(self, cause: Cause) -> NoReturn:
+        raise AssociationEnded(f"the association with {self.remote} has ended: {cause_text(cause)}", cause)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open" if self._cause is None else "ended"
+        return f"<DtlsChannel of {self._identity!r} to {self.remote}, {state}>"

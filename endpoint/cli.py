@@ -1,0 +1,238 @@
+"""The command line: ``dtls-endpoint serve | check | connect``.
+
+Exit status 0: done. 1: it failed (port taken, no connection). 2: the command line or a configuration
+or key file is wrong; each mistake is one line on standard error. 130: interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from endpoint import check, connect
+from endpoint.config import DEFAULT_PORT
+from endpoint.forward import ForwardError
+from endpoint.keystore.file import KeyFileError
+from endpoint.logs import make_log
+from endpoint.service import Service
+from endpoint.structure import cipher_suite
+from endpoint.udp import ListenError
+from sansdtls import DEFAULT_CIPHER_SUITES, CipherSuite, ClientConfig, ConfigError, RetransmitPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+PROGRAM = "dtls-endpoint"
+WRONG_USE = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; the exit status."""
+    options = _parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = options.run
+    try:
+        return run(options)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away; what the interpreter still holds must not complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="Terminate DTLS with pre-shared keys for a fleet of devices.",
+        epilog="Exit status: 0 done, 1 failed, 2 wrong usage or configuration.",
+    )
+    try:
+        version = importlib.metadata.version("sansdtls")
+    except importlib.metadata.PackageNotFoundError:
+        version = "(not installed)"
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_serve(commands)
+    _add_check(commands)
+    _add_connect(commands)
+    return parser
+
+
+def _complain(lines: Iterable[str]) -> int:
+    for line in lines:
+        print(line, file=sys.stderr)
+    return WRONG_USE
+
+
+# --- serve and check ----------------------------------------------------------------------------------
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="configuration, TOML")
+
+
+def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "serve",
+        help="run the endpoint",
+        description="Run the endpoint until SIGTERM or SIGINT. Facts go to standard error, one JSON line "
+        'each, "listening" first. SIGHUP reads the PSK files again, all or nothing.',
+    )
+    _add_config(parser)
+    parser.set_defaults(run=_serve)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    try:
+        config, _keys = check.load_all(options.config)
+    except check.NotRightError as error:
+        return _complain(error.problems)
+    log = make_log(sys.stderr.buffer, level=config.log.level)
+    try:
+        return trio.run(lambda: Service(config, log=log).run())
+    except KeyFileError as error:
+        return _complain(error.problems)
+    except ListenError as error:
+        event, what = "listen_failed", f"{options.config}: {error}"
+    except ForwardError as error:
+        event, what = "forward_failed", str(error)
+    log.error(event, error=what)
+    return 1
+
+
+def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "check",
+        help="check a configuration and its keys",
+        description="Check a configuration file and the PSK files it names, permissions included, and say "
+        "what the endpoint would do. Touches no network. Exit status 0 if all is right, else 2.",
+    )
+    _add_config(parser)
+    parser.set_defaults(run=_check)
+
+
+def _check(options: argparse.Namespace) -> int:
+    try:
+        config, keys = check.load_all(options.config)
+    except check.NotRightError as error:
+        return _complain(error.problems)
+    print("\n".join(check.describe(options.config, config, keys)), flush=True)
+    return 0
+
+
+# --- connect ------------------------------------------------------------------------------------------
+
+
+def _add_connect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "connect",
+        help="connect as a device",
+        description="Connect as a device, send messages (or the lines of standard input) and print each "
+        "reply as one line. Exit status 1, with the cause, if there is no connection.",
+    )
+    parser.add_argument(
+        "target",
+        metavar="HOST[:PORT]",
+        type=_target,
+        help=f"where to; [::1]:5684 for IPv6; port {DEFAULT_PORT} if none is given",
+    )
+    parser.add_argument("--identity", required=True, metavar="ID", help="PSK identity")
+    parser.add_argument(
+        "--psk-file",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="file with a line identity:hexkey; for an identity with two lines the first is used",
+    )
+    parser.add_argument(
+        "--message",
+        action="append",
+        metavar="TEXT",
+        help="send this, may be repeated; default: lines of stdin",
+    )
+    parser.add_argument(
+        "--cipher-suite",
+        action="append",
+        type=_suite,
+        metavar="NAME",
+        help="offer only this, may be repeated; one of " + ", ".join(suite.name for suite in CipherSuite),
+    )
+    parser.add_argument("--mtu", type=int, metavar="N", help="largest datagram sent, in bytes")
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=20.0,
+        metavar="S",
+        help="give up the handshake after so many seconds (default 20; a wrong key shows after about 7)",
+    )
+    parser.add_argument(
+        "--wait",
+        type=_seconds,
+        default=2.0,
+        metavar="S",
+        help="stop waiting for replies after so many seconds of silence (default 2)",
+    )
+    parser.set_defaults(run=_connect)
+
+
+def _connect(options: argparse.Namespace) -> int:
+    identity = os.fsencode(options.identity)
+    try:
+        config = ClientConfig(
+            psk_identity=identity,
+            psk_key=connect.key_of(identity, options.psk_file),
+            cipher_suites=options.cipher_suite or DEFAULT_CIPHER_SUITES,
+            retransmit=RetransmitPolicy(handshake_timeout=options.timeout),
+            **({} if options.mtu is None else {"mtu": options.mtu}),
+        )
+    except KeyFileError as error:
+        return _complain(error.problems)
+    except connect.ConnectError as error:
+        return _complain([str(error)])
+    except ConfigError as error:
+        field, _, what = str(error).partition(": ")
+        return _complain([f"{PROGRAM} connect: --{field.rpartition('.')[2].replace('_', '-')}: {what}"])
+    messages = None if options.message is None else tuple(os.fsencode(text) for text in options.message)
+    host, port = options.target
+    request = connect.Request(
+        host=host, port=port, config=config, messages=messages, timeout=options.timeout, wait=options.wait
+    )
+    try:
+        return connect.run(request)
+    except connect.ConnectError as error:
+        print(f"{PROGRAM} connect: {error}", file=sys.stderr)
+        return 1
+
+
+def _target(text: str) -> tuple[str, int]:
+    try:
+        return connect.parse_target(text, DEFAULT_PORT)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _suite(text: str) -> CipherSuite:
+    try:
+        return cipher_suite(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0.01 <= seconds <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0.01 to 86400")
+    return seconds
+
+
+if __name__ == "__main__":
+    sys.exit(main())

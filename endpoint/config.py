@@ -1,0 +1,194 @@
+"""The configuration file: TOML in, one frozen :class:`EndpointConfig` out, or every mistake at once.
+
+Every key has a default, its unit and its reason here; only ``[credentials] psk_file`` must be
+given. ``[dtls]`` is :class:`sansdtls.ServerConfig` and ``[quotas]`` is :class:`QuotaPolicy`, field
+by field, so their documentation is there. How values become objects is in ``endpoint.structure``.
+
+A mistake is one line, ``file: key: what is wrong (and the remedy)``. All of them are reported, so
+that a file is put right in one go. Values under ``[credentials]`` are never repeated in a message.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+
+from endpoint.quotas import QuotaPolicy
+from endpoint.structure import StructureError, structure, within
+from endpoint.text import show_text
+from endpoint.udp import RECEIVE_BUFFER_SIZE
+from sansdtls import ServerConfig
+
+DEFAULT_PORT = 5684
+"""CoAP over DTLS, the registered port that most devices are built with (RFC 7252 §6.2)."""
+
+
+class ConfigFileError(Exception):
+    """The configuration cannot be used. ``problems`` has one line for each mistake."""
+
+    def __init__(self, problems: list[str], psk_file: Path | None = None):
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+        self.psk_file = psk_file
+        """The PSK file that was named all the same, so that its mistakes can be reported too."""
+
+
+def _address(_instance: object, _attribute: attrs.Attribute[str], value: str) -> None:
+    """An IP address, or what may be a name; whether a name resolves is seen when it is bound."""
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        shown = show_text(value)
+        if re.fullmatch(r"\[.*\]", value):
+            raise ValueError(f'address: "{shown}" has brackets; remedy: leave them out') from None
+        if ":" in value:
+            raise ValueError(
+                f'address: "{shown}" is no IPv6 address (a port belongs in listen.port)'
+            ) from None
+        if not re.fullmatch(r"[0-9A-Za-z._-]+", value) or re.fullmatch(r"[0-9.]+", value):
+            raise ValueError(
+                f'address: "{shown}" is not an address ("0.0.0.0" = all of IPv4, "::" = IPv6 and IPv4)'
+            ) from None
+
+
+def _hint(_instance: object, _attribute: attrs.Attribute[str | None], value: str | None) -> None:
+    if value is not None and not 1 <= len(value.encode()) <= 128:
+        raise ValueError(f"identity_hint: has {len(value.encode())} bytes, not 1 to 128")
+
+
+def _file_name(_instance: object, _attribute: attrs.Attribute[Path], value: Path) -> None:
+    if "\0" in str(value):
+        raise ValueError("psk_file: a file name cannot hold a NUL character")
+    if re.search(r":[0-9A-Fa-f]{32}", str(value)):
+        raise ValueError("psk_file: the name of a file is needed, not a key; remedy: put the key in the file")
+
+
+@attrs.frozen(kw_only=True)
+class Listen:
+    """``[listen]``: the UDP socket, and the service's start and stop."""
+
+    address: str = attrs.field(default="127.0.0.1", validator=_address)
+    """IP address or name of this host. The default reaches this host only: nothing is exposed before
+    somebody says so. ``0.0.0.0`` = all of IPv4, ``::`` = all of IPv6 and IPv4."""
+    port: int = attrs.field(default=DEFAULT_PORT, validator=within(0, 65_535, "", whole=True))
+    """UDP port; 0 = any free one, told by the ``listening`` line of the log."""
+    retry: float = attrs.field(default=0.0, validator=within(0, float("inf"), "seconds"))
+    """How long to keep trying, with backoff, while the port is taken or the address is not there yet
+    (an interface that comes up late). 0 = fail at once; ``inf`` = for ever."""
+    receive_buffer: int = attrs.field(
+        default=RECEIVE_BUFFER_SIZE, validator=within(4096, 2**30, "bytes", whole=True)
+    )
+    """Bytes asked of the kernel for received datagrams; it grants at most net.core.rmem_max. Holds a
+    burst from the whole fleet while a handshake is computed."""
+    drain: float = attrs.field(default=5.0, validator=within(0, 3600, "seconds"))
+    """How long a stop may take to tell all peers (close_notify) and to hand on what was received."""
+
+
+@attrs.frozen(kw_only=True)
+class Credentials:
+    """``[credentials]``: who may connect."""
+
+    psk_file: Path = attrs.field(
+        validator=_file_name, metadata={"remedy": 'add  psk_file = "psk.txt"  to [credentials]'}
+    )
+    """A PSK file or a directory of such files, relative to the directory of the configuration file."""
+    identity_hint: str | None = attrs.field(default=None, validator=_hint)
+    """Sent to clients before they name their identity; by default nothing is sent, as RFC 7925 §4.2
+    has devices ignore it."""
+
+
+@attrs.frozen(kw_only=True)
+class Forward:
+    """``[forward]``: where received data go."""
+
+    kind: Literal["jsonl", "echo"] = "jsonl"
+    """``jsonl``: one JSON line for each datagram, on standard output. ``echo``: back to the sender."""
+    buffer: int = attrs.field(default=1_048_576, validator=within(1024, 2**32, "bytes", whole=True))
+    """For ``jsonl``: lines held while the reader of standard output is slow; beyond, new ones are
+    dropped and counted."""
+
+
+@attrs.frozen(kw_only=True)
+class Log:
+    """``[log]``: what is written to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least level written. Associations are ``info``, failed handshakes ``warning``."""
+    failures_per_second: float = attrs.field(
+        default=1.0, validator=within(0.001, 1_000_000, "lines a second")
+    )
+    """Lines a second for each cause of failure that a stranger can bring about; the rest is counted."""
+    failures_burst: int = attrs.field(default=20, validator=within(1, 1_000_000, "lines", whole=True))
+    """Lines of one cause that may come at once, after quiet."""
+
+
+@attrs.frozen(kw_only=True)
+class EndpointConfig:
+    """The whole file."""
+
+    credentials: Credentials = attrs.field(
+        metadata={"remedy": 'add  [credentials]  and below it  psk_file = "psk.txt"'}
+    )
+    listen: Listen = Listen()
+    dtls: ServerConfig = attrs.field(
+        default=ServerConfig(),
+        # The hint is [credentials] identity_hint; a key log is no setting for a service.
+        metadata={"without": ("psk_identity_hint", "log_secrets")},
+    )
+    quotas: QuotaPolicy = attrs.field(factory=QuotaPolicy)
+    forward: Forward = Forward()
+    log: Log = Log()
+
+    @property
+    def server_config(self) -> ServerConfig:
+        """The configuration of the DTLS server."""
+        hint = self.credentials.identity_hint
+        return attrs.evolve(self.dtls, psk_identity_hint=None if hint is None else hint.encode())
+
+
+def load_config(path: Path) -> EndpointConfig:
+    """Read a configuration file; :class:`ConfigFileError` lists all mistakes."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ConfigFileError([f"{show_text(str(path))}: cannot be read: {reason}"]) from None
+    return parse_config(content, name=str(path), directory=path.parent)
+
+
+def parse_config(content: bytes, *, name: str, directory: Path) -> EndpointConfig:
+    """The configuration in ``content``; ``name`` is for messages, relative names are in ``directory``."""
+    where = show_text(name)
+    try:
+        tables = tomllib.loads(content.decode())
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigFileError([f"{where}: line {line}: not UTF-8"]) from None
+    except tomllib.TOMLDecodeError as error:
+        what = re.sub(r"^(.*) \(at (.*)\)$", r"\2: \1", show_text(str(error)))
+        raise ConfigFileError([f"{where}: {what}"]) from None
+    try:
+        config = structure(tables, EndpointConfig, private=("credentials",))
+    except StructureError as error:
+        problems = [f"{where}: {key}: {what}" if key else f"{where}: {what}" for key, what in error.mistakes]
+        raise ConfigFileError(problems, _psk_file_in(tables, directory)) from None
+    return _complete(config, directory)
+
+
+def _complete(config: EndpointConfig, directory: Path) -> EndpointConfig:
+    psk_file = directory / config.credentials.psk_file
+    return attrs.evolve(config, credentials=attrs.evolve(config.credentials, psk_file=psk_file))
+
+
+def _psk_file_in(tables: dict[str, Any], directory: Path) -> Path | None:
+    credentials = tables.get("credentials")
+    name = credentials.get("psk_file") if isinstance(credentials, dict) else None
+    try:
+        return directory / structure({"psk_file": name}, Credentials).psk_file
+    except StructureError:
+        return None

@@ -1,0 +1,419 @@
+"""The engine: one ``Server`` on one or more UDP sockets.
+
+The tasks, however many peers there are::
+
+    per socket   receive    wait until readable, drain a turn, hand events out, send what came of it
+                 write      sleeps; sends what the kernel's full buffer refused
+    in all       timers     one cancel scope whose deadline is the server's next timeout
+    per lookup   look up    only where a key store answers later; ends with its handshake at the latest
+
+After every call into the core two things follow, and :meth:`Engine.settle` is where they do: send
+``datagrams_to_send()`` and arm ``next_timeout()``. Within a turn they follow once, at its end.
+
+The timer is armed only to *earlier* deadlines. Most data move some deadline later, which costs nothing:
+the timer then fires once too early, finds nothing due and takes the next deadline.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import trio
+
+from endpoint.association import Association
+from endpoint.lookups import Lookups
+from endpoint.quotas import IdentityOverflow, QuotaPolicy, Quotas
+from endpoint.udp import address_text, errno_name
+from sansdtls import (
+    ConnectionOffered,
+    ConnectionTerminated,
+    DataReceived,
+    HandshakeCompleted,
+    LocalClose,
+    PskRequested,
+    Server,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from endpoint.keystore import KeyStore
+    from endpoint.observer import Observer
+    from endpoint.quotas import Prefix
+    from endpoint.udp import Address, Path, UdpSocket
+    from sansdtls import Cause, Connection, Event, ServerConfig
+
+DEFAULT_TURN = 64
+"""Datagrams handled before timers and other tasks get a turn: about 1.3 ms of echoes, or 30 ms if
+every one of them completes a handshake."""
+
+EXHAUSTED_PAUSE = 0.1
+"""Seconds without receiving after the kernel said it is short of memory; what trio's own servers wait."""
+
+DRAIN_BATCH = 64
+"""Associations closed before other tasks get a turn."""
+
+
+@attrs.define(eq=False)
+class _Handshake:
+    """What is remembered of a handshake under way; dropped with it."""
+
+    path: Path
+    prefix: Prefix
+    identity: bytes | None = None
+    lookup: trio.CancelScope | None = None
+    unwanted: bool = False
+    """Closed by this side; its end is no failure to report."""
+
+
+class Engine:
+    """Serves one ``Server`` on ``sockets`` until :meth:`run` is cancelled. Does not close the sockets."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        *,
+        sockets: Sequence[UdpSocket],
+        keystore: KeyStore,
+        quotas: QuotaPolicy,
+        observer: Observer,
+        entropy: Callable[[int], bytes] = os.urandom,
+        clock: Callable[[], float] = trio.current_time,
+        turn: int = DEFAULT_TURN,
+    ) -> None:
+        """``clock`` gives monotonic seconds; ``turn`` is the bound of datagrams per turn.
+
+        Make it inside ``trio.run`` unless ``clock`` is your own.
+        """
+        if not sockets:
+            raise ValueError("an engine needs at least one socket")
+        if turn < 1:
+            raise ValueError(f"turn: {turn!r} is not 1 or more")
+        self.sockets = tuple(sockets)
+        self._observer = observer
+        self._clock = clock
+        self._turn_limit = turn
+        self._quotas = Quotas(quotas)
+        self._server = Server(config, entropy=entropy, now=clock())
+        self._handshakes: dict[Connection, _Handshake] = {}
+        self._associations: dict[Connection, Association] = {}
+        self._live: dict[Path, Association] = {}
+        self._identities: dict[bytes, dict[Association, None]] = {}
+        self._dropped: Counter[str] = Counter()
+        self._errnos_told: set[int] = set()
+        self._lookups = Lookups(keystore, clock=clock, deliver=self._keys_came, report=self._lookup_failed)
+        self._observer_failures = 0
+        self._in_turn = False
+        self._draining = False
+        self._armed = math.inf
+        self._timer: trio.CancelScope | None = None
+        self._nursery: trio.Nursery | None = None
+        for index, udp in enumerate(self.sockets):
+            udp.on_send_failed = partial(self._send_failed, index)
+
+    # --- tasks ---
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled; ``task_status.started()`` comes once datagrams are being received.
+
+        Raises ``trio.BusyResourceError`` if it runs already, and an exception group with
+        ``trio.ClosedResourceError`` if somebody closes a socket.
+        """
+        if self._nursery is not None:
+            raise trio.BusyResourceError("this engine is running already")
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                for index, udp in enumerate(self.sockets):
+                    nursery.start_soon(self._receive, index, udp)
+                    nursery.start_soon(udp.keep_writing)
+                nursery.start_soon(self._keep_time)
+                task_status.started()
+        finally:
+            self._nursery = None
+
+    async def _receive(self, index: int, udp: UdpSocket) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(udp)
+            while self._turn(index, udp):
+                # More is waiting; without this a flood would keep timers from running.
+                await trio.lowlevel.checkpoint()
+            if udp.exhausted:
+                udp.exhausted = False
+                await trio.sleep(EXHAUSTED_PAUSE)
+
+    def _turn(self, index: int, udp: UdpSocket) -> bool:
+        """Handle up to a turn of datagrams; ``True`` = there may be more."""
+        datagrams = udp.drain(self._turn_limit)
+        # One reading of the clock per turn: it is at most a turn old, far below any timer.
+        now = self._clock()
+        receive = self._server.receive_datagram
+        self._in_turn = True
+        try:
+            for data, address in datagrams:
+                for event in receive(data, path=(index, address), now=now):
+                    if type(event) is DataReceived:
+                        self._data_received(event, now)
+                    else:
+                        self._handle(event, now)
+        finally:
+            self._in_turn = False
+        self.settle()
+        return len(datagrams) == self._turn_limit
+
+    async def _keep_time(self) -> None:
+        while True:
+            with trio.CancelScope(deadline=self._on_trios_clock(self._armed)) as self._timer:
+                await trio.sleep_forever()
+            self._run_timers()
+
+    def _run_timers(self) -> None:
+        now = self._clock()
+        self._in_turn = True
+        try:
+            for event in self._server.handle_timeout(now=now):
+                self._handle(event, now)
+        finally:
+            self._in_turn = False
+        self._armed = math.inf
+        self.settle()
+
+    def _on_trios_clock(self, deadline: float) -> float:
+        if self._clock is trio.current_time:
+            return deadline
+        return trio.current_time() + (deadline - self._clock())
+
+    # --- after each call into the core ---
+
+    @property
+    def keystore(self) -> KeyStore:
+        """Where keys come from. May be replaced at any time; lookups under way finish with the old one."""
+        return self._lookups.store
+
+    @keystore.setter
+    def keystore(self, store: KeyStore) -> None:
+        self._lookups.store = store
+
+    def now(self) -> float:
+        """The engine's clock."""
+        return self._clock()
+
+    def socket_of(self, path: Path) -> UdpSocket:
+        """The socket that ``path`` goes through."""
+        return self.sockets[path[0]]
+
+    def settle(self) -> None:
+        """Send what the server has to send and arm its next timeout. Within a turn: later, at its end."""
+        if self._in_turn:
+            return
+        sockets = self.sockets
+        path: Any
+        for data, path in self._server.datagrams_to_send():
+            sockets[path[0]].send(data, path[1])
+        deadline = self._server.next_timeout()
+        if deadline is not None and deadline < self._armed:
+            self._armed = deadline
+            if self._timer is not None:
+                self._timer.deadline = self._on_trios_clock(deadline)
+
+    def _send_failed(self, index: int, address: Address, code: int) -> None:
+        self._dropped["send"] += 1
+        association = self._live.get((index, address))
+        if association is not None:
+            association.send_errors += 1
+            association.dropped += 1
+        if code not in self._errnos_told:
+            # Once per errno: an unreachable network fails for every peer, many times a second.
+            self._errnos_told.add(code)
+            self._observer.trouble(
+                "send failed", error=errno_name(code), reason=os.strerror(code), path=address_text(address)
+            )
+
+    # --- events ---
+
+    def _data_received(self, event: DataReceived, now: float) -> None:
+        association = self._associations[event.connection]
+        if self._quotas.limits_data:
+            exceeded = association.budget.exceeded
+            reason = self._quotas.admit_data(association.budget, len(event.data), now)
+            if reason is not None:
+                association.dropped += 1
+                self._dropped["quota"] += 1
+                if not exceeded:
+                    self._tell(self._observer.refused, association.path, reason)
+                return
+        else:
+            association.budget.refilled = now
+        try:
+            self._observer.received(association, event.data)
+        except Exception as error:  # noqa: BLE001 - see Observer: it must not end the service for all others
+            self._observer_failed("received", error)
+
+    def _handle(self, event: Event, now: float) -> None:
+        # A chain, not a table: the order is that of a connection's life, and mypy checks each branch.
+        if isinstance(event, ConnectionOffered):
+            self._offered(event, now)
+        elif isinstance(event, PskRequested):
+            self._psk_requested(event, now)
+        elif isinstance(event, HandshakeCompleted):
+            self._completed(event, now)
+        elif isinstance(event, DataReceived):
+            self._data_received(event, now)
+        elif isinstance(event, ConnectionTerminated):
+            self._terminated(event.connection, event.cause)
+        # AlertReceived needs no answer (ConnectionTerminated carries its consequence), SecretDerived is
+        # off unless the configuration asks for it.
+
+    def _offered(self, offer: ConnectionOffered, now: float) -> None:
+        path: Any = offer.path
+        if self._draining:
+            self._server.refuse(offer)
+            return
+        prefix = self._quotas.prefix_of(path[1])
+        reason = self._quotas.admit_handshake(prefix, replaces=path in self._live, now=now)
+        if reason is not None:
+            self._server.refuse(offer)
+            self._tell(self._observer.refused, path, reason)
+            return
+        connection = self._server.accept(offer, now=now)
+        self._handshakes[connection] = _Handshake(path, prefix)
+
+    def _completed(self, event: HandshakeCompleted, now: float) -> None:
+        connection = event.connection
+        handshake = self._handshakes[connection]
+        siblings = self._identities.setdefault(event.psk_identity, {})
+        if self._quotas.identity_is_full(len(siblings)):
+            reason = self._quotas.count_identity_overflow()
+            if self._quotas.policy.identity_overflow is IdentityOverflow.NEWCOMER:
+                handshake.unwanted = True
+                connection.close(now=now)
+                self._tell(self._observer.refused, handshake.path, reason)
+                return
+            oldest = min(siblings, key=lambda association: association.last_received)
+            # Out of the table at once: its end is an event of a later call, and the next newcomer must
+            # not choose it again.
+            del siblings[oldest]
+            oldest.connection.close(now=now)
+            self._tell(self._observer.refused, oldest.path, reason)
+        del self._handshakes[connection]
+        association = Association(
+            self,
+            connection,
+            path=handshake.path,
+            prefix=handshake.prefix,
+            identity=event.psk_identity,
+            key_index=event.psk_key_index,
+            budget=self._quotas.data_budget(now),
+        )
+        siblings[association] = None
+        self._associations[connection] = association
+        self._live[handshake.path] = association
+        self._tell(self._observer.completed, association)
+
+    def _terminated(self, connection: Connection, cause: Cause) -> None:
+        association = self._associations.pop(connection, None)
+        if association is None:
+            handshake = self._handshakes.pop(connection)
+            self._quotas.release(handshake.prefix)
+            if handshake.lookup is not None:
+                handshake.lookup.cancel()
+            if not handshake.unwanted and not isinstance(cause, LocalClose):
+                self._tell(self._observer.handshake_failed, handshake.path, handshake.identity, cause)
+            return
+        self._quotas.release(association.prefix)
+        if self._live.get(association.path) is association:
+            del self._live[association.path]
+        siblings = self._identities.get(association.identity, {})
+        siblings.pop(association, None)
+        if not siblings:
+            self._identities.pop(association.identity, None)
+        self._tell(self._observer.terminated, association, cause)
+
+    def _psk_requested(self, request: PskRequested, now: float) -> None:
+        handshake = self._handshakes[request.connection]
+        handshake.identity = request.identity
+        assert self._nursery is not None  # noqa: S101 - requests come up in the tasks of run only
+        events, handshake.lookup = self._lookups.answer(request, self._nursery, now=now)
+        for event in events:
+            self._handle(event, now)
+
+    def _keys_came(self, events: list[Event], now: float) -> None:
+        for event in events:
+            self._handle(event, now)
+        self.settle()
+
+    def _lookup_failed(self, identity: bytes, reason: str) -> None:
+        self._observer.trouble("key store failed", identity=identity, reason=reason)
+
+    # --- observer ---
+
+    def _tell(self, method: Callable[..., None], *arguments: object) -> None:
+        try:
+            method(*arguments)
+        except Exception as error:  # noqa: BLE001 - see Observer
+            self._observer_failed(method.__name__, error)
+
+    def _observer_failed(self, method: str, error: Exception) -> None:
+        self._observer_failures += 1
+        self._observer.trouble("observer failed", method=method, reason=repr(error))
+
+    # --- the end, and figures ---
+
+    async def drain(self, deadline_seconds: float) -> int:
+        """Stop accepting and close every association and handshake with an alert; run on until then.
+
+        Returns how many were left when ``deadline_seconds`` had passed; 0 = all are closed and their
+        alerts sent. Cancel :meth:`run` afterwards. An engine does not accept again.
+        """
+        self._draining = True
+        with trio.move_on_after(deadline_seconds):
+            remaining = [*self._associations, *self._handshakes]
+            while remaining:
+                now = self._clock()
+                for connection in remaining[-DRAIN_BATCH:]:
+                    connection.close(now=now)
+                del remaining[-DRAIN_BATCH:]
+                self._run_timers()
+                for udp in self.sockets:
+                    await udp.wait_writable()
+                await trio.lowlevel.checkpoint()
+        return len(self._associations) + len(self._handshakes)
+
+    def associations(self, identity: bytes | None = None) -> list[Association]:
+        """The live associations, of one identity or all."""
+        if identity is None:
+            return list(self._associations.values())
+        return list(self._identities.get(identity, ()))
+
+    def statistics(self) -> dict[str, Any]:
+        """Counters and gauges as plain nested dicts, for logs, metrics and tests."""
+        server = attrs.asdict(self._server.statistics)
+        server["records_discarded"] = {
+            reason.value: count for reason, count in self._server.statistics.records_discarded.items()
+        }
+        return {
+            "server": server,
+            "handshakes": len(self._handshakes),
+            "associations": len(self._associations),
+            "identities": len(self._identities),
+            "lookups": self._lookups.pending,
+            "lookup_failures": self._lookups.failures,
+            "refused": dict(self._quotas.refused),
+            "datagrams_dropped": dict(self._dropped),
+            "observer_failures": self._observer_failures,
+            "sockets": [
+                {
+                    "local": udp.local_text,
+                    "send_errors": dict(udp.send_errors),
+                    "receive_errors": dict(udp.receive_errors),
+                    "dropped_by_kernel": udp.dropped_by_kernel,
+                    "receive_buffer": udp.receive_buffer,
+                }
+                for udp in self.sockets
+            ],
+        }

@@ -1,0 +1,38 @@
+"""``forward.kind = "echo"``: every datagram goes back to its sender. For trying out devices and networks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from endpoint.association import Association
+
+
+class Echo:
+    """Sends data back at once; there is nothing to keep."""
+
+    def __init__(self) -> None:
+        self._sent = 0
+        self._dropped = 0
+
+    def deliver(self, association: Association, data: bytes) -> None:
+        """Send ``data`` back; where that cannot be done it is dropped and counted."""
+        # Where the device's MTU is larger than ours, what it sends may not fit on the way back.
+        if association.send(data):
+            self._sent += 1
+        else:
+            self._dropped += 1
+
+    async def run(self) -> None:
+        """Nothing to do until cancelled."""
+        await trio.sleep_forever()
+
+    async def flush(self) -> None:
+        """Nothing is kept."""
+        await trio.lowlevel.checkpoint()
+
+    def statistics(self) -> dict[str, int]:
+        """``forwarded`` and ``forward_dropped`` datagrams."""
+        return {"forwarded": self._sent, "forward_dropped": self._dropped}

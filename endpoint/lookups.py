@@ -1,0 +1,89 @@
+"""Key lookups: answers from the key store, now or later, for handshakes that wait for them.
+
+No bound of its own is needed on late lookups: there is one per handshake, it is cancelled when the
+handshake ends, and ``Limits.max_half_open`` and ``RetransmitPolicy.handshake_timeout`` bound those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from typing import TYPE_CHECKING
+
+import trio
+
+from sansdtls import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from endpoint.keystore import Keys, KeyStore
+    from sansdtls import Event, PskRequested
+
+
+class Lookups:
+    """Answers ``PskRequested`` events. Whatever a store does wrong becomes "unknown identity" and a report."""
+
+    def __init__(
+        self,
+        store: KeyStore,
+        *,
+        clock: Callable[[], float],
+        deliver: Callable[[list[Event], float], None],
+        report: Callable[[bytes, str], None],
+    ) -> None:
+        """``deliver(events, now)`` gets what a late answer brings about; ``report(identity, reason)`` each failure."""
+        self.store = store
+        """May be replaced at any time; lookups under way finish with the old one."""
+        self.pending = 0
+        """Late lookups under way (a gauge)."""
+        self.failures = 0
+        """Lookups that failed."""
+        self._clock = clock
+        self._deliver = deliver
+        self._report = report
+
+    def answer(
+        self, request: PskRequested, nursery: trio.Nursery, *, now: float
+    ) -> tuple[list[Event], trio.CancelScope | None]:
+        """Answer at once: what came of it; or start a task: the scope that ends it with its handshake."""
+        answer: Keys | Awaitable[Keys]
+        try:
+            answer = self.store.lookup(request.identity)
+        except Exception as error:  # noqa: BLE001 - one peer's lookup must not end the service for all
+            self._failed(request, repr(error))
+            answer = ()
+        if not isinstance(answer, Awaitable):
+            return self._provide(request, answer, now), None
+        scope = trio.CancelScope()
+        nursery.start_soon(self._look_up, request, answer, scope)
+        return [], scope
+
+    async def _look_up(self, request: PskRequested, answer: Awaitable[Keys], scope: trio.CancelScope) -> None:
+        keys: Keys = ()
+        self.pending += 1
+        try:
+            with scope:
+                try:
+                    keys = await answer
+                except Exception as error:  # noqa: BLE001 - as above
+                    self._failed(request, repr(error))
+        finally:
+            self.pending -= 1
+        if not scope.cancelled_caught:
+            now = self._clock()
+            self._deliver(self._provide(request, keys, now), now)
+
+    def _provide(self, request: PskRequested, keys: object, now: float) -> list[Event]:
+        # bytes are a sequence too, of numbers: the likeliest mistake of a store deserves its own words.
+        if not isinstance(keys, Sequence) or isinstance(keys, (bytes, bytearray, str)):
+            self._failed(request, f"a list of keys is needed, not {type(keys).__name__}")
+            keys = ()
+        try:
+            return request.connection.provide_psk(request, tuple(keys), now=now)
+        except UsageError as error:
+            self._failed(request, str(error))
+            return request.connection.provide_psk(request, (), now=now)
+
+    def _failed(self, request: PskRequested, reason: str) -> None:
+        self.failures += 1
+        self._report(request.identity, reason)

@@ -1,0 +1,50 @@
+"""What an engine tells its program: the :class:`Observer` protocol.
+
+Each method is called synchronously from the engine's receive loop, so it must neither block nor
+await. What one raises is reported as ``trouble`` and goes no further, because one device's odd
+reading must not end the service for all others.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from endpoint.association import Association
+    from endpoint.udp import Path
+    from sansdtls import Cause
+
+
+class Observer(Protocol):
+    """Told of facts, in the order in which they happen."""
+
+    def completed(self, association: Association) -> None:
+        """A handshake succeeded; the association is live."""
+        ...
+
+    def received(self, association: Association, data: bytes) -> None:
+        """One datagram's worth of application data, within the association's quota."""
+        ...
+
+    def terminated(self, association: Association, cause: Cause) -> None:
+        """A live association ended. Exactly once for each that was ``completed``."""
+        ...
+
+    def handshake_failed(self, path: Path, identity: bytes | None, cause: Cause) -> None:
+        """A handshake that had proved its address ended without success.
+
+        ``identity`` is what the peer claimed, unauthenticated, or ``None`` where it did not get so far.
+        """
+        ...
+
+    def refused(self, path: Path, reason: str) -> None:
+        """A quota said no; ``reason`` is the name of the :class:`~endpoint.quotas.QuotaPolicy` field.
+
+        Called for every refused handshake, and once each time an association begins to exceed its
+        data quota. Anybody can provoke it: rate-limit what you do here.
+        """
+        ...
+
+    def trouble(self, what: str, **facts: object) -> None:
+        """Something for the operator: ``what`` is a short stable phrase, ``facts`` are plain values."""
+        ...

@@ -1,0 +1,237 @@
+"""``open_dtls``: the client.
+
+There is no background task. Whoever waits in ``receive`` drives the socket and the connection's
+timers, as ``open_dtls`` does during the handshake. So while nobody is in ``receive``: datagrams wait in
+the kernel's buffer (which drops what does not fit), a close_notify is not noticed, the idle timeout
+does not strike, and a server that lost our last flight gets it again only with the next
+``receive``. ``send`` works regardless. A client that only ever sends loses nothing by this but the
+news that its server has gone.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from endpoint.causes import cause_text
+from endpoint.channel import ChannelStatistics, DtlsChannel, HandshakeFailed
+from endpoint.udp import MAX_DATAGRAM_SIZE, address_text
+from sansdtls import (
+    ConfigError,
+    Connection,
+    ConnectionState,
+    ConnectionTerminated,
+    DataReceived,
+    HandshakeTimeout,
+)
+
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from sansdtls import Cause, ClientConfig, Event
+
+REFUSALS_BELIEVED = 2
+"""ICMP "port unreachable" in answer to so many datagrams, with nothing else heard, ends an attempt.
+One may be forged, or meet a server that is just starting; believing none would make a closed port look
+like loss. Where another address is left to try, one is enough."""
+
+
+async def open_dtls(host: str, port: int, *, config: ClientConfig) -> DtlsChannel:
+    """Connect to ``host`` and return the channel once both sides have proved their key.
+
+    Use it as ``async with await open_dtls(...) as channel``. Where ``host`` has several addresses they are
+    tried in the resolver's order; the next one's turn comes when one does not answer at all within
+    ``config.retransmit.handshake_timeout``, or is refused or unreachable.
+
+    Raises :class:`HandshakeFailed` (a ``trio.BrokenResourceError``, with ``cause``) where a DTLS peer
+    answered and the handshake failed, e.g. for a wrong key; else an ``OSError``: ``TimeoutError``,
+    ``ConnectionRefusedError``, ``socket.gaierror`` and so on. Each message names address and cause.
+    """
+    if config.psk_key is None:
+        raise ConfigError("ClientConfig.psk_key: open_dtls needs the key")
+    found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+    failures: list[OSError] = []
+    for number, (family, _, _, _, target) in enumerate(found, start=1):
+        try:
+            return await _open_one(
+                family, target, config, refusals_believed=REFUSALS_BELIEVED if number == len(found) else 1
+            )
+        except OSError as failure:
+            failures.append(failure)
+    if len(failures) == 1:
+        raise failures[0]
+    reasons = "; ".join(str(failure) for failure in failures)
+    raise OSError(f"no address of {host!r} answers: {reasons}") from ExceptionGroup(
+        f"attempts to reach {host!r}", failures
+    )
+
+
+async def _open_one(
+    family: int, target: Any, config: ClientConfig, *, refusals_believed: int
+) -> OpenedChannel:
+    remote = address_text(target)
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        sock.setblocking(False)
+        try:
+            # Connected, so that only this peer's datagrams, and ICMP errors, are delivered.
+            sock.connect(target)
+        except OSError as error:
+            raise OSError(error.errno, f"{remote}: {error.strerror}") from error
+        connection = Connection.client(config, entropy=os.urandom, now=trio.current_time())
+        channel = OpenedChannel(connection, sock, remote=remote, identity=config.psk_identity)
+        await channel.shake_hands(refusals_believed)
+    except BaseException:
+        sock.close()
+        raise
+    return channel
+
+
+class OpenedChannel(DtlsChannel):
+    """A client's channel: one connection on a socket of its own."""
+
+    def __init__(self, connection: Connection, sock: socket.socket, *, remote: str, identity: bytes) -> None:
+        super().__init__(connection, identity=identity, key_index=0)
+        self._socket = sock
+        self._remote = remote
+        self._local = address_text(sock.getsockname())
+        self._arrived: deque[bytes] = deque()
+        """Data of the datagram handled last; what comes after waits in the kernel's buffer."""
+        self._unsent: deque[bytes] = deque()
+        """Sealed datagrams that the kernel had no room for."""
+        self._receiving = trio.Lock()
+        self._writing = trio.Lock()
+        self._wait = trio.CancelScope()
+        self._heard = False
+        self._refusals = 0
+        self._send_errors = 0
+        self._last_error: OSError | None = None
+
+    @property
+    def remote(self) -> str:  # noqa: D102 - inherited
+        return self._remote
+
+    @property
+    def local(self) -> str:  # noqa: D102 - inherited
+        return self._local
+
+    @property
+    def statistics(self) -> ChannelStatistics:  # noqa: D102 - inherited
+        return ChannelStatistics(0, self._send_errors, self._connection.statistics)
+
+    async def shake_hands(self, refusals_believed: int) -> None:
+        """Run the handshake. Raises as :func:`open_dtls`."""
+        try:
+            self._flush()
+            while self._connection.state is ConnectionState.HANDSHAKING:
+                await self._step()
+                if not self._heard and self._refusals >= refusals_believed:
+                    raise ConnectionRefusedError(f"{self._remote}: connection refused; nothing listens there")
+            if self._cause is not None:
+                self._raise_handshake_failed(self._cause)
+        except BaseException:
+            # Cancelled, or failed: the server need not wait for the rest.
+            self._closed = True
+            self._close()
+            raise
+
+    def _raise_handshake_failed(self, cause: Cause) -> NoReturn:
+        if isinstance(cause, HandshakeTimeout) and not self._heard:
+            hint = "" if self._last_error is None else f"; the last error was: {self._last_error}"
+            raise TimeoutError(f"{self._remote}: no answer{hint}")
+        raise HandshakeFailed(f"{self._remote}: the handshake failed: {cause_text(cause)}", cause)
+
+    async def receive(self) -> bytes:  # noqa: D102 - inherited
+        # One task at a time drives; the others wait here and find their turn, or the end.
+        async with self._receiving:
+            while not self._arrived or self._closed:
+                if self._closed or self._cause is not None:
+                    self._raise_received_all()
+                await self._step()
+            return self._arrived.popleft()
+
+    async def _step(self) -> None:
+        """Wait for one datagram or the next timeout, whichever is first, and handle it."""
+        deadline = self._connection.next_timeout()
+        datagram = None
+        with trio.CancelScope(deadline=math.inf if deadline is None else deadline) as self._wait:
+            datagram = await self._receive_datagram()
+        now = trio.current_time()
+        if datagram is not None:
+            self._take(self._connection.receive_datagram(datagram, now=now))
+        elif self._wait.cancelled_caught:
+            self._take(self._connection.handle_timeout(now=now))
+        self._flush()
+
+    async def _receive_datagram(self) -> bytes | None:
+        """One datagram, or ``None`` for an error (an ICMP message), which is noted and no more."""
+        while True:
+            await trio.lowlevel.wait_readable(self._socket)
+            try:
+                datagram = self._socket.recv(MAX_DATAGRAM_SIZE)
+            except BlockingIOError:
+                continue  # another process took it, or its checksum was wrong
+            except ConnectionRefusedError:
+                self._refusals += 1
+                return None
+            except OSError as error:
+                self._last_error = error
+                return None
+            self._heard = True
+            return datagram
+
+    def _take(self, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, DataReceived):
+                self._arrived.append(event.data)
+            elif isinstance(event, ConnectionTerminated):
+                self._cause = event.cause
+
+    def _flush(self) -> None:
+        self._unsent.extend(outgoing.data for outgoing in self._connection.datagrams_to_send())
+        while self._unsent and self._send_now(self._unsent[0]):
+            self._unsent.popleft()
+
+    def _send_now(self, datagram: bytes) -> bool:
+        """``False`` = the kernel has no room. Any other error is counted; the datagram counts as lost."""
+        try:
+            try:
+                self._socket.send(datagram)
+            except ConnectionRefusedError:
+                # This reports what became of an earlier datagram, in place of sending this one.
+                self._refusals += 1
+                self._socket.send(datagram)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            self._last_error = error
+            self._send_errors += 1
+        return True
+
+    async def _until_writable(self) -> None:
+        # Waiting for one descriptor in two tasks is an error in trio, hence the lock.
+        while self._unsent and not self._closed:
+            async with self._writing:
+                await trio.lowlevel.wait_writable(self._socket)
+                self._flush()
+
+    def _transmit(self, data: bytes) -> None:
+        self._connection.send(data, now=trio.current_time())
+        self._settle()
+
+    def _settle(self) -> None:
+        self._flush()
+        deadline = self._connection.next_timeout()
+        if deadline is not None and deadline < self._wait.deadline:
+            self._wait.deadline = deadline
+
+    def _close(self) -> None:
+        self._connection.close(now=trio.current_time())
+        self._flush()
+        trio.lowlevel.notify_closing(self._socket)
+        self._socket.close()

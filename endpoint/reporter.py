@@ -1,0 +1,101 @@
+"""The service's observer: puts the engine's facts into the log and gives data to the forwarder.
+
+The facts, by the name of their ``event``::
+
+    connected          info     identity, path, cipher_suite, key_used ("current" or "next")
+    disconnected       info     identity, path, cause, reason
+    handshake_failed   warning  cause, reason, identity (null where none was named), path
+    refused            warning  quota, path
+    …                  warning  what else the engine reports, e.g. send_failed, key_store_failed
+
+``cause`` is the label that counters have too, such as ``AuthenticationFailed.wrong_key`` or
+``HandshakeTimeout``; ``reason`` says it in words. Warnings are throttled by cause; ``held_back`` then
+says how many lines of that cause were left out since the last one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from endpoint.causes import cause_label, cause_text
+from endpoint.text import show_bytes
+from endpoint.udp import path_text
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from endpoint.association import Association
+    from endpoint.forward import Forwarder
+    from endpoint.logs import Throttle
+    from endpoint.udp import Path
+    from sansdtls import Cause
+
+_KEY_NAMES = ("current", "next")
+_RESERVED = frozenset({"event", "level", "time", "held_back"})
+
+
+class Reporter:
+    """See the module's text; the methods are those of :class:`endpoint.observer.Observer`."""
+
+    def __init__(self, log: FilteringBoundLogger, throttle: Throttle, forwarder: Forwarder):
+        self._log = log
+        self._throttle = throttle
+        self._forwarder = forwarder
+
+    def completed(self, association: Association) -> None:
+        """A device is connected."""
+        negotiated = association.connection.negotiated
+        self._log.info(
+            "connected",
+            identity=show_bytes(association.identity),
+            path=association.remote,
+            cipher_suite=negotiated.cipher_suite.name if negotiated else None,
+            key_used=_KEY_NAMES[association.key_index],
+        )
+
+    def received(self, association: Association, data: bytes) -> None:
+        """A device sent something."""
+        self._forwarder.deliver(association, data)
+
+    def terminated(self, association: Association, cause: Cause) -> None:
+        """A device is gone."""
+        self._log.info(
+            "disconnected",
+            identity=show_bytes(association.identity),
+            path=association.remote,
+            cause=cause_label(cause),
+            reason=cause_text(cause),
+        )
+
+    def handshake_failed(self, path: Path, identity: bytes | None, cause: Cause) -> None:
+        """A device, or a stranger, did not get in."""
+        label = cause_label(cause)
+        self._warn(
+            "handshake_failed",
+            label,
+            cause=label,
+            reason=cause_text(cause),
+            identity=None if identity is None else show_bytes(identity),
+            path=path_text(path),
+        )
+
+    def refused(self, path: Path, reason: str) -> None:
+        """A quota said no."""
+        self._warn("refused", reason, quota=reason, path=path_text(path))
+
+    def trouble(self, what: str, **facts: object) -> None:
+        """Something else for the operator."""
+        plain = {
+            name: show_bytes(value) if name == "identity" and isinstance(value, bytes) else value
+            for name, value in facts.items()
+            if name not in _RESERVED
+        }
+        self._warn(what.replace(" ", "_"), "", **plain)
+
+    def _warn(self, event: str, kind: str, /, **facts: object) -> None:
+        held_back = self._throttle.admits((event, kind))
+        if held_back is None:
+            return
+        if held_back:
+            facts["held_back"] = held_back
+        self._log.warning(event, **facts)

@@ -1,0 +1,199 @@
+"""``dtls-endpoint serve``: the engine, the forwarder, the log and the signals, put together.
+
+::
+
+    SIGHUP            read the PSK files again: all or nothing, live associations are kept
+    SIGTERM, SIGINT   stop: take nobody new, tell every peer (close_notify), hand on what was
+                      received, within ``listen.drain`` seconds; exit status 0
+    a second one      end at once; exit status 1
+
+The configuration file itself is read at the start only. Signals are obeyed from the first moment,
+also while the port is still being waited for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from typing import TYPE_CHECKING
+
+import trio
+
+from endpoint.engine import Engine
+from endpoint.forward import ForwardError
+from endpoint.forward.echo import Echo
+from endpoint.forward.jsonl import JsonLines
+from endpoint.keystore.file import FileKeyStore, KeyFileError
+from endpoint.logs import Throttle
+from endpoint.reporter import Reporter
+from endpoint.udp import ListenError, RetryPolicy, bind_udp
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from structlog.typing import FilteringBoundLogger
+
+    from endpoint.config import EndpointConfig
+    from endpoint.forward import Forwarder
+    from endpoint.udp import UdpSocket
+
+STANDARD_OUTPUT = 1
+MAX_ERRORS_LOGGED = 20
+"""Mistakes of one failed reload in its log line; the rest is counted."""
+
+Listening = list[tuple[str, int]]
+"""Address and port of each socket."""
+
+
+def make_forwarder(config: EndpointConfig, tell: Callable[..., None]) -> Forwarder:
+    """The forwarder that ``forward.kind`` names."""
+    if config.forward.kind == "echo":
+        return Echo()
+    return JsonLines(STANDARD_OUTPUT, limit=config.forward.buffer, tell=tell)
+
+
+class Service:
+    """One run of the service. ``log.info("listening", …)`` is its first line."""
+
+    def __init__(self, config: EndpointConfig, *, log: FilteringBoundLogger):
+        """Reads the PSK files: :class:`~endpoint.keystore.file.KeyFileError` if they are not right."""
+        self._config = config
+        self._log = log
+        self._keystore = FileKeyStore.open(config.credentials.psk_file)
+        self._throttle = Throttle(
+            rate=config.log.failures_per_second, burst=config.log.failures_burst, clock=trio.current_time
+        )
+        self._stop = trio.Event()
+        self._serving = False
+        self._forwarding = True
+        self._status = 0
+        self._everything = trio.CancelScope()
+
+    async def run(self, *, task_status: trio.TaskStatus[Listening] = trio.TASK_STATUS_IGNORED) -> int:
+        """Serve until stopped by a signal; the exit status.
+
+        Raises :class:`~endpoint.udp.ListenError`, and :class:`~endpoint.forward.ForwardError` if there
+        is nowhere to write to from the start. Only in the main thread, because of the signals.
+        """
+        failure: Exception | None = None
+        with trio.open_signal_receiver(signal.SIGHUP, signal.SIGTERM, signal.SIGINT) as signals:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._obey, signals)
+                with self._everything:
+                    try:
+                        await self._serve(task_status)
+                    except (ListenError, ForwardError) as error:
+                        # Kept until outside: a nursery would wrap it into a group.
+                        failure = error
+                nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        return self._status
+
+    async def _obey(self, signals: AsyncIterator[int]) -> None:
+        async for number in signals:
+            if number == signal.SIGHUP:
+                await self._reload()
+                continue
+            name = signal.Signals(number).name
+            if self._stop.is_set():
+                self._log.warning("stopped_at_once", signal=name)
+                self._status = 1
+                self._everything.cancel()
+            else:
+                self._log.info("stopping", signal=name)
+                self._stop.set()
+                if not self._serving:
+                    self._everything.cancel()
+
+    async def _reload(self) -> None:
+        try:
+            # A large file takes a moment to read; devices are served meanwhile.
+            fresh = await trio.to_thread.run_sync(self._keystore.read_again)
+        except KeyFileError as error:
+            errors = list(error.problems[:MAX_ERRORS_LOGGED])
+            self._log.error(
+                "reload_failed", errors=errors, errors_in_all=len(error.problems), kept=len(self._keystore)
+            )
+            return
+        changes = self._keystore.replace(fresh)
+        self._log.info(
+            "reloaded",
+            identities=len(self._keystore),
+            added=changes.added,
+            removed=changes.removed,
+            changed=changes.changed,
+            in_rotation=fresh.in_rotation,
+        )
+
+    async def _serve(self, task_status: trio.TaskStatus[Listening]) -> None:
+        forwarder = make_forwarder(self._config, self._log.warning)
+        with contextlib.ExitStack() as opened:
+            sockets = [opened.enter_context(udp) for udp in await self._bind()]
+            for udp in sockets:
+                self._log.info("listening", address=udp.address, port=udp.port)
+            self._log_keys()
+            engine = Engine(
+                self._config.server_config,
+                sockets=sockets,
+                keystore=self._keystore,
+                quotas=self._config.quotas,
+                observer=Reporter(self._log, self._throttle, forwarder),
+            )
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._forward, forwarder)
+                await nursery.start(engine.run)
+                self._serving = True
+                task_status.started([(udp.address, udp.port) for udp in sockets])
+                await self._stop.wait()
+                left = await self._finish(engine, forwarder)
+                nursery.cancel_scope.cancel()
+            self._log.info(
+                "stopped",
+                associations_left=left,
+                held_back=self._throttle.held_back(),
+                statistics=engine.statistics() | {"forward": forwarder.statistics()},
+            )
+
+    async def _bind(self) -> list[UdpSocket]:
+        listen = self._config.listen
+
+        def note(error: ListenError, seconds: float) -> None:
+            self._log.warning("listen_retry", error=str(error), again_in=seconds)
+
+        return await bind_udp(
+            listen.address,
+            listen.port,
+            receive_buffer=listen.receive_buffer,
+            retry=RetryPolicy(total=listen.retry) if listen.retry else None,
+            on_retry=note,
+        )
+
+    def _log_keys(self) -> None:
+        loaded = self._keystore.loaded
+        self._log.info(
+            "keys_loaded",
+            identities=len(self._keystore),
+            in_rotation=loaded.in_rotation,
+            files=len(loaded.files),
+        )
+        if not len(self._keystore):
+            self._log.warning("no_identities", psk_file=str(self._config.credentials.psk_file))
+
+    async def _forward(self, forwarder: Forwarder) -> None:
+        try:
+            await forwarder.run()
+        except ForwardError as error:
+            self._log.error("forward_failed", error=str(error))
+            self._status = 1
+            self._forwarding = False
+            self._stop.set()
+
+    async def _finish(self, engine: Engine, forwarder: Forwarder) -> int:
+        """Tell the peers and empty the forwarder; how many associations were left when time was up."""
+        deadline = trio.current_time() + self._config.listen.drain
+        left = await engine.drain(self._config.listen.drain)
+        if self._forwarding:
+            with trio.CancelScope(deadline=deadline):
+                await forwarder.flush()
+        return left

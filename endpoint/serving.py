@@ -1,0 +1,198 @@
+"""``serve_dtls``: a channel and a handler task for each association, for programs that embed an endpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
+
+import trio
+
+from endpoint.causes import cause_text
+from endpoint.channel import ChannelStatistics, DtlsChannel
+from endpoint.engine import Engine
+from endpoint.keystore import DictKeyStore
+from endpoint.quotas import QuotaPolicy, TokenBucket
+from endpoint.udp import bind_udp, path_text
+from sansdtls import LocalClose
+
+if TYPE_CHECKING:
+    from endpoint.association import Association
+    from endpoint.keystore import Keys, KeyStore
+    from endpoint.udp import Path, UdpSocket
+    from sansdtls import Cause, ServerConfig
+
+Handler: TypeAlias = Callable[[DtlsChannel], Awaitable[object]]
+
+DEFAULT_BUFFER = 64
+"""Datagrams kept per channel until ``receive`` takes them: one turn of the engine's receive loop, so
+that a handler that keeps up loses nothing to one burst."""
+
+LOG = logging.getLogger("endpoint")
+"""Where ``serve_dtls`` tells what no handler can be told, at level WARNING: handshakes that failed, and why."""
+
+LOG_RATE = 1.0
+"""Failed handshakes logged per second, because anybody can cause them."""
+LOG_BURST = 10
+"""The same, at once."""
+MAX_LOGGED_IDENTITY = 64
+"""Bytes of an unauthenticated identity that are logged; it may have 65,535."""
+
+
+async def serve_dtls(
+    handler: Handler,
+    port: int,
+    *,
+    config: ServerConfig,
+    keystore: KeyStore | Mapping[bytes, bytes | Keys],
+    host: str | None = None,
+    quotas: QuotaPolicy | None = None,
+    buffer: int = DEFAULT_BUFFER,
+    handler_nursery: trio.Nursery | None = None,
+    task_status: trio.TaskStatus[list[UdpSocket]] = trio.TASK_STATUS_IGNORED,
+) -> NoReturn:
+    """Serve DTLS on ``port``, and run ``handler(channel)`` in a task of its own for each association.
+
+    The handler starts once the peer has proved its key. When it returns, its channel is closed. As
+    with ``trio.serve_tcp``, what a handler *raises* goes on through the nursery and ends the server,
+    unless ``handler_nursery`` is one that deals with it; so catch what concerns one peer only,
+    at the least ``trio.BrokenResourceError``.
+
+    ``host`` is as in :func:`bind_udp`: ``None`` = all interfaces. ``keystore`` may be a mapping from
+    identity to key or to a list of keys. ``quotas`` are :class:`QuotaPolicy`'s defaults if not given.
+    At most ``buffer`` datagrams wait for ``receive``; what comes beyond is dropped and counted in
+    ``channel.statistics``. With ``nursery.start`` it returns the sockets, whose ``port`` tells which
+    port 0 became.
+
+    Runs until cancelled; then every peer gets close_notify. Raises :class:`ListenError`.
+    """
+    if isinstance(keystore, Mapping):
+        keystore = DictKeyStore(keystore)
+    with contextlib.ExitStack() as opened:
+        sockets = [opened.enter_context(udp) for udp in await bind_udp(host, port)]
+        async with trio.open_nursery() as nursery:
+            channels = _Channels(handler, handler_nursery or nursery, buffer)
+            engine = Engine(
+                config,
+                sockets=sockets,
+                keystore=keystore,
+                quotas=QuotaPolicy() if quotas is None else quotas,
+                observer=channels,
+            )
+            # Before the sockets close, and where handlers live in another nursery so that they notice.
+            opened.callback(channels.end_all, engine)
+            await nursery.start(engine.run)
+            task_status.started(sockets)
+    raise AssertionError("an engine runs until cancelled")  # pragma: no cover - nothing else ends the nursery
+
+
+class ServedChannel(DtlsChannel):
+    """The channel of an engine's association. The engine does the work; this keeps what it delivers."""
+
+    def __init__(self, association: Association, buffer: int) -> None:
+        super().__init__(
+            association.connection, identity=association.identity, key_index=association.key_index
+        )
+        self._association = association
+        self._dropped = 0
+        self._sender, self._receiver = trio.open_memory_channel[bytes](buffer)
+
+    @property
+    def remote(self) -> str:  # noqa: D102 - inherited
+        return self._association.remote
+
+    @property
+    def local(self) -> str:  # noqa: D102 - inherited
+        return self._association.local
+
+    @property
+    def statistics(self) -> ChannelStatistics:  # noqa: D102 - inherited
+        return ChannelStatistics(self._dropped, self._association.send_errors, self._connection.statistics)
+
+    async def receive(self) -> bytes:  # noqa: D102 - inherited
+        try:
+            return await self._receiver.receive()
+        except (trio.EndOfChannel, trio.ClosedResourceError):
+            self._raise_received_all()
+
+    async def _until_writable(self) -> None:
+        await self._association.wait_writable()
+
+    def _transmit(self, data: bytes) -> None:
+        self._association.transmit(data)
+
+    def _close(self) -> None:
+        self._receiver.close()
+        self._association.close()
+
+    def deliver(self, data: bytes) -> None:
+        """Keep ``data`` for ``receive``, or drop it."""
+        try:
+            self._sender.send_nowait(data)
+        except trio.WouldBlock:
+            self._dropped += 1
+        except trio.BrokenResourceError:
+            pass  # closed here a moment ago; what still comes has no reader
+
+    def end(self, cause: Cause) -> None:
+        """The association is over. The first cause counts."""
+        if self._cause is None:
+            self._cause = cause
+            self._sender.close()
+
+
+class _Channels:
+    """The observer that turns associations into channels."""
+
+    def __init__(self, handler: Handler, nursery: trio.Nursery, buffer: int) -> None:
+        self._handler = handler
+        self._nursery = nursery
+        self._buffer = buffer
+        self._log_bucket = TokenBucket(LOG_BURST, trio.current_time())
+        self._held_back = 0
+
+    def completed(self, association: Association) -> None:
+        channel = association.context = ServedChannel(association, self._buffer)
+        try:
+            self._nursery.start_soon(self._run_handler, channel)
+        except RuntimeError:
+            # The caller's own nursery is gone: nobody would ever read, so do not pretend to the peer.
+            association.close()
+            raise
+
+    async def _run_handler(self, channel: ServedChannel) -> None:
+        try:
+            await self._handler(channel)
+        finally:
+            await trio.aclose_forcefully(channel)
+
+    def received(self, association: Association, data: bytes) -> None:
+        association.context.deliver(data)
+
+    def terminated(self, association: Association, cause: Cause) -> None:
+        association.context.end(cause)
+
+    def handshake_failed(self, path: Path, identity: bytes | None, cause: Cause) -> None:
+        if not self._log_bucket.take(1, rate=LOG_RATE, burst=LOG_BURST, now=trio.current_time()):
+            self._held_back += 1
+            return
+        held_back, self._held_back = self._held_back, 0
+        LOG.warning(
+            "handshake with %s (identity %r) failed: %s; %d like it not shown",
+            path_text(path),
+            identity and identity[:MAX_LOGGED_IDENTITY],
+            cause_text(cause),
+            held_back,
+        )
+
+    def refused(self, path: Path, reason: str) -> None:
+        LOG.debug("refused %s: %s", path_text(path), reason)
+
+    def trouble(self, what: str, **facts: object) -> None:
+        LOG.warning("%s: %r", what, facts)
+
+    def end_all(self, engine: Engine) -> None:
+        for association in engine.associations():
+            association.close()
+            association.context.end(LocalClose())

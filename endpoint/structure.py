@@ -1,0 +1,314 @@
+"""TOML values into frozen attrs classes, with every mistake told at the key where it is.
+
+cattrs finds the hook for each type; the hooks here are stricter than its own, which would turn
+``"5684"`` into 5684 and ``2.9`` into 2, and they gather mistakes where cattrs stops at the first of
+a class. A class's own validators stay the only place that knows its ranges: they raise
+``ConfigError`` or ``ValueError`` with a text ``Class.field: what``, which is taken apart again here.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import difflib
+import enum
+import types
+import typing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import attrs
+import cattrs
+
+from endpoint.text import show_text
+from sansdtls import CipherSuite, ConfigError, RetransmitPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+T = TypeVar("T")
+
+RETRANSMIT_PRESETS: Mapping[str, Callable[[], RetransmitPolicy]] = {
+    "default": RetransmitPolicy,
+    "constrained": RetransmitPolicy.constrained,
+}
+"""Names that stand for a whole ``[dtls.retransmit]`` table."""
+NO_NUMBER = ("never", "unlimited")
+"""Either stands for None where a number may be absent; TOML has no null."""
+
+
+class StructureError(Exception):
+    """What is wrong, as (dotted key, text) pairs."""
+
+    def __init__(self, mistakes: Iterable[tuple[str, str]]):
+        self.mistakes = list(mistakes)
+        super().__init__("; ".join(f"{key}: {what}" for key, what in self.mistakes))
+
+
+def structure(table: Mapping[str, Any], cls: type[T], *, private: Sequence[str] = ()) -> T:
+    """``table`` as an instance of ``cls``. Values below the keys in ``private`` are left out of messages."""
+    try:
+        return _CONVERTER.structure(table, cls)
+    except StructureError as error:
+        secret = tuple(f"{key}." for key in private)
+        raise StructureError(
+            (key, _without_value(what) if key.startswith(secret) and secret else what)
+            for key, what in error.mistakes
+        ) from None
+
+
+def within(
+    low: float, high: float, unit: str, *, whole: bool = False
+) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
+    """A validator: a number from ``low`` to ``high``, both included."""
+
+    def check(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if whole and not isinstance(value, int):
+            raise ValueError(f"{attribute.name}: {value!r} is not a whole number")
+        if not low <= value <= high:
+            bounds = f"at least {low}" if high == float("inf") else f"within {low} to {high}"
+            raise ValueError(f"{attribute.name}: {value!r} is not {bounds} {unit}".rstrip())
+
+    return check
+
+
+# --- hooks: each raises StructureError with keys relative to its value ---------------------------------
+
+
+def _mistake(what: str, key: str = "") -> StructureError:
+    return StructureError([(key, what)])
+
+
+_TYPE_NAMES: Mapping[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    list: "a list",
+    dict: "a table",
+    dt.datetime: "a date",
+    dt.date: "a date",
+    dt.time: "a time",
+}
+
+
+def _is_needed(needed: str, value: Any) -> StructureError:
+    shown = f" ({_shown(value)})" if isinstance(value, (bool, int, float, str)) else ""
+    return _mistake(f"{needed} is needed, not {_TYPE_NAMES.get(type(value), 'this')}{shown}")
+
+
+def _shown(value: Any) -> str:
+    """A value as it stands in the file, cut where it is long."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if not isinstance(value, str):
+        return str(value)
+    return f'"{show_text(value[:80])}{"…" if len(value) > 80 else ""}"'
+
+
+def _text(value: Any, _: Any) -> str:
+    if not isinstance(value, str):
+        raise _is_needed("text", value)
+    return value
+
+
+def _flag(value: Any, _: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _is_needed("true or false", value)
+    return value
+
+
+def _whole_number(value: Any, _: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise _is_needed("a whole number", value)
+    return value
+
+
+def _number(value: Any, _: Any) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise _is_needed("a number", value)
+    return value
+
+
+def _path(value: Any, _: Any) -> Path:
+    if not isinstance(value, str):
+        raise _is_needed("the name of a file", value)
+    if not value:
+        raise _mistake("the name of a file is needed, not nothing")
+    return Path(value)
+
+
+def _choice(value: Any, allowed: Sequence[str]) -> str:
+    if value not in allowed:
+        raise _mistake(f"{_shown(value)} is not one of {', '.join(allowed)}{_did_you_mean(value, allowed)}")
+    return typing.cast("str", value)
+
+
+def _cipher_suites(value: Any, _: Any) -> tuple[CipherSuite, ...]:
+    if not isinstance(value, list):
+        raise _is_needed("a list of cipher suites", value)
+    suites, mistakes = [], []
+    for name in value:
+        try:
+            suites.append(cipher_suite(name))
+        except ValueError as error:
+            mistakes.append(("", str(error)))
+    if mistakes:
+        raise StructureError(mistakes)
+    return tuple(suites)
+
+
+def cipher_suite(name: object) -> CipherSuite:
+    """A cipher suite by its IANA name, with or without ``TLS_``; ValueError names the known ones."""
+    known = {suite.name: suite for suite in CipherSuite}
+    if isinstance(name, str):
+        plain = name.upper().replace("-", "_")
+        suite = known.get(plain) or known.get(f"TLS_{plain}")
+        if suite is not None:
+            return suite
+        hint = _did_you_mean(f"TLS_{plain.removeprefix('TLS_')}", known)
+        if hint:
+            raise ValueError(f"{_shown(name)} is not a cipher suite of this program{hint}")
+    raise ValueError(f"{_shown(name)} is not a cipher suite of this program; it has {', '.join(known)}")
+
+
+def _retransmit(value: Any, cls: Any) -> RetransmitPolicy:
+    if isinstance(value, str):
+        return RETRANSMIT_PRESETS[_choice(value, tuple(RETRANSMIT_PRESETS))]()
+    if not isinstance(value, dict):
+        raise _is_needed('"default", "constrained" or a table', value)
+    return typing.cast("RetransmitPolicy", _Table(RetransmitPolicy)(value, cls))
+
+
+def _optional_number(kind: Any) -> Callable[[Any, Any], Any]:
+    inner = next(member for member in typing.get_args(kind) if member is not type(None))
+
+    def hook(value: Any, _: Any) -> Any:
+        if isinstance(value, str):
+            return None if value in NO_NUMBER else _choice(value, NO_NUMBER)
+        return _CONVERTER.structure(value, inner)
+
+    return hook
+
+
+class _Table:
+    """Structures a table into an attrs class."""
+
+    def __init__(self, cls: type, without: Sequence[str] = ()):
+        hints = typing.get_type_hints(cls)
+        self._cls = cls
+        self._fields = {
+            field.name: (hints[field.name], field)
+            for field in attrs.fields(cls)
+            if field.init and field.name not in without
+        }
+
+    def __call__(self, table: Any, _: Any) -> Any:
+        if not isinstance(table, dict):
+            raise _is_needed("a table", table)
+        mistakes: list[tuple[str, str]] = []
+        values: dict[str, Any] = {}
+        for key, value in table.items():
+            if key not in self._fields:
+                mistakes.append((key, f"unknown key{self._hint(key)}"))
+                continue
+            kind, field = self._fields[key]
+            try:
+                values[key] = _structure_field(value, kind, field)
+            except StructureError as error:
+                mistakes += [(f"{key}.{inner}" if inner else key, what) for inner, what in error.mistakes]
+        for name, (_kind, field) in self._fields.items():
+            if field.default is attrs.NOTHING and name not in table:
+                mistakes.append((name, f"missing; remedy: {field.metadata.get('remedy', 'give a value')}"))
+        if any(
+            field.default is attrs.NOTHING and name not in values for name, (_, field) in self._fields.items()
+        ):
+            raise StructureError(mistakes)
+        made = self._build(values, mistakes)
+        if mistakes:
+            raise StructureError(mistakes)
+        return made
+
+    def _build(self, values: dict[str, Any], mistakes: list[tuple[str, str]]) -> Any:
+        """Call the class until its validators are content, leaving out the field that each names."""
+        while True:
+            try:
+                return self._cls(**values)
+            except (ConfigError, ValueError) as error:
+                key, what = _taken_apart(str(error))
+                mistakes.append((key, what))
+                if key not in values or self._fields[key][1].default is attrs.NOTHING:
+                    return None
+                del values[key]
+
+    def _hint(self, key: str) -> str:
+        near = difflib.get_close_matches(key, self._fields, 1)
+        if near:
+            return f' (did you mean "{near[0]}"?)'
+        below = [path for path in self._paths() if path.rpartition(".")[2] == key]
+        return f' (did you mean "{below[0]}"?)' if len(below) == 1 else ""
+
+    def _paths(self) -> list[str]:
+        """The dotted keys of the tables below this one."""
+        found = []
+        for name, (kind, field) in self._fields.items():
+            if attrs.has(kind):
+                inner = _Table(kind, field.metadata.get("without", ()))
+                found += [f"{name}.{path}" for path in [*inner._fields, *inner._paths()]]
+        return found
+
+
+def _structure_field(value: Any, kind: Any, field: attrs.Attribute[Any]) -> Any:
+    without = field.metadata.get("without")
+    return _Table(kind, without)(value, kind) if without else _CONVERTER.structure(value, kind)
+
+
+def _taken_apart(text: str) -> tuple[str, str]:
+    """``Limits.max_half_open: what`` as key and what."""
+    head, colon, what = text.partition(": ")
+    name = head.rpartition(".")[2]
+    return (name, what) if colon and name.isidentifier() else ("", text)
+
+
+def _did_you_mean(value: object, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(value), list(known), 1)
+    return f' (did you mean "{near[0]}"?)' if near else ""
+
+
+def _without_value(what: str) -> str:
+    """A mistake's text without the value it shows in brackets."""
+    return what.partition(" (")[0] if " is needed, not " in what else what
+
+
+def _is_literal(kind: Any) -> bool:
+    return typing.get_origin(kind) is Literal
+
+
+def _is_optional_number(kind: Any) -> bool:
+    if typing.get_origin(kind) not in (types.UnionType, typing.Union):
+        return False
+    return set(typing.get_args(kind)) in ({int, type(None)}, {float, type(None)})
+
+
+def _is_named_choice(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, enum.Enum) and not issubclass(kind, int)
+
+
+def _make_converter() -> cattrs.Converter:
+    converter = cattrs.Converter(detailed_validation=False, forbid_extra_keys=True)
+    for kind, hook in ((str, _text), (bool, _flag), (int, _whole_number), (float, _number), (Path, _path)):
+        converter.register_structure_hook(kind, hook)
+    # Later registrations are asked first.
+    converter.register_structure_hook_factory(attrs.has, _Table)
+    converter.register_structure_hook_func(lambda kind: kind is RetransmitPolicy, _retransmit)
+    converter.register_structure_hook_func(lambda kind: kind == tuple[CipherSuite, ...], _cipher_suites)
+    converter.register_structure_hook_func(
+        _is_literal, lambda value, kind: _choice(value, typing.get_args(kind))
+    )
+    converter.register_structure_hook_func(
+        _is_named_choice, lambda value, kind: kind(_choice(value, [member.value for member in kind]))
+    )
+    converter.register_structure_hook_factory(_is_optional_number, _optional_number)
+    return converter
+
+
+_CONVERTER = _make_converter()

@@ -1,0 +1,353 @@
+"""The inside of a connection: its state, what each arriving record does to it, and how it ends.
+
+What arrives falls into three classes. Noise changes a counter. A broken rule during the handshake
+sends the alert that RFC 5246 §7.2.2 names and ends the connection. An established connection is ended by
+authenticated records only. After the end everything is noise.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Protocol, cast
+
+import attrs
+
+from sansdtls.errors import DecodeError
+from sansdtls.events import (
+    AlertReceived,
+    ConnectionTerminated,
+    DataReceived,
+    DiscardReason,
+    HandshakeCompleted,
+    KeysExhausted,
+    PeerAlert,
+    PeerClose,
+)
+from sansdtls.handshake.failure import HandshakeFailure, violation
+from sansdtls.handshake.flight import pack_flight
+from sansdtls.iana import AlertDescription, AlertLevel, ContentType, HandshakeType, ProtocolVersion
+from sansdtls.wire.handshake import decode_fragments_untrusted
+from sansdtls.wire.record import MAX_PLAINTEXT_LENGTH, decode_alert_untrusted
+
+if TYPE_CHECKING:
+    from sansdtls.config import ClientConfig, ServerConfig
+    from sansdtls.connection import Connection
+    from sansdtls.events import Cause, Event
+    from sansdtls.handshake.flight import FlightPart
+    from sansdtls.handshake.handshake import Handshake, Outcome
+    from sansdtls.handshake.negotiation import Negotiated
+    from sansdtls.record.layer import RecordLayer
+    from sansdtls.wire.record import Record
+
+REPEAT_LAST_FLIGHT_FOR = 240.0
+"""Seconds. RFC 6347 §4.2.4: whoever sent the last flight repeats it on demand for at least twice the
+maximum segment lifetime of TCP, which is two minutes."""
+
+CLOSE_NOTIFY = (AlertLevel.WARNING, AlertDescription.CLOSE_NOTIFY)
+
+_ANY_VERSION_MESSAGES = frozenset(
+    bytes([message_type]) for message_type in (HandshakeType.CLIENT_HELLO, HandshakeType.HELLO_VERIFY_REQUEST)
+)
+"""First bytes of the handshake messages that may come in a record of DTLS 1.0: those sent before a version
+is negotiated. Everything else has to carry the negotiated version."""
+
+
+@enum.unique
+class ConnectionState(enum.Enum):
+    """The life of a connection."""
+
+    HANDSHAKING = "handshaking"
+    CONNECTED = "connected"
+    CLOSED = "closed"
+
+
+@attrs.frozen
+class Peer:
+    """Who is at the other end, as far as the handshake proved it."""
+
+    psk_identity: bytes
+    """The identity the key belongs to: the client's, on both sides."""
+    psk_key_index: int
+    """Which of the identity's keys matched: 0 is the current one, 1 the next."""
+
+
+@attrs.frozen
+class _Exporter:
+    """What RFC 5705 needs of the handshake."""
+
+    master_secret: bytes = attrs.field(repr=False)
+    randoms: bytes
+
+
+class Watcher(Protocol):
+    """How a :class:`~sansdtls.Server` learns of direct calls on its connections."""
+
+    def wake(self, now: float) -> None:
+        """An event waits to be fetched."""
+
+    def settle(self, events: list[Event], now: float) -> list[Event]:
+        """The call produced ``events``; what the caller shall get instead."""
+
+
+class Association:
+    """State and intake; :class:`~sansdtls.Connection` adds what callers use, and only it is ever made."""
+
+    __slots__ = (
+        "__weakref__",
+        "_config",
+        "_events",
+        "_exporter",
+        "_handshake",
+        "_is_client",
+        "_last_flight",
+        "_layer",
+        "_negotiated",
+        "_next_receive_seq",
+        "_peer",
+        "_repeat_until",
+        "_state",
+        "_watcher",
+        "last_received",
+    )
+
+    def __init__(
+        self, config: ClientConfig | ServerConfig, layer: RecordLayer, now: float, *, is_client: bool
+    ) -> None:
+        """Use :meth:`Connection.client`, or :meth:`sansdtls.Server.accept`."""
+        self._config = config
+        self._layer = layer
+        self._is_client = is_client
+        self._state = ConnectionState.HANDSHAKING
+        self._events: list[Event] = []
+        self._handshake: Handshake | None = None
+        self._negotiated: Negotiated | None = None
+        self._peer: Peer | None = None
+        self._exporter: _Exporter | None = None
+        self._last_flight: list[FlightPart] = []
+        self._repeat_until = now
+        self._next_receive_seq = 0
+        self.last_received = now
+        """When something authentic last arrived (or the connection began), in seconds."""
+        self._watcher: Watcher | None = None
+
+    def receive_record(self, record: Record, now: float) -> bool:
+        """For :class:`~sansdtls.Server`: take in one record; whether it belonged here.
+
+        That is: it authenticated, or a handshake under way took it in. Events wait to be fetched.
+        """
+        layer = self._layer
+        read = layer.read
+        if self._state is ConnectionState.CLOSED:
+            layer.discard(DiscardReason.AFTER_CLOSE)
+            return False
+        epoch = record.number >> 48
+        try:
+            if epoch == read.epoch and read.protected:
+                return self._receive_protected(record, now)
+            if epoch == read.epoch:
+                return self._receive_plaintext(record, now)
+            handshake = self._handshake
+            if handshake is None or epoch != read.epoch + 1:
+                layer.discard(DiscardReason.OLD_EPOCH if epoch < read.epoch else DiscardReason.UNKNOWN_EPOCH)
+                return False
+            plaintext = handshake.open_next_epoch(record)
+            if plaintext is None:
+                return False
+            self._receive_authentic(record.content_type, plaintext, now)
+        except HandshakeFailure as failure:
+            self.fail(failure)
+        return True
+
+    # --- records ------------------------------------------------------------------------------------
+
+    def _receive_protected(self, record: Record, now: float) -> bool:
+        layer = self._layer
+        read = layer.read
+        if self._handshake is not None and record.content_type == ContentType.APPLICATION_DATA:
+            self._handshake.defer(record)  # not even decrypted before Finished is verified
+            return True
+        if record.version != ProtocolVersion.DTLS_1_2:
+            layer.discard(DiscardReason.BAD_RECORD_HEADER)
+            return False
+        if not read.window.accepts(record.sequence_number):
+            layer.discard(DiscardReason.REPLAY)
+            return False
+        plaintext = read.open(record)
+        if plaintext is None:
+            layer.count_mac_failure()
+            layer.discard(DiscardReason.BAD_MAC)
+            if read.exhausted:
+                self.terminate(KeysExhausted("open"), notify=True)
+            return False
+        self.last_received = now
+        self._receive_authentic(record.content_type, plaintext, now)
+        return True
+
+    def _receive_authentic(self, content_type: int, plaintext: bytes, now: float) -> None:
+        if content_type == ContentType.APPLICATION_DATA and len(plaintext) <= MAX_PLAINTEXT_LENGTH:
+            statistics = self._layer.statistics
+            statistics.records_received += 1
+            statistics.bytes_received += len(plaintext)
+            self._events.append(DataReceived(cast("Connection", self), plaintext))
+        elif len(plaintext) > MAX_PLAINTEXT_LENGTH:
+            # RFC 5246 §6.2.1: "The length MUST NOT exceed 2^14."
+            raise violation(AlertDescription.RECORD_OVERFLOW, f"record of {len(plaintext)} bytes")
+        elif content_type == ContentType.HANDSHAKE and self._handshake is not None:
+            self._handshake.receive_plaintext(plaintext, self._layer.read.epoch, now)
+            self._advance(now)
+        elif content_type == ContentType.HANDSHAKE:
+            self._receive_late_handshake(plaintext, now)
+        elif content_type == ContentType.ALERT:
+            self._receive_alert(plaintext)
+        else:
+            self._layer.discard(DiscardReason.UNEXPECTED_CHANGE_CIPHER_SPEC)
+
+    def _receive_plaintext(self, record: Record, now: float) -> bool:
+        """A record of epoch 0: only during the handshake, since afterwards the read epoch is 1."""
+        handshake, fragment = self._handshake, record.fragment
+        if handshake is None:
+            return False
+        if record.content_type == ContentType.APPLICATION_DATA:
+            self._layer.discard(DiscardReason.EARLY_APPLICATION_DATA)
+        elif len(fragment) > MAX_PLAINTEXT_LENGTH:
+            raise violation(AlertDescription.RECORD_OVERFLOW, f"record of {len(fragment)} bytes")
+        elif record.content_type == ContentType.ALERT:
+            self._receive_plaintext_alert(fragment, now)
+        elif record.version != ProtocolVersion.DTLS_1_2 and fragment[:1] not in _ANY_VERSION_MESSAGES:
+            self._layer.discard(DiscardReason.BAD_RECORD_HEADER)
+        elif record.content_type == ContentType.HANDSHAKE:
+            handshake.receive_plaintext(fragment, 0, now)
+            self._advance(now)
+        else:
+            handshake.receive_change_cipher_spec(fragment)
+            self._advance(now)
+        return True
+
+    def _receive_alert(self, body: bytes) -> None:
+        try:
+            alert = decode_alert_untrusted(body)
+        except DecodeError as error:
+            raise violation(error.description, error.rule) from None
+        self._events.append(
+            AlertReceived(cast("Connection", self), alert.level, alert.description, authenticated=True)
+        )
+        if alert.description == AlertDescription.CLOSE_NOTIFY:
+            # RFC 5246 §7.2.1: "The other party MUST respond with a close_notify alert of its own"
+            self.terminate(PeerClose(), notify=True)
+        elif alert.level != AlertLevel.WARNING:
+            self.terminate(PeerAlert(alert.description))
+
+    def _receive_plaintext_alert(self, body: bytes, now: float) -> None:
+        """Anybody may have sent it: reported and noted, see ``handshake.py``."""
+        try:
+            alert = decode_alert_untrusted(body)
+        except DecodeError:
+            self._layer.discard(DiscardReason.UNAUTHENTICATED_ALERT)
+            return
+        self._events.append(
+            AlertReceived(cast("Connection", self), alert.level, alert.description, authenticated=False)
+        )
+        if self._handshake is None:
+            return
+        if alert.description == AlertDescription.CLOSE_NOTIFY:
+            self._handshake.note_alert(PeerClose(), now)
+        elif alert.level != AlertLevel.WARNING:
+            self._handshake.note_alert(PeerAlert(alert.description, authenticated=False), now)
+
+    def _receive_late_handshake(self, plaintext: bytes, now: float) -> None:
+        """Authentic handshake messages after the handshake."""
+        try:
+            fragments = decode_fragments_untrusted(plaintext)
+        except DecodeError as error:
+            raise violation(error.description, error.rule) from None
+        renegotiation = HandshakeType.HELLO_REQUEST if self._is_client else HandshakeType.CLIENT_HELLO
+        for fragment in fragments:
+            if fragment.message_type == renegotiation:
+                # RFC 5746 §4.5 allows to refuse: "no_renegotiation" is a warning, nothing changes.
+                self._layer.send_alerts((AlertLevel.WARNING, AlertDescription.NO_RENEGOTIATION))
+            elif fragment.message_seq >= self._next_receive_seq:
+                raise violation(
+                    AlertDescription.UNEXPECTED_MESSAGE,
+                    f"handshake message of type {fragment.message_type} after the handshake",
+                )
+            else:
+                self._layer.discard(DiscardReason.DUPLICATE_HANDSHAKE_MESSAGE)
+                if fragment.message_seq == self._next_receive_seq - 1:
+                    self._repeat_last_flight(now)
+
+    def _repeat_last_flight(self, now: float) -> None:
+        if now < self._repeat_until and self._layer.write.remaining > len(self._last_flight):
+            self._layer.count_retransmission()
+            self._layer.send_datagrams(pack_flight(self._last_flight, self._config.mtu))
+
+    # --- the handshake's progress and the end ---------------------------------------------------------
+
+    def _advance(self, now: float) -> None:
+        """See whether the handshake is over, and whether records that came early can be read now."""
+        handshake = self._handshake
+        if handshake is None:
+            return
+        if handshake.outcome is not None:
+            self._establish(handshake.outcome, now)
+        elif not handshake.retry_deferred:
+            return
+        deferred = handshake.take_deferred()
+        if self._handshake is None:
+            handshake.release()
+        for record in deferred:
+            self.receive_record(record, now)
+
+    def _establish(self, outcome: Outcome, now: float) -> None:
+        self._handshake = None
+        self._state = ConnectionState.CONNECTED
+        self._negotiated = outcome.negotiated
+        self._peer = Peer(outcome.psk_identity, outcome.psk_key_index)
+        self._exporter = _Exporter(outcome.master_secret, outcome.client_random + outcome.server_random)
+        self._last_flight = outcome.last_flight
+        self._repeat_until = now + REPEAT_LAST_FLIGHT_FOR if outcome.last_flight else now
+        self._next_receive_seq = outcome.next_receive_seq
+        self.last_received = now
+        self._events.append(
+            HandshakeCompleted(cast("Connection", self), outcome.psk_identity, outcome.psk_key_index)
+        )
+
+    def _deadline(self) -> float | None:
+        if self._handshake is not None:
+            return self._handshake.timer.next
+        idle_timeout = self._config.limits.idle_timeout
+        if self._state is ConnectionState.CLOSED or idle_timeout is None:
+            return None
+        return self.last_received + idle_timeout
+
+    def fail(self, failure: HandshakeFailure) -> None:
+        """End as ``failure`` says, with its alert."""
+        if failure.description is not None:
+            self._layer.send_alerts((AlertLevel.FATAL, failure.description))
+        self.terminate(failure.cause)
+
+    def terminate(self, cause: Cause, *, notify: bool = False) -> None:
+        """End, with close_notify if ``notify``. The only place where a connection ends: the event comes once."""
+        if notify:
+            self._layer.send_alerts(CLOSE_NOTIFY)
+        self._state = ConnectionState.CLOSED
+        if self._handshake is not None:
+            self._handshake.release()
+            self._handshake = None
+        self._exporter = None
+        self._last_flight = []
+        self._layer.forget_keys()
+        self._events.append(ConnectionTerminated(cast("Connection", self), cause))
+
+    def _end_by_caller(self, cause: Cause, now: float, *, notify: bool) -> None:
+        self.terminate(cause, notify=notify)
+        self.last_received = now
+        if self._watcher is not None:
+            self._watcher.wake(now)
+
+    def take_events(self) -> list[Event]:
+        """What happened since the last call."""
+        if not self._events:
+            return []
+        events = self._events[:]
+        self._events.clear()
+        return events

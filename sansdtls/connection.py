@@ -1,0 +1,254 @@
+"""One DTLS connection without any input or output of its own: what callers use.
+
+After each call: send ``datagrams_to_send()``, then wait for a datagram or for ``next_timeout()``. Time
+comes in as ``now``, randomness as ``entropy``; the same of both and the same datagrams give the same
+bytes out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sansdtls.association import Association, ConnectionState, Watcher
+from sansdtls.config import MAX_PSK_LENGTH
+from sansdtls.crypto.prf import prf
+from sansdtls.crypto.suites import SUITES
+from sansdtls.errors import MessageTooLarge, UsageError, WrongState
+from sansdtls.events import DiscardReason, IdleTimeout, KeysExhausted, LocalClose
+from sansdtls.handshake.client12 import ClientHandshake12
+from sansdtls.handshake.failure import HandshakeFailure
+from sansdtls.handshake.server12 import MAX_KEYS, ServerHandshake12
+from sansdtls.iana import AlertDescription, AlertLevel, ContentType
+from sansdtls.record.layer import Outgoing, RecordLayer
+from sansdtls.wire.record import MAX_PLAINTEXT_LENGTH, RECORD_HEADER_LENGTH, read_record_untrusted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Sequence
+
+    from sansdtls.association import Peer
+    from sansdtls.config import ClientConfig, ServerConfig
+    from sansdtls.events import ConnectionOffered, Event, PskRequested
+    from sansdtls.handshake.negotiation import Negotiated
+    from sansdtls.statistics import ConnectionStatistics, ServerStatistics
+
+_RESERVED_LABELS = frozenset(
+    ("client finished", "server finished", "master secret", "extended master secret", "key expansion")
+)
+"""What TLS itself derives, RFC 5705 §4; exporting it would give away keys."""
+
+
+class Connection(Association):
+    """A DTLS 1.2 association, or the attempt at one. Not thread-safe. Made by :meth:`client` or by a server."""
+
+    @classmethod
+    def client(
+        cls, config: ClientConfig, *, entropy: Callable[[int], bytes], now: float, path: Hashable = None
+    ) -> Connection:
+        """A client connection; its first ClientHello is ready in :meth:`datagrams_to_send`.
+
+        ``entropy(n)`` returns n random bytes fit for keys; ``now`` is monotonic time in seconds; ``path``
+        is any hashable value and comes back in :class:`Outgoing`. With a path other than ``None``,
+        datagrams handed over with another one are discarded.
+        """
+        layer = RecordLayer(path=path, outbox=[], totals=None, window_width=config.limits.replay_window)
+        connection = cls(config, layer, now, is_client=True)
+        connection._handshake = ClientHandshake12(connection, config, layer, connection._events, entropy, now)
+        return connection
+
+    @classmethod
+    def accepted(
+        cls,
+        config: ServerConfig,
+        offer: ConnectionOffered,
+        *,
+        entropy: Callable[[int], bytes],
+        now: float,
+        outbox: list[Outgoing],
+        totals: ServerStatistics,
+        watcher: Watcher,
+    ) -> Connection:
+        """For :class:`~sansdtls.Server`: the answer to an offer."""
+        # RFC 6347 §4.2.1: "the server MUST use the record sequence number in the ClientHello as the
+        # record sequence number in its initial ServerHello."
+        layer = RecordLayer(
+            path=offer.path,
+            outbox=outbox,
+            totals=totals,
+            window_width=config.limits.replay_window,
+            first_sequence_number=offer.record_sequence_number,
+        )
+        connection = cls(config, layer, now, is_client=False)
+        connection._watcher = watcher
+        handshake = ServerHandshake12(connection, config, layer, connection._events, entropy, now, offer)
+        connection._handshake = handshake
+        try:
+            handshake.start(now)
+        except HandshakeFailure as failure:
+            connection.fail(failure)
+            watcher.wake(now)
+        return connection
+
+    def __repr__(self) -> str:
+        role = "client" if self._is_client else "server"
+        return f"<Connection {role} {self._state.value} path={self._layer.path!r}>"
+
+    # --- what can be asked at any time --------------------------------------------------------------
+
+    @property
+    def state(self) -> ConnectionState:
+        """Where the connection is in its life."""
+        return self._state
+
+    @property
+    def path(self) -> Hashable:
+        """Where datagrams go."""
+        return self._layer.path
+
+    @property
+    def negotiated(self) -> Negotiated | None:
+        """What the handshake agreed on; ``None`` before it is complete."""
+        return self._negotiated
+
+    @property
+    def peer(self) -> Peer | None:
+        """Who was authenticated; ``None`` before the handshake is complete."""
+        return self._peer
+
+    @property
+    def statistics(self) -> ConnectionStatistics:
+        """Counters; live."""
+        return self._layer.statistics
+
+    @property
+    def max_payload(self) -> int:
+        """Bytes of application data that fit one record and one datagram; 0 unless connected."""
+        if self._state is not ConnectionState.CONNECTED:
+            return 0
+        return min(self._config.mtu - self._layer.write.overhead, MAX_PLAINTEXT_LENGTH)
+
+    def export_keying_material(self, label: str, length: int, context: bytes | None = None) -> bytes:
+        """Keying material for the application, RFC 5705 §4; equal at both ends.
+
+        Raises WrongState unless connected with extended_master_secret (without it two associations can be
+        made to export the same, RFC 7627 §1), UsageError for a label of TLS itself or a length out of range.
+        """
+        if label in _RESERVED_LABELS:
+            raise UsageError(f"label {label!r} is reserved, RFC 5705 §4")
+        if not 1 <= length <= MAX_PLAINTEXT_LENGTH:
+            raise UsageError(f"length {length} is not within 1 to {MAX_PLAINTEXT_LENGTH} bytes")
+        if context is not None and len(context) > 0xFFFF:
+            raise UsageError(f"context of {len(context)} bytes is above 65535 bytes")
+        if self._negotiated is None or self._exporter is None:
+            raise WrongState("keying material can be exported only while connected")
+        if not self._negotiated.extended_master_secret:
+            raise WrongState("without extended_master_secret exported keying material is not safe, RFC 7627")
+        seed = self._exporter.randoms
+        if context is not None:
+            seed += len(context).to_bytes(2) + context
+        algorithm = SUITES[self._negotiated.cipher_suite].prf_hash
+        return prf(algorithm, self._exporter.master_secret, label.encode(), seed, length)
+
+    # --- input --------------------------------------------------------------------------------------
+
+    def receive_datagram(self, data: bytes, *, now: float, path: Hashable = None) -> list[Event]:
+        """Take in a datagram; what came of it. Never raises, whatever the bytes."""
+        layer = self._layer
+        layer.statistics.datagrams_received += 1
+        if path is not None and layer.path is not None and path != layer.path:
+            layer.discard(DiscardReason.WRONG_PATH)
+            return self.take_events()
+        offset = 0
+        while True:
+            record = read_record_untrusted(data, offset)
+            if record is None:
+                layer.discard(DiscardReason.BAD_RECORD_HEADER)
+                break
+            self.receive_record(record, now)
+            offset += RECORD_HEADER_LENGTH + len(record.fragment)
+            if offset == len(data):
+                break
+        return self.take_events()
+
+    def handle_timeout(self, *, now: float) -> list[Event]:
+        """Do what is due at ``now``: repeat a flight, give up, close for idleness. Early calls do nothing."""
+        deadline = self._deadline()
+        if deadline is not None and now >= deadline:
+            if self._handshake is not None:
+                try:
+                    self._handshake.handle_timeout(now)
+                except HandshakeFailure as failure:
+                    self.fail(failure)
+            elif self._config.limits.idle_timeout is not None:
+                self.terminate(IdleTimeout(self._config.limits.idle_timeout), notify=True)
+        return self.take_events()
+
+    def provide_psk(self, request: PskRequested, keys: Sequence[bytes], *, now: float) -> list[Event]:
+        """Answer a ``PskRequested`` event.
+
+        ``keys`` are the identity's keys, the current first and during a rotation the next after it, each
+        1 to 64 bytes; none means that the identity is unknown, which a peer of ours cannot tell from a wrong key.
+        A client takes the first. Raises UsageError for anything else, and WrongState if the request was
+        answered before. If the connection has ended meanwhile nothing happens.
+        """
+        if request.connection is not self:
+            raise UsageError("this request belongs to another connection")
+        if len(keys) > MAX_KEYS or not all(1 <= len(key) <= MAX_PSK_LENGTH for key in keys):
+            raise UsageError(f"keys: at most {MAX_KEYS}, each of 1 to {MAX_PSK_LENGTH} bytes, are possible")
+        if self._state is ConnectionState.CLOSED:
+            return self.take_events()
+        if self._handshake is None or not self._handshake.awaits(request):
+            raise WrongState("this request has been answered before")
+        if not keys and self._layer.totals is not None:
+            self._layer.totals.psk_unknown += 1
+        try:
+            self._handshake.provide_psk(keys, now)
+            self._advance(now)
+        except HandshakeFailure as failure:
+            self.fail(failure)
+        events = self.take_events()
+        return events if self._watcher is None else self._watcher.settle(events, now)
+
+    # --- output -------------------------------------------------------------------------------------
+
+    def datagrams_to_send(self) -> list[Outgoing]:
+        """What is to be sent, in order; handed out once."""
+        datagrams = self._layer.outbox[:]
+        self._layer.outbox.clear()
+        return datagrams
+
+    def next_timeout(self) -> float | None:
+        """When :meth:`handle_timeout` is due; ``None`` = not before something else happens.
+
+        At once (a time not after the last ``now``) where an event waits, as after :meth:`close`.
+        """
+        return self.last_received if self._events else self._deadline()
+
+    def send(self, data: bytes, *, now: float) -> None:
+        """Send application data: one record in one datagram.
+
+        Raises WrongState unless connected, and MessageTooLarge above :attr:`max_payload`. With the last
+        record that the keys allow, the connection closes itself (``KeysExhausted``).
+        """
+        if self._state is not ConnectionState.CONNECTED:
+            raise WrongState(f"cannot send: the connection is {self._state.value}")
+        if len(data) > self.max_payload:
+            raise MessageTooLarge(f"{len(data)} bytes are more than max_payload, {self.max_payload} bytes")
+        layer = self._layer
+        layer.send_datagrams((layer.write.record(ContentType.APPLICATION_DATA, data),))
+        layer.statistics.records_sent += 1
+        layer.statistics.bytes_sent += len(data)
+        if layer.write.remaining <= 1:  # the last one is for close_notify
+            self._end_by_caller(KeysExhausted("seal"), now, notify=True)
+
+    def close(self, *, now: float) -> None:
+        """Send close_notify and end. Closing a closed connection does nothing.
+
+        The ``ConnectionTerminated`` event comes with the next call that returns events;
+        :meth:`next_timeout` is due at once.
+        """
+        if self._state is ConnectionState.CLOSED:
+            return
+        if self._handshake is not None:
+            # RFC 5246 §7.2.2: user_canceled "should be followed by a close_notify."
+            self._layer.send_alerts((AlertLevel.WARNING, AlertDescription.USER_CANCELED))
+        self._end_by_caller(LocalClose(), now, notify=True)

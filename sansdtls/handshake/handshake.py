@@ -1,0 +1,364 @@
+"""What the handshakes of both roles share: messages in, flights out, timers, trying keys.
+
+Three things arrive here, all from a peer that nobody has authenticated yet: fragments of handshake
+messages, ChangeCipherSpec, and records of the next epoch. What is legal when stands in one table per
+role, ``EXPECTED``; a handler raises ``HandshakeFailure`` to end the handshake and otherwise moves
+``state`` on. ``outcome`` is set once both Finished are verified, and only by the code that verified them.
+
+The wrong key, and how the peer is told. Attacker: anybody who can write the peer's address on a
+datagram. Wanted: a device with a wrong key gets decrypt_error (RFC 7925 §4) soon, instead of repeating
+its flight until it gives up; but a forged record must not end an honest handshake, and wrong key and
+unknown identity must look the same. A Finished that no key opens proves nothing by itself, since
+anybody can make one. So it is only noted. The verdict falls when a retransmission timer runs out, and
+only if undecryptable Finished records arrived in two separate timer periods and no genuine one in
+either: the first period ends with our flight repeated, which makes an honest peer repeat its own. To end
+a handshake a forger has to hit both periods *and* both honest flights have to be lost. Unknown
+identities take the same way with random keys; a list of keys is filled up with them to a fixed number, so
+that the work is the same too. Left out: a forger who also controls loss can end a handshake by silence
+anyhow.
+
+Plaintext alerts are treated alike: noted, reported, and obeyed only if for one initial timeout nothing
+valid follows.
+"""
+
+from __future__ import annotations
+
+import abc
+import enum
+from typing import TYPE_CHECKING, ClassVar
+
+import attrs
+
+from sansdtls.crypto.prf import VERIFY_DATA_LENGTH, equal
+from sansdtls.errors import DecodeError
+from sansdtls.events import (
+    AuthenticationFailed,
+    AuthenticationProblem,
+    DiscardReason,
+    HandshakeTimeout,
+    KeysExhausted,
+    SecretDerived,
+)
+from sansdtls.handshake.failure import HandshakeFailure, violation
+from sansdtls.handshake.flight import MINIMUM_DATAGRAM_SIZE, FlightPart, pack_flight
+from sansdtls.handshake.keys import DECOY, verify_data
+from sansdtls.handshake.reassembly import Reassembler
+from sansdtls.handshake.timer import RetransmitTimer
+from sansdtls.iana import AlertDescription, ContentType, HandshakeType
+from sansdtls.wire.handshake import HandshakeMessage, decode_fragments_untrusted, encode_message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sansdtls.config import ClientConfig, ServerConfig
+    from sansdtls.connection import Connection
+    from sansdtls.events import Cause, Event, PskRequested
+    from sansdtls.handshake.keys import EpochKeys, HandshakeParameters, KeyCandidate
+    from sansdtls.handshake.negotiation import Negotiated
+    from sansdtls.record.epochs import WriteEpoch
+    from sansdtls.record.layer import RecordLayer
+    from sansdtls.wire.handshake import Fragment
+    from sansdtls.wire.record import Record
+
+UNDECRYPTABLE_PERIODS = 2
+"""Timer periods with an undecryptable Finished after which the peer's key counts as wrong. One would let a
+single forged record end a handshake whose Finished was lost; each further one delays the answer to a
+misconfigured device by a doubled timer."""
+
+
+@enum.unique
+class State(enum.Enum):
+    """What a handshake waits for, in protocol order."""
+
+    AWAIT_SERVER_HELLO = enum.auto()
+    AWAIT_SERVER_KEY_EXCHANGE = enum.auto()
+    AWAIT_SERVER_HELLO_DONE = enum.auto()
+    AWAIT_CLIENT_KEY_EXCHANGE = enum.auto()
+    AWAIT_PSK = enum.auto()
+    AWAIT_CHANGE_CIPHER_SPEC = enum.auto()
+    AWAIT_FINISHED = enum.auto()
+    DONE = enum.auto()
+
+
+@attrs.frozen
+class Outcome:
+    """A handshake that succeeded: all that the connection keeps of it."""
+
+    negotiated: Negotiated
+    psk_identity: bytes
+    psk_key_index: int
+    master_secret: bytes = attrs.field(repr=False)
+    client_random: bytes
+    server_random: bytes
+    write: WriteEpoch
+    last_flight: list[FlightPart]
+    """To be repeated whenever the peer repeats its own; empty if the peer had the last word."""
+    next_receive_seq: int
+
+
+class Handshake(abc.ABC):
+    """One handshake, from the first flight to Finished."""
+
+    EXPECTED: ClassVar[dict[State, dict[int, Callable[..., None]]]]
+    """The only place that says which message is legal in which state, and what handles it."""
+    OUR_LABEL: ClassVar[bytes]
+    PEER_LABEL: ClassVar[bytes]
+
+    def __init__(
+        self,
+        owner: Connection,
+        config: ClientConfig | ServerConfig,
+        layer: RecordLayer,
+        events: list[Event],
+        entropy: Callable[[int], bytes],
+        now: float,
+        *,
+        state: State,
+        first_seq: int = 0,
+    ) -> None:
+        self.state = state
+        self.outcome: Outcome | None = None
+        self.timer = RetransmitTimer(config.retransmit, now)
+        self.deferred: list[Record] = []
+        """Records of epoch 1 that came before their turn."""
+        self.retry_deferred = False
+        """Set when some of ``deferred`` may have become readable."""
+        self._owner = owner
+        self._config = config
+        self._layer = layer
+        self._events = events
+        self._entropy = entropy
+        self._reassembler = Reassembler(config.limits, layer.totals, next_seq=first_seq)
+        self._next_send_seq = first_seq
+        self._transcript = b""
+        self._epoch_0 = layer.write
+        self._flight: list[FlightPart] = []
+        self._answered_seq = -1
+        """message_seq of the message that our flight answers; seeing it again means our flight was lost."""
+        self._datagram_size = config.mtu
+        self._candidates: list[KeyCandidate] = []
+        self._chosen: KeyCandidate | None = None
+        self._change_cipher_spec_seen = False
+        self._request: PskRequested | None = None
+        self._noted_alert: Cause | None = None
+        self._undecryptable_periods = 0
+        self._last_undecryptable_period = -1
+        self._deferred_size = 0
+
+    # --- what the connection calls ------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def provide_psk(self, keys: Sequence[bytes], now: float) -> None:
+        """The answer to the request that was emitted; validated by the connection."""
+
+    def awaits(self, request: PskRequested) -> bool:
+        """Whether ``request`` is the one that waits for an answer."""
+        return self.state is State.AWAIT_PSK and request is self._request
+
+    def receive_plaintext(self, plaintext: bytes, epoch: int, now: float) -> None:
+        """The content of a handshake record. Raises HandshakeFailure."""
+        try:
+            fragments = decode_fragments_untrusted(plaintext)
+        except DecodeError as error:
+            raise violation(error.description, error.rule) from None
+        for fragment in fragments:
+            if self.state is State.DONE:
+                # Behind the last message of the handshake nothing can follow in its record.
+                raise violation(AlertDescription.UNEXPECTED_MESSAGE, "a message after Finished")
+            self._receive_fragment(fragment, epoch, now)
+
+    def receive_change_cipher_spec(self, body: bytes) -> None:
+        """RFC 5246 §7.1. It has no message_seq, so on a reordering path it may come before its turn."""
+        if self.state in (State.AWAIT_CLIENT_KEY_EXCHANGE, State.AWAIT_PSK, State.AWAIT_CHANGE_CIPHER_SPEC):
+            if len(body) != 1:
+                raise violation(
+                    AlertDescription.DECODE_ERROR, f"ChangeCipherSpec: {len(body)} bytes instead of 1"
+                )
+            if body != b"\x01":
+                raise violation(AlertDescription.ILLEGAL_PARAMETER, f"ChangeCipherSpec: type {body[0]}")
+            self._change_cipher_spec_seen = True
+            if self.state is State.AWAIT_CHANGE_CIPHER_SPEC:
+                self._change_read_epoch()
+        else:
+            self._layer.discard(DiscardReason.UNEXPECTED_CHANGE_CIPHER_SPEC)
+
+    def open_next_epoch(self, record: Record) -> bytes | None:
+        """Try the candidate keys on a record of epoch 1; the plaintext if one fits.
+
+        Records that cannot be judged yet are kept in ``deferred``. Application data always wait there:
+        they are not even decrypted before Finished is verified.
+        """
+        if self.state is not State.AWAIT_FINISHED or record.content_type == ContentType.APPLICATION_DATA:
+            self.defer(record)
+            return None
+        for candidate in self._candidates:
+            plaintext = candidate.keys.read.open(record)
+            if plaintext is not None and candidate.index != DECOY:
+                self._choose(candidate)
+                return plaintext
+        self._layer.count_mac_failure()
+        self._layer.discard(DiscardReason.BAD_MAC)
+        if any(candidate.keys.read.exhausted for candidate in self._candidates):
+            raise HandshakeFailure(None, KeysExhausted("open"))
+        if record.content_type == ContentType.HANDSHAKE:
+            self._note_undecryptable()
+        return None
+
+    def defer(self, record: Record) -> None:
+        """Keep a record of the next epoch, within limits."""
+        limits = self._config.limits
+        size = self._deferred_size + len(record.fragment)
+        if len(self.deferred) >= limits.max_deferred_records or size > limits.max_deferred_size:
+            self._layer.discard(DiscardReason.DEFERRED_RECORDS_LIMIT)
+            return
+        self.deferred.append(record)
+        self._deferred_size = size
+
+    def take_deferred(self) -> list[Record]:
+        """The kept records, in order of arrival; they are not kept any more."""
+        records, self.deferred = self.deferred, []
+        self._deferred_size = 0
+        self.retry_deferred = False
+        return records
+
+    def note_alert(self, cause: Cause, now: float) -> None:
+        """Remember a plaintext alert; see the essay above."""
+        self._noted_alert = cause
+        self.timer.hasten(now)
+
+    def handle_timeout(self, now: float) -> None:
+        """Repeat the flight, or give up by raising HandshakeFailure."""
+        timer = self.timer
+        if now >= timer.overall_deadline:
+            raise self._give_up(patience=1)
+        if timer.deadline is None or now < timer.deadline:
+            return
+        if self._noted_alert is not None:
+            raise HandshakeFailure(None, self._noted_alert)
+        if timer.given_up:
+            raise self._give_up(patience=1)
+        if self._undecryptable_periods >= UNDECRYPTABLE_PERIODS:
+            raise self._give_up(patience=UNDECRYPTABLE_PERIODS)
+        timer.back_off(now)
+        if timer.shrink_due:
+            self._datagram_size = max(MINIMUM_DATAGRAM_SIZE, self._datagram_size // 2)
+        self._layer.count_retransmission()
+        self._transmit()
+
+    def release(self) -> None:
+        """Give back what is held; the connection has ended or no longer needs the handshake."""
+        self._reassembler.clear()
+        self.deferred.clear()
+
+    # --- messages -----------------------------------------------------------------------------------
+
+    def _receive_fragment(self, fragment: Fragment, epoch: int, now: float) -> None:
+        if fragment.message_seq < self._reassembler.next_seq:
+            self._layer.discard(DiscardReason.DUPLICATE_HANDSHAKE_MESSAGE)
+            if fragment.message_seq == self._answered_seq and fragment.end == fragment.length:
+                self._answer_repeat(now)
+            return
+        if epoch != self._layer.read.epoch or (epoch == 0 and self.state is State.AWAIT_FINISHED):
+            # In clear after ChangeCipherSpec: anybody's, and it must not get in Finished's way.
+            self._layer.discard(DiscardReason.HANDSHAKE_FRAGMENT)
+            return
+        reason = self._reassembler.add(fragment)
+        if reason is not None:
+            self._layer.discard(reason)
+        self._process_messages(now)
+
+    def _process_messages(self, now: float) -> None:
+        while self.state is not State.AWAIT_PSK and (message := self._reassembler.pop()) is not None:
+            self._noted_alert = None  # the peer is alive and going on
+            handler = self.EXPECTED.get(self.state, {}).get(message.message_type)
+            if handler is None:
+                raise violation(
+                    AlertDescription.UNEXPECTED_MESSAGE,
+                    f"handshake message of type {message.message_type} in state {self.state.name}",
+                )
+            try:
+                handler(self, message, now)
+            except DecodeError as error:
+                raise violation(error.description, error.rule) from None
+
+    def _message(self, message_type: HandshakeType, body: bytes) -> HandshakeMessage:
+        """The next message to send; it enters the transcript."""
+        message = HandshakeMessage(message_type, self._next_send_seq, body)
+        self._next_send_seq += 1
+        self._transcript += encode_message(message)
+        return message
+
+    # --- flights ------------------------------------------------------------------------------------
+
+    def _send_flight(self, parts: list[FlightPart], now: float) -> None:
+        self._flight = parts
+        self._answered_seq = self._reassembler.next_seq - 1
+        self._datagram_size = self._config.mtu
+        self._transmit()
+        self.timer.start(now)
+
+    def _answer_repeat(self, now: float) -> None:
+        """RFC 6347 §4.2.4: a repeated flight of the peer means that ours was lost."""
+        if self.state is not State.AWAIT_PSK and self.timer.may_answer_repeat(now):
+            self._layer.count_retransmission()
+            self._transmit()
+            self.timer.restart(now)
+
+    def _transmit(self) -> None:
+        if any(part.epoch.remaining < len(self._flight) for part in self._flight):
+            raise HandshakeFailure(None, KeysExhausted("seal"))
+        self._layer.send_datagrams(pack_flight(self._flight, self._datagram_size))
+
+    # --- keys ---------------------------------------------------------------------------------------
+
+    def _change_read_epoch(self) -> None:
+        """ChangeCipherSpec takes effect: from now on only epoch 1 counts."""
+        self._reassembler.clear()
+        self.state = State.AWAIT_FINISHED
+        self.retry_deferred = True
+
+    def _choose(self, candidate: KeyCandidate) -> None:
+        """A record of epoch 1 authenticated: this is the peer's key."""
+        self._chosen = candidate
+        self._layer.read = candidate.keys.read
+
+    def _note_undecryptable(self) -> None:
+        if self._last_undecryptable_period != self.timer.retransmissions:
+            self._last_undecryptable_period = self.timer.retransmissions
+            self._undecryptable_periods += 1
+
+    def _give_up(self, *, patience: int) -> HandshakeFailure:
+        """The end by silence, or by a wrong key if that is what was seen in ``patience`` periods."""
+        if self._undecryptable_periods >= patience:
+            return self._authentication_failure(AuthenticationProblem.WRONG_KEY)
+        return HandshakeFailure(None, self._noted_alert or HandshakeTimeout(self.state.name))
+
+    def _authentication_failure(self, problem: AuthenticationProblem) -> HandshakeFailure:
+        # RFC 7925 §4: decrypt_error, and not unknown_psk_identity, which would let identities be probed
+        return HandshakeFailure(AlertDescription.DECRYPT_ERROR, AuthenticationFailed(problem))
+
+    def _finished(self, keys: EpochKeys, parameters: HandshakeParameters) -> HandshakeMessage:
+        """Our Finished."""
+        return self._message(
+            HandshakeType.FINISHED,
+            verify_data(parameters.suite, keys.master_secret, self.OUR_LABEL, self._transcript),
+        )
+
+    def _verify_finished(self, message: HandshakeMessage, parameters: HandshakeParameters) -> KeyCandidate:
+        """Check the peer's Finished; the candidate it was made with, or HandshakeFailure."""
+        if len(message.body) != VERIFY_DATA_LENGTH:
+            raise DecodeError(f"Finished: {len(message.body)} bytes instead of {VERIFY_DATA_LENGTH}")
+        chosen = self._chosen
+        if chosen is None:  # a record of epoch 1 was opened, so there is one; never go on without
+            raise violation(AlertDescription.INTERNAL_ERROR, "Finished without keys")
+        expected = verify_data(parameters.suite, chosen.keys.master_secret, self.PEER_LABEL, self._transcript)
+        if not equal(expected, message.body):
+            raise self._authentication_failure(AuthenticationProblem.BAD_FINISHED)
+        self._transcript += encode_message(message)
+        return chosen
+
+    def _log_secret(self, parameters: HandshakeParameters, keys: EpochKeys) -> None:
+        if self._config.log_secrets:
+            self._events.append(
+                SecretDerived(self._owner, "CLIENT_RANDOM", parameters.client_random, keys.master_secret)
+            )

@@ -1,0 +1,105 @@
+"""From a pre-shared key to the keys of an epoch, RFC 5246 §6.3 and §8.1, RFC 7627 §4."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from sansdtls.crypto.prf import MASTER_SECRET_LENGTH, VERIFY_DATA_LENGTH, digest, prf, psk_premaster_secret
+from sansdtls.record.epochs import ReadEpoch, WriteEpoch
+from sansdtls.record.protection import make_protection
+
+if TYPE_CHECKING:
+    from sansdtls.config import Limits
+    from sansdtls.crypto.suites import SuiteParameters
+
+
+@attrs.frozen
+class HandshakeParameters:
+    """What both sides agreed on before any key is used."""
+
+    suite: SuiteParameters
+    client_random: bytes
+    server_random: bytes
+    session_hash: bytes | None
+    """Hash of the transcript up to ClientKeyExchange, RFC 7627 §3; ``None`` without the extension."""
+    is_client: bool
+    limits: Limits
+
+
+@attrs.frozen
+class EpochKeys:
+    """What one PSK leads to."""
+
+    master_secret: bytes = attrs.field(repr=False)
+    read: ReadEpoch
+    write: WriteEpoch
+
+
+def derive_epoch_keys(parameters: HandshakeParameters, psk: bytes) -> EpochKeys:
+    """The master secret and both directions of epoch 1."""
+    suite, limits = parameters.suite, parameters.limits
+    premaster = psk_premaster_secret(psk)
+    if parameters.session_hash is not None:
+        label, seed = b"extended master secret", parameters.session_hash
+    else:
+        label, seed = b"master secret", parameters.client_random + parameters.server_random
+    master_secret = prf(suite.prf_hash, premaster, label, seed, MASTER_SECRET_LENGTH)
+    key_block = prf(
+        suite.prf_hash,
+        master_secret,
+        b"key expansion",
+        parameters.server_random + parameters.client_random,
+        2 * (suite.key_length + suite.fixed_iv_length),
+    )
+    # RFC 5246 §6.3: client key, server key, client IV, server IV; AEAD suites have no MAC keys.
+    ivs = 2 * suite.key_length
+    client = make_protection(
+        suite, key_block[: suite.key_length], key_block[ivs : ivs + suite.fixed_iv_length]
+    )
+    server = make_protection(
+        suite, key_block[suite.key_length : ivs], key_block[ivs + suite.fixed_iv_length :]
+    )
+    read, write = (server, client) if parameters.is_client else (client, server)
+    return EpochKeys(
+        master_secret,
+        ReadEpoch(
+            1,
+            limits.replay_window,
+            read,
+            max_failed_opens=limits.max_failed_opens or suite.max_failed_opens,
+        ),
+        WriteEpoch(1, write, max_sealed=limits.max_sealed_records or suite.max_sealed),
+    )
+
+
+DECOY = -1
+"""The index of a random key that takes as long to try as a real one and never lets anybody in."""
+
+
+class KeyCandidate:
+    """A key that the peer may hold. Its epoch keys are derived when first needed, and then kept.
+
+    ``index`` is the key's place in the answer to ``PskRequested``, or ``DECOY``.
+    """
+
+    __slots__ = ("_keys", "_parameters", "_psk", "index")
+
+    def __init__(self, index: int, psk: bytes, parameters: HandshakeParameters) -> None:
+        self.index = index
+        self._psk = psk
+        self._parameters = parameters
+        self._keys: EpochKeys | None = None
+
+    @property
+    def keys(self) -> EpochKeys:
+        """Master secret and epochs under this key."""
+        if self._keys is None:
+            self._keys = derive_epoch_keys(self._parameters, self._psk)
+        return self._keys
+
+
+def verify_data(suite: SuiteParameters, master_secret: bytes, label: bytes, transcript: bytes) -> bytes:
+    """The content of Finished, RFC 5246 §7.4.9."""
+    return prf(suite.prf_hash, master_secret, label, digest(suite.prf_hash, transcript), VERIFY_DATA_LENGTH)
