@@ -77,8 +77,11 @@ class Stack(abc.ABC):
     """What the client prints when the server closes; ``None`` = nothing."""
     server_sees_close: ClassVar[str | None] = None
     """The same of the server."""
-    sees_decrypt_error: ClassVar[str | None] = None
+    sees_decrypt_error: str | None = None
     """What the client prints about the alert decrypt_error."""
+    restarts_timer: bool = False
+    """Whether the client restarts its timer of 1 s at each of our retransmissions: where ours is shorter,
+    it hardly ever repeats its Finished."""
     longest_identity: ClassVar[int] = 128
     """Bytes. RFC 7925 §4 asks for 128."""
     environment: ClassVar[Mapping[str, str]] = {}
@@ -162,6 +165,7 @@ class GnuTls(Stack):
     echoes = True
     client_sees_close = "Peer has closed the GnuTLS connection"
     sees_decrypt_error = "Decrypt error"
+    restarts_timer = True
 
     def require(self) -> None:
         require_program("gnutls-cli")
@@ -202,6 +206,8 @@ class LibCoap(Stack):
     def __init__(self, backend: str) -> None:
         self.backend = backend
         self.name = f"libcoap-{backend}"
+        self.sees_decrypt_error = {"openssl": "alert decrypt error", "gnutls": "Alert '51'"}[backend]
+        self.restarts_timer = backend == "gnutls"
 
     def require(self) -> None:
         require_program(f"coap-client-{self.backend}")
@@ -296,6 +302,7 @@ class PythonMbedTls(_PythonPeer):
 
 class TinyDtls(_PythonPeer):
     name = "tinydtls"
+    sees_decrypt_error = "failed: alert 51"
     server_sees_close = "closed"
     closes_on_bye = True
     suites: ClassVar = dict.fromkeys(

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import socket
 import sys
+import time
+from contextlib import suppress
 
 from DTLSSocket import dtls
 
@@ -17,6 +19,7 @@ WARNING = 1
 FATAL = 2
 CLOSE_NOTIFY = 0
 WAIT = 5.0
+TICK = 0.05
 
 
 def say(line: str) -> None:
@@ -58,9 +61,15 @@ class Peer:
             self.ended = self.closed_by_other_side = True
 
     def run(self) -> None:
+        deadline = time.monotonic() + WAIT
+        self.link.settimeout(TICK)
         while not self.ended:
-            # tinydtls decrypts in place: it gets a copy of its own.
-            self.context.handleMessage(self.session, bytes(bytearray(self.link.recv(65_535))))
+            if time.monotonic() > deadline:
+                raise TimeoutError("nothing more came")
+            self.context.checkRetransmit()
+            with suppress(TimeoutError):
+                # tinydtls decrypts in place: it gets a copy of its own.
+                self.context.handleMessage(self.session, bytes(bytearray(self.link.recv(65_535))))
             if self.answer_with is not None:
                 self.context.write(self.session, self.answer_with)
                 self.answer_with = None
