@@ -79,6 +79,8 @@ class Stack(abc.ABC):
     """The same of the server."""
     sees_decrypt_error: str | None = None
     """What the client prints about the alert decrypt_error."""
+    repeats_itself: ClassVar[bool] = True
+    """Whether the client has a retransmission timer."""
     restarts_timer: bool = False
     """Whether the client restarts its timer of 1 s at each of our retransmissions: where ours is shorter,
     it hardly ever repeats its Finished."""
@@ -342,6 +344,8 @@ class NodeDtlsClient(Stack):
         )
     }
     has_extended_master_secret = False
+    sees_decrypt_error = "received fatal alert: decrypt_error"
+    repeats_itself = False
     environment: ClassVar = {"NODE_DTLS_CLIENT": str(BUILD)}
 
     def require(self) -> None:
