@@ -77,7 +77,7 @@ class Measured:
             raise TimeoutError(f"{self._process.name} gave no answer within {ANSWER_TIMEOUT:.0f} s")
         try:
             return self._pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             self._process.join(1)
             raise RuntimeError(f"{self._process.name} ended, status {self._process.exitcode}") from None
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     Packets = Sequence[tuple[bytes, Hashable]]
 
 
-def serve(pipe: Pipe, suite: sansdtls.CipherSuite) -> None:
-    """The measured process: ``(measurement, scale)`` comes in, a number goes out."""
+def serve(pipe: Pipe) -> None:
+    """The measured process: ``(measurement, suite, scale)`` comes in, a number goes out."""
     measurements: dict[str, Callable[[sansdtls.CipherSuite, Scale], float]] = {
         "handshake": handshake,
         "echo": echo,
@@ -35,7 +35,7 @@ def serve(pipe: Pipe, suite: sansdtls.CipherSuite) -> None:
         "memory": memory,
     }
     while (question := pipe.recv()) != "stop":
-        measurement, scale = question
+        measurement, suite, scale = question
         pipe.send(measurements[measurement](suite, scale))
 
 

@@ -151,7 +151,7 @@ class OpenedChannel(DtlsChannel):
         async with self._receiving:
             while not self._arrived or self._closed:
                 if self._closed or self._cause is not None:
-                    self._raise_received_all()
+                    raise self._why_no_more()
                 await self._step()
             return self._arrived.popleft()
 

@@ -111,10 +111,9 @@ class ServedChannel(DtlsChannel):
         return ChannelStatistics(self._dropped, self._association.send_errors, self._connection.statistics)
 
     async def receive(self) -> bytes:
-        try:
+        with contextlib.suppress(trio.EndOfChannel, trio.ClosedResourceError):
             return await self._receiver.receive()
-        except (trio.EndOfChannel, trio.ClosedResourceError):
-            self._raise_received_all()
+        raise self._why_no_more()
 
     async def _until_writable(self) -> None:
         await self._association.wait_writable()

@@ -40,6 +40,12 @@ class Device:
         self.data = []
         self.cause = None
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+
     @property
     def path(self):
         """As the server writes it."""

@@ -80,11 +80,11 @@ async def test_answers_leave_through_the_socket_that_was_asked():
         async with trio.open_nursery() as nursery:
             await nursery.start(engine.run)
             for bound in (second, first):
-                device = await Device(bound.port, host=bound.address).connect()
-                await device.send(b"x")
-                assert await device.receive() == b"x"
+                with Device(bound.port, host=bound.address) as device:
+                    await device.connect()
+                    await device.send(b"x")
+                    assert await device.receive() == b"x"
                 assert observer.live[-1].local == bound.local_text
-                device.socket.close()
             nursery.cancel_scope.cancel()
 
 
@@ -300,7 +300,8 @@ async def test_a_flood_leaves_turns_for_other_tasks():
                 break
         steps = [later - earlier for earlier, later in zip([0, *seen], seen, strict=False)]
         assert sum(steps) == 100
-        assert max(steps) == 4
+        # trio runs the tasks of one round in any order: at most two turns lie between two looks.
+        assert max(steps) <= 8
 
 
 async def test_junk_changes_counters_only():
