@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from endpoint.config import ConfigFileError, EndpointConfig, load_config, parse_config
 from endpoint.quotas import IdentityOverflow
+from endpoint.structure import StructureError, structure
 from sansdtls import CipherSuite, ExtendedMasterSecret, RetransmitPolicy
 
 HOME = Path("/etc/dtls-endpoint")
@@ -226,3 +229,33 @@ def test_the_psk_file_is_known_even_when_another_key_is_wrong():
     with pytest.raises(ConfigFileError) as caught:
         parsed(CREDENTIALS + "[listen]\nport = -1")
     assert caught.value.psk_file == HOME / "psk.txt"
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.dates()
+    | st.datetimes(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=5,
+)
+KEYS = st.sampled_from(
+    "address port retry psk_file identity_hint cipher_suites extended_master_secret mtu retransmit limits cookie "
+    "initial_timeout maximum_timeout idle_timeout replay_window handshake_burst identity_overflow kind buffer "
+    "level failures_burst unknown".split()
+)
+TABLES = st.sampled_from(["listen", "credentials", "dtls", "quotas", "forward", "log", "other"])
+
+
+@given(st.dictionaries(TABLES, VALUES | st.dictionaries(KEYS, VALUES | st.dictionaries(KEYS, VALUES))))
+def test_whatever_stands_in_the_file_is_right_or_told(tables):
+    try:
+        structure(tables, EndpointConfig, private=("credentials",))
+    except StructureError as error:
+        assert error.mistakes
+        for key, what in error.mistakes:
+            assert key
+            assert what

@@ -3,6 +3,8 @@
 import os
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from endpoint.keystore.file import MAX_PROBLEMS, Difference, FileKeyStore, KeyFileError, load_psk
 
@@ -238,3 +240,30 @@ def test_no_repr_shows_a_key(psk_file):
     shown = repr(store) + repr(store.loaded)
     assert K1 not in shown
     assert repr(bytes.fromhex(K1)) not in shown
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.binary(max_size=20),
+            st.sampled_from(
+                [b"a", b"b", b"#", b":", b" ", b"\r", b"\n", b"a:", b"\nb:", b"\n#", bytes.fromhex(K1)]
+            ),
+            st.sampled_from([key.encode() for key in (K1, K2, K3)]),
+        ),
+        max_size=12,
+    )
+)
+def test_whatever_stands_in_a_file_is_loaded_or_told_and_no_key_with_it(tmp_path_factory, pieces):
+    path = tmp_path_factory.mktemp("keys") / "psk.txt"
+    write(path, b"".join(pieces))
+    try:
+        loaded = load_psk(path)
+    except KeyFileError as error:
+        assert all(line.startswith(f"{path}:") and line.isprintable() for line in error.problems)
+        assert not any(key in str(error) for key in (K1, K2, K3))
+    else:
+        for identity, keys in loaded.keys.items():
+            assert identity
+            assert 1 <= len(keys) <= 2
+            assert all(16 <= len(key) <= 64 for key in keys)
