@@ -193,13 +193,8 @@ class Engine:
 
     # --- after each call into the core ---
 
-    @property
-    def keystore(self) -> KeyStore:
-        """Where keys come from. May be replaced at any time; lookups under way finish with the old one."""
-        return self._lookups.store
-
-    @keystore.setter
-    def keystore(self, store: KeyStore) -> None:
+    def use_keystore(self, store: KeyStore) -> None:
+        """Look keys up in ``store`` from now on; lookups under way finish with the one before."""
         self._lookups.store = store
 
     def now(self) -> float:

@@ -133,14 +133,11 @@ class ServedChannel(DtlsChannel):
             self._sender.send_nowait(data)
         except trio.WouldBlock:
             self._dropped += 1
-        except trio.BrokenResourceError:
-            pass  # closed here a moment ago; what still comes has no reader
 
     def end(self, cause: Cause) -> None:
-        """The association is over. The first cause counts."""
-        if self._cause is None:
-            self._cause = cause
-            self._sender.close()
+        """The association is over."""
+        self._cause = cause
+        self._sender.close()
 
 
 class _Channels:

@@ -218,6 +218,8 @@ async def test_draining_a_closed_socket_says_so(loopback):
     loopback.close()
     with pytest.raises(trio.ClosedResourceError):
         loopback.drain(1)
+    with pytest.raises(trio.ClosedResourceError):
+        await loopback.wait_readable()
     assert repr(loopback) == "<UdpSocket closed>"
 
 
