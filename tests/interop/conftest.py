@@ -126,16 +126,20 @@ class Meeting:
         *,
         suite: CipherSuite = CCM_8,
         identity: str = "dev1",
+        key: bytes | None = None,
         mtu: int = DEFAULT_MTU,
+        retransmit: RetransmitPolicy | None = None,
         asks_for_key: bool = False,
     ) -> OurClient:
+        key = stack.key if key is None else key
         config = ClientConfig(
             psk_identity=identity.encode(),
-            psk_key=None if asks_for_key else stack.key,
+            psk_key=None if asks_for_key else key,
             cipher_suites=_ours(stack, suite),
             mtu=mtu,
+            retransmit=retransmit or RetransmitPolicy(),
         )
-        return self._until_the_end.enter_context(OurClient(config, port, key=stack.key))
+        return self._until_the_end.enter_context(OurClient(config, port, key=key))
 
 
 def _ours(stack: Stack, suite: CipherSuite) -> tuple[CipherSuite, ...]:

@@ -51,6 +51,7 @@ class _Ours(abc.ABC):
         self.events: list[Event] = []
         self.largest_sent = 0
         self.largest_received = 0
+        self.first_received = b""
         self._mtu = mtu
         self._key_log = key_log
 
@@ -90,7 +91,7 @@ class _Ours(abc.ABC):
             self.largest_sent = max(self.largest_sent, len(data))
             # A peer that has gone is noticed by what is missing.
             with contextlib.suppress(ConnectionRefusedError):
-                self.socket.sendto(data, path)  # type: ignore[arg-type] # the path is the address we gave
+                self.socket.sendto(data, path)  # type: ignore[call-overload] # the path is the address we gave
 
     def _turn(self) -> None:
         self.flush()
@@ -100,6 +101,7 @@ class _Ours(abc.ABC):
         with contextlib.suppress(TimeoutError, ConnectionRefusedError):
             data, address = self.socket.recvfrom(LARGEST_DATAGRAM)
             self.largest_received = max(self.largest_received, len(data))
+            self.first_received = self.first_received or data
             now = time.monotonic()
             self._handle(self._receive(data, address, now), now)
         now = time.monotonic()

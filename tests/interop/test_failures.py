@@ -6,8 +6,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sansdtls import AuthenticationFailed, AuthenticationProblem, ConnectionTerminated, RetransmitPolicy
-from tests.interop.stacks import BOUNCY_CASTLE, GNUTLS, MBEDTLS, OPENSSL
+from sansdtls import (
+    AlertDescription,
+    AuthenticationFailed,
+    AuthenticationProblem,
+    ConnectionTerminated,
+    HandshakeTimeout,
+    PeerAlert,
+    RetransmitPolicy,
+)
+from tests.interop.stacks import BOUNCY_CASTLE, CLIENTS, OPENSSL, TINYDTLS
 
 if TYPE_CHECKING:
     from tests.interop.conftest import Meeting
@@ -15,9 +23,11 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.interop
 
-WRONG_KEY = bytes(16)
-IMPATIENT = RetransmitPolicy(initial_timeout=0.25, max_retransmissions=3, handshake_timeout=5.0)
-"""Our side decides after two periods of retransmission that a key is wrong."""
+WRONG_KEY = b"not the same key"
+IMPATIENT = RetransmitPolicy(initial_timeout=0.5, max_retransmissions=3, handshake_timeout=8.0)
+"""Our side decides that a key is wrong when Finished could not be decrypted in two timer periods."""
+IN_HASTE = RetransmitPolicy(initial_timeout=0.25, handshake_timeout=1.0)
+"""Or, of a client that does not repeat its Finished, at the deadline."""
 
 
 @pytest.mark.parametrize(
@@ -25,15 +35,47 @@ IMPATIENT = RetransmitPolicy(initial_timeout=0.25, max_retransmissions=3, handsh
     [("dev1", AuthenticationProblem.WRONG_KEY), ("dev2", AuthenticationProblem.UNKNOWN_IDENTITY)],
     ids=["wrong-key", "unknown-identity"],
 )
-@pytest.mark.parametrize("stack", [OPENSSL, GNUTLS, BOUNCY_CASTLE, MBEDTLS], ids=str)
+@pytest.mark.parametrize(
+    "stack", [stack for stack in CLIENTS if stack.sees_decrypt_error is not None], ids=str
+)
 def test_their_client_is_told_decrypt_error_by_our_server(
     meeting: Meeting, stack: Stack, identity: str, problem: AuthenticationProblem
 ):
-    server = meeting.our_server(stack, retransmit=IMPATIENT)
+    if stack.repeats_itself:
+        retransmit = RetransmitPolicy() if stack.restarts_timer else IMPATIENT
+    else:
+        retransmit = IN_HASTE
+    server = meeting.our_server(stack, retransmit=retransmit)
     client = meeting.their_client(stack, server.port, identity=identity, key=WRONG_KEY)
-    server.run_until(
-        lambda: (stack.sees_decrypt_error or "failed") in client.output, lambda: f"decrypt_error at {client}"
-    )
+    expected = stack.sees_decrypt_error
+    assert expected is not None
+    server.run_until(lambda: expected in client.output, lambda: f"decrypt_error at {client}")
     assert server.causes == [AuthenticationFailed(problem=problem, identity=identity.encode())]
     assert isinstance(server.events[-1], ConnectionTerminated)
     assert len(server.server) == 0
+
+
+@pytest.mark.parametrize(
+    ("stack", "identity", "alert"),
+    [
+        (BOUNCY_CASTLE, "dev1", AlertDescription.BAD_RECORD_MAC),
+        (BOUNCY_CASTLE, "dev2", AlertDescription.UNKNOWN_PSK_IDENTITY),
+        (TINYDTLS, "dev2", AlertDescription.INTERNAL_ERROR),
+    ],
+    ids=["bouncycastle-wrong-key", "bouncycastle-unknown-identity", "tinydtls-unknown-identity"],
+)
+def test_our_client_hears_the_alert_of_their_server(
+    meeting: Meeting, stack: Stack, identity: str, alert: AlertDescription
+):
+    server, port = meeting.their_server(stack)
+    client = meeting.our_client(stack, port, identity=identity, key=WRONG_KEY, retransmit=IMPATIENT)
+    client.run_until(lambda: bool(client.causes), lambda: f"an alert from {server}")
+    assert client.causes == [PeerAlert(alert, authenticated=False)]
+
+
+def test_our_client_times_out_where_a_server_keeps_silent_about_its_wrong_key(meeting: Meeting):
+    server, port = meeting.their_server(OPENSSL)
+    soon = RetransmitPolicy(initial_timeout=0.1, handshake_timeout=0.5)
+    client = meeting.our_client(OPENSSL, port, key=WRONG_KEY, retransmit=soon)
+    client.run_until(lambda: bool(client.causes), lambda: f"the end of it with {server}")
+    assert client.causes == [HandshakeTimeout("AWAIT_CHANGE_CIPHER_SPEC")]

@@ -122,6 +122,10 @@ public final class BouncyCastlePeer {
             if (length >= 0) {
                 String text = new String(buffer, 0, length, StandardCharsets.UTF_8);
                 say("received " + text);
+                if (text.equals("bye")) {
+                    transport.close();
+                    return;
+                }
                 byte[] answer = ("heard " + text.substring(0, 5)).getBytes(StandardCharsets.UTF_8);
                 transport.send(answer, 0, answer.length);
             }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import sys
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -24,6 +25,7 @@ from mbedtls.tls import (
 HANDSHAKE_OVER = "HANDSHAKE_OVER"
 LARGEST_DATAGRAM = 65_535
 WAIT = 5.0
+TICK = 0.05
 
 
 def say(line: str) -> None:
@@ -41,15 +43,22 @@ def flush(buffer: Any, link: socket.socket) -> None:
 
 
 def handshake(buffer: Any, link: socket.socket) -> None:
+    deadline = time.monotonic() + WAIT
+    link.settimeout(TICK)
     while buffer._handshake_state.name != HANDSHAKE_OVER:
         try:
             buffer.do_handshake()
         except WantReadError:
             flush(buffer, link)
-            buffer.receive_from_network(link.recv(LARGEST_DATAGRAM))
+            if time.monotonic() > deadline:
+                raise
+            # Called again after a pause, do_handshake looks at its timer and repeats its flight.
+            with suppress(TimeoutError):
+                buffer.receive_from_network(link.recv(LARGEST_DATAGRAM))
         except WantWriteError:
             flush(buffer, link)
     flush(buffer, link)
+    link.settimeout(WAIT)
 
 
 def receive(buffer: Any, link: socket.socket) -> bytes:
@@ -105,6 +114,10 @@ def server(port: int, suite: str, identity: str, key: bytes) -> None:
                 say("closed")
                 return
             say(f"received {text}")
+            if text == "bye":
+                buffer.shutdown()
+                flush(buffer, link)
+                return
             buffer.write(f"heard {text[:5]}".encode())
             flush(buffer, link)
 
@@ -113,6 +126,6 @@ if __name__ == "__main__":
     role, port, suite, identity, key = sys.argv[1:]
     try:
         {"client": client, "server": server}[role](int(port), suite, identity, bytes.fromhex(key))
-    except Exception as error:  # noqa: BLE001 - a peer program reports whatever stops it
+    except Exception as error:  # a peer program reports whatever stops it
         say(f"failed: {type(error).__name__}: {error}")
         sys.exit(1)

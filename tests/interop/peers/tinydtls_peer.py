@@ -1,6 +1,6 @@
 """A tinydtls peer (the C library in DTLSSocket), without CoAP: (client|server) port identity key-in-hex.
 
-tinydtls offers one suite with PSK, AES_128_CCM_8. It knows peers by IPv6 address only; as there is one
+tinydtls knows peers by IPv6 address only; as there is one
 peer here, a fixed address stands for it.
 """
 
@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import socket
 import sys
+import time
+from contextlib import suppress
 
 from DTLSSocket import dtls
 
 PEER = "::1", 1
 CONNECTED = 0x01DE
+WARNING = 1
 FATAL = 2
 CLOSE_NOTIFY = 0
 WAIT = 5.0
+TICK = 0.05
 
 
 def say(line: str) -> None:
@@ -26,6 +30,7 @@ class Peer:
     def __init__(self, link: socket.socket, identity: bytes, key: bytes) -> None:
         self.link = link
         self.ended = False
+        self.closed_by_other_side = False
         self.answer_with: bytes | None = None
         self.is_client = False
         # DTLSSocket keeps only the address of the identity, so it has to outlive the context.
@@ -40,7 +45,7 @@ class Peer:
 
     def read(self, _address: object, data: bytes) -> int:
         say(f"received {data.decode()}")
-        if self.is_client:
+        if self.is_client or data == b"bye":
             self.ended = True
         else:
             self.answer_with = b"heard " + data[:5]
@@ -51,14 +56,20 @@ class Peer:
             say("connected")
             if self.is_client:
                 self.answer_with = b"hello"
-        elif level == FATAL:
+        elif level == FATAL or (level == WARNING and code == CLOSE_NOTIFY):
             say("closed" if code == CLOSE_NOTIFY else f"failed: alert {code}")
-            self.ended = True
+            self.ended = self.closed_by_other_side = True
 
     def run(self) -> None:
+        deadline = time.monotonic() + WAIT
+        self.link.settimeout(TICK)
         while not self.ended:
-            # tinydtls decrypts in place: it gets a copy of its own.
-            self.context.handleMessage(self.session, bytes(bytearray(self.link.recv(65_535))))
+            if time.monotonic() > deadline:
+                raise TimeoutError("nothing more came")
+            self.context.checkRetransmit()
+            with suppress(TimeoutError):
+                # tinydtls decrypts in place: it gets a copy of its own.
+                self.context.handleMessage(self.session, bytes(bytearray(self.link.recv(65_535))))
             if self.answer_with is not None:
                 self.context.write(self.session, self.answer_with)
                 self.answer_with = None
@@ -74,14 +85,16 @@ if __name__ == "__main__":
             if role == "client":
                 link.connect(address)
                 peer.is_client = True
+                # The context forgets a peer whose connection object is gone.
                 connection = peer.context.connect(*PEER)
                 peer.run()
-                peer.context.close(peer.session)
             else:
                 link.bind(address)
                 _, client = link.recvfrom(1, socket.MSG_PEEK)
                 link.connect(client)
                 peer.run()
+            if not peer.closed_by_other_side:
+                peer.context.close(peer.session)
         except OSError as error:
             say(f"failed: {error}")
             sys.exit(1)
