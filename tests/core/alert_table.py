@@ -381,6 +381,13 @@ def _server_finished_rows() -> list[Row]:
             UNEXPECTED_MESSAGE,
         ),
         Row("ServerHelloDone in epoch 1", point, protected(raw.SERVER_HELLO_DONE, b""), UNEXPECTED_MESSAGE),
+        Row("a message after Finished in its record", point, finished_and_more, UNEXPECTED_MESSAGE),
+        Row(
+            "a protected record above 2^14 bytes",
+            point,
+            payload(raw.HANDSHAKE, bytes(2**14 + 1), epoch=1),
+            RECORD_OVERFLOW,
+        ),
         Row(
             "a handshake header cut short in epoch 1",
             point,
@@ -388,6 +395,19 @@ def _server_finished_rows() -> list[Row]:
             DECODE_ERROR,
         ),
     ]
+
+
+def finished_and_more(puppet: Puppet) -> None:
+    """Finished with another message behind it in its record."""
+    finished = raw.fragment(raw.FINISHED, puppet.verify_data(), message_seq=puppet.message_seq)
+    more = raw.fragment(raw.SERVER_HELLO_DONE, b"", message_seq=puppet.message_seq + 1)
+    puppet.give(puppet.record(raw.HANDSHAKE, finished + more, epoch=1))
+
+
+def five_verify_requests(puppet: PuppetServer) -> None:
+    for number in range(5):
+        body = raw.hello_verify_request(bytes([number]) * 8)
+        puppet.give(puppet.message(raw.HELLO_VERIFY_REQUEST, body))
 
 
 def _connected_rows(point: Point) -> list[Row]:
@@ -417,6 +437,7 @@ def _connected_rows(point: Point) -> list[Row]:
             RECORD_OVERFLOW,
         ),
         Row("an empty handshake record", point, payload(raw.HANDSHAKE, b"", epoch=1), DECODE_ERROR),
+        Row("a protected ChangeCipherSpec", point, payload(raw.CHANGE_CIPHER_SPEC, b"\1", epoch=1), None),
         Row("plaintext handshake bytes", point, payload(raw.HANDSHAKE, bytes(11)), None),
         Row("a plaintext alert", point, payload(raw.ALERT, b"\x02\x28"), None),
         Row("a plaintext ChangeCipherSpec", point, payload(raw.CHANGE_CIPHER_SPEC, b"\x01"), None),

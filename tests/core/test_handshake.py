@@ -22,7 +22,9 @@ from tests.core import raw
 from tests.core.puppet import IDENTITY, KEY, ClientRig, PuppetClient, PuppetServer, ServerRig
 
 OLD_KEY, NEW_KEY = b"the old key.....", b"the new key....."
-SUITES = [pytest.param(code, id=CipherSuite(code).name.removeprefix("TLS_PSK_WITH_")) for code in raw.ALL_SUITES]
+SUITES = [
+    pytest.param(code, id=CipherSuite(code).name.removeprefix("TLS_PSK_WITH_")) for code in raw.ALL_SUITES
+]
 
 
 def completed(events) -> HandshakeCompleted:
@@ -202,7 +204,10 @@ def test_without_a_hint_there_is_no_server_key_exchange():
     "identity", [b"", b"\0", b"dev1\0evil", b"\xff\xfe not utf-8", b"x" * 128, b"y" * 5000], ids=repr
 )
 def test_an_identity_is_compared_byte_by_byte(identity):
-    near_misses = {identity.split(b"\0")[0] + b"|": [b"not this key...."], identity + b"\0": [b"nor this one...."]}
+    near_misses = {
+        identity.split(b"\0")[0] + b"|": [b"not this key...."],
+        identity + b"\0": [b"nor this one...."],
+    }
     pair = Pair(ClientConfig(psk_identity=identity, psk_key=KEY), keys={**near_misses, identity: [KEY]})
     pair.handshake()
     assert completed(pair.server_events).psk_identity == identity
@@ -264,7 +269,10 @@ def test_a_handshake_fits_through_every_mtu(mtu, identity_length, suite):
     assert pair.now == 0.0, "a datagram was lost for its size"
     sizes = [len(entry.datagram.data) for entry in pair.network.log]
     assert max(sizes) <= mtu
-    for end, other in ((pair.client, pair.server_received), (pair.server_connection, lambda: pair.client_end.received)):
+    for end, other in (
+        (pair.client, pair.server_received),
+        (pair.server_connection, lambda: pair.client_end.received),
+    ):
         end.send(bytes(end.max_payload), now=pair.now)
         pair.run_for(0.1)
         assert [len(data) for data in other()] == [end.max_payload]

@@ -1,5 +1,7 @@
 """Noise: whatever arrives raises nothing, ends no live association and delivers nothing that was not sent."""
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,8 +14,10 @@ from sansdtls import (
     ClientConfig,
     ConnectionState,
     DiscardReason,
+    Limits,
     PeerAlert,
     PeerClose,
+    ServerConfig,
 )
 from sansdtls.testing import CounterEntropy, Network, Pair
 from tests.core import raw
@@ -256,9 +260,7 @@ def test_a_repeated_record_is_delivered_once(role):
     for _ in range(5):
         puppet.give(record)
     assert puppet.rig.received == [READING]
-    connection = (
-        puppet.rig.connection if role == "client" else next(iter(puppet.rig.server.connections))
-    )
+    connection = puppet.rig.connection if role == "client" else next(iter(puppet.rig.server.connections))
     assert connection.statistics.records_discarded[DiscardReason.REPLAY] == 4
 
 
@@ -450,3 +452,180 @@ def test_close_notify_in_plaintext_ends_nothing():
     assert pair.server.receive_datagram(forged, now=pair.now, path="client") == []
     assert pair.connected
     assert PeerClose() not in pair.server_causes()
+
+
+@pytest.mark.parametrize("side", ["server", "client"])
+@pytest.mark.parametrize("lookup", [1.5, 5.0])
+def test_a_forged_alert_cannot_end_a_handshake_that_waits_for_a_slow_key_store(side, lookup):
+    pair = Pair(ClientConfig(psk_identity=IDENTITY), network=Network(delay=0.02))
+    setattr(pair, "psk_after" if side == "server" else "client_psk_after", lookup)
+    alert = raw.record(raw.ALERT, bytes([2, 40]), seq=500)
+    pair.run_for(0.3)
+    pair.network.inject("client" if side == "server" else "server", side, alert)
+    pair.handshake()
+    assert pair.server_causes() == []
+
+
+def test_a_finished_in_a_record_of_another_version_is_refused():
+    # tinydtls#209: the version may not change within a handshake.
+    puppet = PuppetClient()
+    puppet.hello()
+    puppet.give(puppet.key_exchange(), puppet.change_cipher_spec())
+    assert puppet.keys is not None
+    finished = raw.fragment(raw.FINISHED, puppet.verify_data(), message_seq=puppet.message_seq)
+    puppet.give(puppet.keys.client.seal(raw.HANDSHAKE, finished, epoch=1, seq=0, version=raw.DTLS_1_0))
+    assert len(puppet.rig.server) == 0
+
+
+@pytest.mark.parametrize("kind", [raw.ALERT, raw.HANDSHAKE, raw.CHANGE_CIPHER_SPEC])
+def test_a_record_of_another_version_is_dropped_once_the_version_is_negotiated(kind):
+    puppet = PuppetClient().handshake()
+    assert puppet.keys is not None
+    for version in (raw.DTLS_1_0, raw.DTLS_1_2):
+        puppet.give(raw.record(kind, b"\1\0", version=version, seq=60))
+    sealed = puppet.keys.client.seal(raw.APPLICATION_DATA, b"x", epoch=1, seq=9, version=raw.DTLS_1_0)
+    puppet.give(sealed)
+    assert puppet.rig.received == []
+    assert puppet.rig.causes == []
+
+
+def test_a_key_exchange_in_a_record_of_dtls_1_0_is_dropped():
+    puppet = PuppetClient()
+    puppet.hello()
+    encoded = raw.fragment(raw.CLIENT_KEY_EXCHANGE, raw.vector(IDENTITY, 2), message_seq=2)
+    puppet.give(raw.record(raw.HANDSHAKE, encoded, seq=5, version=raw.DTLS_1_0))
+    assert len(puppet.rig.events) == 1
+    puppet.finish()
+    assert len(puppet.rig.server) == 1
+
+
+# --- the order of a flight ----------------------------------------------------------------------------
+
+CLIENT_FLIGHT = ("key exchange", "change cipher spec", "finished", "data")
+
+
+@pytest.mark.parametrize(
+    "order",
+    [order for size in range(5) for order in itertools.permutations(CLIENT_FLIGHT, size)],
+    ids="-".join,
+)
+def test_a_client_flight_in_any_order_and_with_anything_missing_does_what_an_oracle_says(order):
+    """DTLS reorders, so what is complete succeeds whatever the order; what is not never does."""
+    puppet = PuppetClient()
+    puppet.hello()
+    records = {
+        "key exchange": puppet.key_exchange(),
+        "change cipher spec": puppet.change_cipher_spec(),
+        "finished": puppet.finished(),
+        "data": puppet.data(READING),
+    }
+    for name in order:
+        puppet.give(records[name])
+    complete = {"key exchange", "change cipher spec", "finished"} <= set(order)
+    assert len(puppet.rig.server) == complete
+    assert puppet.rig.received == ([READING] if complete and "data" in order else [])
+    assert puppet.rig.causes == []
+
+
+SERVER_FLIGHT = ("change cipher spec", "finished", "data")
+
+
+@pytest.mark.parametrize(
+    "order",
+    [order for size in range(4) for order in itertools.permutations(SERVER_FLIGHT, size)],
+    ids="-".join,
+)
+def test_a_server_flight_in_any_order_and_with_anything_missing_does_what_an_oracle_says(order):
+    puppet = PuppetServer()
+    puppet.verify_request()
+    puppet.answer_hello()
+    records = {
+        "change cipher spec": puppet.change_cipher_spec(),
+        "finished": puppet.finished(),
+        "data": puppet.data(READING),
+    }
+    for name in order:
+        puppet.give(records[name])
+    complete = {"change cipher spec", "finished"} <= set(order)
+    assert (puppet.rig.connection.state is ConnectionState.CONNECTED) == complete
+    assert puppet.rig.received == ([READING] if complete and "data" in order else [])
+    assert puppet.rig.causes == []
+
+
+def test_a_finished_put_together_across_the_key_change_is_refused():
+    # CVE-2023-6937 wolfSSL
+    puppet = PuppetClient()
+    puppet.hello()
+    puppet.give(puppet.key_exchange())
+    body, seq = puppet.verify_data(), puppet.message_seq
+    clear = raw.fragment(raw.FINISHED, body[:6], message_seq=seq, total=12)
+    sealed = raw.fragment(raw.FINISHED, body[6:], message_seq=seq, offset=6, total=12)
+    puppet.give(puppet.record(raw.HANDSHAKE, clear))
+    puppet.give(puppet.change_cipher_spec())
+    puppet.give(puppet.record(raw.HANDSHAKE, clear))
+    puppet.give(puppet.record(raw.HANDSHAKE, sealed, epoch=1))
+    assert len(puppet.rig.server) == 0
+    puppet.give(puppet.record(raw.HANDSHAKE, raw.fragment(20, body[:6], message_seq=seq, total=12), epoch=1))
+    assert len(puppet.rig.server) == 1
+
+
+def test_a_finished_in_fragments_is_put_together_from_protected_records():
+    puppet = PuppetServer()
+    puppet.verify_request()
+    puppet.answer_hello()
+    body, seq = puppet.verify_data(), puppet.message_seq
+    puppet.give(puppet.change_cipher_spec())
+    for at in (8, 0, 4):
+        piece = raw.fragment(raw.FINISHED, body[at : at + 4], message_seq=seq, offset=at, total=12)
+        puppet.give(puppet.record(raw.HANDSHAKE, piece, epoch=1))
+    assert puppet.rig.connection.state is ConnectionState.CONNECTED
+
+
+# --- what is kept for later is bounded ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("records", "size"), [(0, 8192), (3, 8192), (256, 315), (8, 0)])
+def test_records_that_come_early_are_kept_within_limits(records, size):
+    limits = Limits(max_deferred_records=records, max_deferred_size=size)
+    puppet = PuppetClient(ServerRig(ServerConfig(limits=limits)))
+    puppet.hello()
+    key_exchange = puppet.key_exchange()
+    early = [puppet.data(bytes([number]) * 80) for number in range(10)]
+    for record in early:
+        puppet.give(record)
+    kept = min(records, size // (80 + 24))
+    discarded = puppet.rig.server.statistics.records_discarded
+    assert discarded.get(DiscardReason.DEFERRED_RECORDS_LIMIT, 0) == 10 - kept
+    puppet.give(key_exchange)
+    puppet.read_finished(puppet.give(puppet.change_cipher_spec(), puppet.finished()))
+    assert puppet.rig.received == [bytes([number]) * 80 for number in range(kept)]
+
+
+def test_forged_early_records_that_fill_the_room_cost_one_repetition_only():
+    puppet = PuppetClient()
+    puppet.hello()
+    for seq in range(20):
+        puppet.give(raw.record(22, bytes(60), epoch=1, seq=seq + 50))
+    flight = puppet.key_exchange(), puppet.change_cipher_spec()
+    puppet.give(*flight)
+    puppet.read_finished(puppet.give(puppet.finished()))
+    assert len(puppet.rig.server) == 1
+
+
+def test_alerts_in_clear_that_are_no_alerts_are_dropped():
+    puppet = PuppetServer()
+    for body in (b"", b"\2", b"\2\50\0"):
+        puppet.give(puppet.record(raw.ALERT, body))
+    assert puppet.rig.events == []
+    discarded = puppet.rig.connection.statistics.records_discarded
+    assert discarded == {DiscardReason.UNAUTHENTICATED_ALERT: 3}
+
+
+def test_a_close_notify_in_clear_ends_a_handshake_in_which_nothing_else_is_heard():
+    puppet = PuppetClient()
+    puppet.hello()
+    puppet.give(puppet.alert(1, 90), puppet.alert(1, 0))
+    assert puppet.rig.causes == []
+    puppet.wait(1)
+    assert puppet.rig.causes == [PeerClose()]
+    assert puppet.rig.server.statistics.half_open == 0

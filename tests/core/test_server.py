@@ -390,11 +390,7 @@ def test_a_restarted_client_replaces_its_association_only_at_its_finished():
     assert old.state is ConnectionState.CONNECTED
     again.read_finished(again.give(again.finished()))
     assert old.state is ConnectionState.CLOSED
-    kinds = [
-        event
-        for event in rig.events
-        if isinstance(event, HandshakeCompleted | ConnectionTerminated)
-    ]
+    kinds = [event for event in rig.events if isinstance(event, HandshakeCompleted | ConnectionTerminated)]
     assert isinstance(kinds[1], ConnectionTerminated)
     assert kinds[1].cause == PeerClose(replaced=True)
     assert kinds[1].connection is old
@@ -511,7 +507,13 @@ def test_events_and_data_carry_the_right_connection():
 
 def test_a_datagram_from_a_path_without_association_is_counted_and_nothing_else():
     rig = ServerRig()
-    for data in (b"", b"x", raw.record(23, b"data", epoch=1), raw.record(21, b"\2\50"), raw.record(20, b"\1")):
+    for data in (
+        b"",
+        b"x",
+        raw.record(23, b"data", epoch=1),
+        raw.record(21, b"\2\50"),
+        raw.record(20, b"\1"),
+    ):
         assert rig.give(data) == []
     assert rig.events == []
     assert rig.server.statistics.datagrams_received == 5
@@ -554,8 +556,12 @@ def test_statistics_add_up():
     assert statistics.datagrams_sent == len(fleet.network.sent_by("server"))
     for client, connection in zip(clients, fleet.server_connections(), strict=True):
         mine, theirs = client.connection.statistics, connection.statistics
-        assert (mine.records_sent, mine.bytes_sent) == (theirs.records_received, theirs.bytes_received) == (1, 5)
-        assert (mine.records_received, mine.bytes_received) == (theirs.records_sent, theirs.bytes_sent) == (1, 3)
+        assert (
+            (mine.records_sent, mine.bytes_sent) == (theirs.records_received, theirs.bytes_received) == (1, 5)
+        )
+        assert (
+            (mine.records_received, mine.bytes_received) == (theirs.records_sent, theirs.bytes_sent) == (1, 3)
+        )
         assert mine.retransmissions == theirs.retransmissions == mine.mac_failures == theirs.mac_failures == 0
         assert mine.datagrams_sent == len(fleet.network.sent_by(client.path))
         assert mine.datagrams_received == len(fleet.network.sent_by("server", to=client.path))
@@ -606,3 +612,119 @@ def test_a_server_that_requires_extended_master_secret_counts_who_lacks_it():
     puppet.give(puppet.message(raw.CLIENT_HELLO, puppet.hello_body()))
     puppet.wait(0)
     assert rig.server.statistics.handshakes_failed == {"PeerIncompatible": 1}
+
+
+# --- paths without anything left on them --------------------------------------------------------------
+
+
+def test_a_hello_in_fragments_that_finds_no_room_leaves_nothing_on_its_path():
+    rig = ServerRig(ServerConfig(limits=Limits(max_total_reassembly_size=256)))
+    rig.answer_offers = False
+    puppet = PuppetClient(rig)
+    puppet.get_cookie()
+    puppet.give(puppet.message(raw.CLIENT_HELLO, puppet.hello_body()))  # an offer nobody answers
+    body = raw.client_hello(extensions=((0x0BAD, bytes(400)),))
+
+    def first_fragment(body: bytes) -> bytes:
+        return raw.record(22, raw.fragment(1, body[:300], message_seq=2, total=len(body)))
+
+    ((_, answer),) = raw.plaintext_messages(rig.give(first_fragment(body))).values()
+    with_cookie = raw.client_hello(cookie=raw.parse_cookie(answer), extensions=((0x0BAD, bytes(400)),))
+    rig.give(first_fragment(with_cookie))
+    assert rig.server.statistics.records_discarded[DiscardReason.REASSEMBLY_LIMIT] == 1
+    for data in (raw.record(23, bytes(40), epoch=1), raw.record(21, b"\1\0"), b"", b"x"):
+        assert rig.give(data) == []
+    assert rig.server.statistics.half_open == 0
+
+
+def test_an_answer_to_a_lapsed_offer_does_not_exceed_the_limit_of_half_open_handshakes():
+    rig = ServerRig(ServerConfig(limits=Limits(max_half_open=1)))
+    rig.answer_offers = False
+    first = PuppetClient(rig, path="first")
+    first.get_cookie()
+    first.give(first.message(raw.CLIENT_HELLO, first.hello_body()))
+    (lapsed,) = rig.events
+    rig.wait(140)
+    second = PuppetClient(rig, path="second")
+    second.random = b"2" * 32
+    second.get_cookie()
+    second.give(second.message(raw.CLIENT_HELLO, second.hello_body()))
+    rig.server.accept(lapsed, now=rig.now)
+    assert rig.server.statistics.half_open <= 1
+
+
+def test_a_key_for_a_connection_that_was_replaced_meanwhile_changes_nothing():
+    rig = ServerRig()
+    rig.answer_requests = False
+    first = PuppetClient(rig)
+    first.hello()
+    first.give(first.key_exchange())
+    (request,) = [event for event in rig.events if isinstance(event, PskRequested)]
+    again = PuppetClient(rig)
+    again.random = b"n" * 32
+    again.hello()
+    rig.wait(0)
+    assert PeerClose(replaced=True) in rig.causes
+    assert request.connection.provide_psk(request, [KEY], now=rig.now) == []
+    assert rig.server.statistics.half_open == 1
+
+
+def test_a_hello_of_a_handshake_that_is_over_is_dropped_when_it_comes_again():
+    puppet = PuppetClient()
+    puppet.get_cookie()
+    hello = puppet.message(raw.CLIENT_HELLO, puppet.hello_body())
+    puppet.read_server_flight(puppet.give(hello))
+    puppet.finish()
+    events = len(puppet.rig.events)
+    for _ in range(3):
+        assert puppet.give(hello) == []
+    assert len(puppet.rig.events) == events
+    assert puppet.rig.server.statistics.half_open == 0
+
+
+def test_a_newcomer_that_finishes_when_all_places_are_taken_meanwhile_is_told_and_ends():
+    rig = ServerRig(ServerConfig(limits=Limits(max_associations=1, stale_after=1000)))
+    late = PuppetClient(rig, path="late")
+    late.hello()
+    other = PuppetClient(rig, path="other")
+    other.random = b"o" * 32
+    other.handshake()
+    answers = late.give(late.key_exchange(), late.change_cipher_spec(), late.finished())
+    assert late.alerts(answers)
+    assert rig.causes == [LimitExceeded("max_associations")]
+    assert not [e for e in rig.events if isinstance(e, HandshakeCompleted) and e.connection.path == "late"]
+    assert len(rig.server) == rig.server.statistics.associations == 1
+    assert rig.server.statistics.half_open == 0
+    assert rig.server.statistics.handshakes_failed == {"LimitExceeded": 1}
+    other.give(other.data(b"unharmed"))
+    assert rig.received == [b"unharmed"]
+
+
+def test_both_the_old_association_and_the_handshake_beside_it_get_their_own_records():
+    puppet = PuppetClient().handshake()
+    rig = puppet.rig
+    again = PuppetClient(rig)
+    again.random = b"n" * 32
+    again.hello()
+    again.give(again.key_exchange())
+    again.give(again.change_cipher_spec())
+    for number in range(5):
+        puppet.give(puppet.data(b"%d" % number))
+    again.give(raw.record(23, bytes(50), epoch=1, seq=70))
+    assert rig.received == [b"%d" % number for number in range(5)]
+    again.read_finished(again.give(again.finished()))
+    assert rig.causes == [PeerClose(replaced=True)]
+    assert len(rig.server) == 1
+
+
+def test_many_deadlines_that_are_cancelled_do_not_pile_up():
+    rig = ServerRig()
+    for number in range(500):
+        puppet = PuppetClient(rig, path=number)
+        puppet.random = number.to_bytes(32, "big")
+        puppet.handshake()
+        puppet.give(puppet.alert(1, 0, epoch=1))
+    assert len(rig.server) == 0
+    assert len(rig.server._deadlines) < 200
+    assert rig.server.next_timeout() is None
+    assert len(rig.server._routes) == 0

@@ -73,7 +73,9 @@ def test_max_payload_is_what_the_mtu_leaves_and_never_above_2_to_the_14(suite, m
     pair = connected(
         client_config=ClientConfig(psk_identity=IDENTITY, psk_key=KEY, mtu=mtu, cipher_suites=[suite])
     )
-    overhead = {raw.CHACHA20: 13 + 16, raw.AES_128_CCM_8: 13 + 16, raw.AES_256_CCM_8: 13 + 16}.get(suite, 13 + 24)
+    overhead = {raw.CHACHA20: 13 + 16, raw.AES_128_CCM_8: 13 + 16, raw.AES_256_CCM_8: 13 + 16}.get(
+        suite, 13 + 24
+    )
     assert pair.client.max_payload == min(mtu - overhead, 2**14)
     pair.client.send(bytes(pair.client.max_payload), now=pair.now)
     pair.run_for(0.1)
@@ -114,7 +116,9 @@ def test_a_key_request_of_another_connection_is_refused():
     requests[0].connection.provide_psk(requests[0], [KEY], now=0.0)
 
 
-@pytest.mark.parametrize("keys", [[b""], [bytes(65)], [KEY, b""], [KEY, KEY, KEY], ["text"], [None]], ids=repr)
+@pytest.mark.parametrize(
+    "keys", [[b""], [bytes(65)], [KEY, b""], [KEY, KEY, KEY], ["text"], [None]], ids=repr
+)
 def test_keys_that_cannot_be_are_refused_without_being_shown(keys):
     rig = ServerRig()
     rig.answer_requests = False
@@ -203,7 +207,12 @@ def test_close_notify_ends_both_sides(who):
     assert pair.server_causes() == [causes["server"]]
     assert len(pair.server) == 0
     # Each side sent one close_notify, or the second none; no more.
-    alerts = [record for entry in pair.network.log for record in raw.records(entry.datagram.data) if record.type == 21]
+    alerts = [
+        record
+        for entry in pair.network.log
+        for record in raw.records(entry.datagram.data)
+        if record.type == 21
+    ]
     assert 1 <= len(alerts) <= 2
     pair.run_for(300)
     assert pair.client.next_timeout() is None
@@ -315,7 +324,9 @@ def test_no_repr_of_anything_public_shows_a_secret():
 
 def test_secrets_are_told_only_where_the_configuration_says_so():
     pair = connected()
-    assert not [event for event in pair.client_events + pair.server_events if isinstance(event, SecretDerived)]
+    assert not [
+        event for event in pair.client_events + pair.server_events if isinstance(event, SecretDerived)
+    ]
 
 
 @pytest.mark.parametrize("suite", raw.ALL_SUITES, ids=hex)
@@ -378,7 +389,9 @@ def pcap_of(network: Network) -> bytes:
         sent = entry.datagram
         ports = (40_000, 5684) if sent.source == "client" else (5684, 40_000)
         udp = struct.pack("!HHHH", *ports, 8 + len(sent.data), 0) + sent.data
-        ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0, b"\x7f\0\0\1", b"\x7f\0\0\1")
+        ip = struct.pack(
+            "!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0, b"\x7f\0\0\1", b"\x7f\0\0\1"
+        )
         packet = ip + udp
         out += struct.pack("<IIII", int(sent.time), 0, len(packet), len(packet)) + packet
     return out
@@ -398,9 +411,9 @@ def test_the_exporter_agrees_with_the_peer_and_with_rfc_5705(suite, context):
         assert exported == puppet.keys.export(b"EXPERIMENTAL test", length, context)
     pair = connected(client_config=ClientConfig(psk_identity=IDENTITY, psk_key=KEY, cipher_suites=[suite]))
     for connection in (pair.client, pair.server_connection):
-        assert connection.export_keying_material("EXPORTER_x", 16, context) == pair.client.export_keying_material(
+        assert connection.export_keying_material(
             "EXPORTER_x", 16, context
-        )
+        ) == pair.client.export_keying_material("EXPORTER_x", 16, context)
 
 
 def test_exports_differ_by_label_context_and_association():
@@ -434,7 +447,9 @@ def test_the_exporter_needs_an_association_that_has_been_established():
 def test_after_the_last_record_a_key_may_seal_the_association_ends_with_close_notify():
     limit = 64
     pair = connected(
-        client_config=ClientConfig(psk_identity=IDENTITY, psk_key=KEY, limits=Limits(max_sealed_records=limit))
+        client_config=ClientConfig(
+            psk_identity=IDENTITY, psk_key=KEY, limits=Limits(max_sealed_records=limit)
+        )
     )
     for number in range(limit + 5):
         try:
