@@ -5,7 +5,7 @@ programs that want neither a task nor a channel per peer: :class:`Engine` with a
 """
 
 from endpoint.association import Association
-from endpoint.causes import cause_label, cause_text
+from endpoint.causes import cause_text
 from endpoint.channel import AssociationEnded, ChannelStatistics, DtlsChannel, HandshakeFailed
 from endpoint.engine import Engine
 from endpoint.keystore import DictKeyStore, KeyStore
@@ -31,7 +31,6 @@ __all__ = [
     "RetryPolicy",
     "UdpSocket",
     "bind_udp",
-    "cause_label",
     "cause_text",
     "open_dtls",
     "path_text",

@@ -95,10 +95,11 @@ class Association:
         ``True`` promises no arrival.
         """
         try:
-            self.transmit(data)
+            self.connection.send(data, now=self._carrier.now())
         except (WrongState, MessageTooLarge):
             self.dropped += 1
             return False
+        self._carrier.settle()
         return True
 
     def transmit(self, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Words for the causes of an association's end: a label for counters, a sentence for people."""
+"""Words for people about the causes of an association's end. For counters there is ``sansdtls.cause_name``."""
 
 from __future__ import annotations
 
@@ -27,14 +27,6 @@ _PROBLEMS = {
     AuthenticationProblem.WRONG_KEY: "the key is wrong",
     AuthenticationProblem.BAD_FINISHED: "the peers saw different handshakes",
 }
-
-
-def cause_label(cause: Cause) -> str:
-    """Such as ``"HandshakeTimeout"`` or ``"AuthenticationFailed.wrong_key"``; one of a fixed few words."""
-    name = type(cause).__name__
-    if isinstance(cause, AuthenticationFailed):
-        return f"{name}.{cause.problem.value}"
-    return name
 
 
 def cause_text(cause: Cause) -> str:

@@ -23,8 +23,6 @@ from endpoint.causes import cause_text
 from sansdtls import LocalClose, PeerClose, WrongState
 
 if TYPE_CHECKING:
-    from typing import NoReturn
-
     from sansdtls import Cause, Connection, ConnectionStatistics, Negotiated
 
 
@@ -124,7 +122,7 @@ class DtlsChannel(trio.abc.Channel[bytes]):
         if self._closed or isinstance(self._cause, LocalClose):
             raise trio.ClosedResourceError("this channel was closed")
         if self._cause is not None:
-            self._raise_ended(self._cause)
+            raise self._ended(self._cause)
         try:
             self._transmit(value)
         except WrongState:
@@ -156,16 +154,16 @@ class DtlsChannel(trio.abc.Channel[bytes]):
     def _close(self) -> None:
         """Send close_notify, wake whoever waits, give up resources. Must not fail or block."""
 
-    def _raise_received_all(self) -> NoReturn:
-        """Nothing is left to receive: say why."""
+    def _why_no_more(self) -> Exception:
+        """What ``receive`` raises when nothing is left to receive."""
         if self._closed or self._cause is None or isinstance(self._cause, LocalClose):
-            raise trio.ClosedResourceError("this channel was closed")
+            return trio.ClosedResourceError("this channel was closed")
         if isinstance(self._cause, PeerClose) and not self._cause.replaced:
-            raise trio.EndOfChannel("closed by the peer")
-        self._raise_ended(self._cause)
+            return trio.EndOfChannel("closed by the peer")
+        return self._ended(self._cause)
 
-    def _raise_ended(self, cause: Cause) -> NoReturn:
-        raise AssociationEnded(f"the association with {self.remote} has ended: {cause_text(cause)}", cause)
+    def _ended(self, cause: Cause) -> AssociationEnded:
+        return AssociationEnded(f"the association with {self.remote} has ended: {cause_text(cause)}", cause)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open" if self._cause is None else "ended"

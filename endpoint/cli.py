@@ -10,6 +10,7 @@ import argparse
 import importlib.metadata
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ import trio
 from endpoint import check, connect
 from endpoint.config import DEFAULT_PORT
 from endpoint.forward import ForwardError
-from endpoint.keystore.file import KeyFileError
+from endpoint.keystore.file import FileKeyStore, KeyFileError
 from endpoint.logs import make_log
 from endpoint.service import Service
 from endpoint.structure import cipher_suite
@@ -30,20 +31,47 @@ if TYPE_CHECKING:
 
 PROGRAM = "dtls-endpoint"
 WRONG_USE = 2
+INTERRUPTED = 130
+"""What a shell makes of SIGINT: 128 + 2."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; the exit status."""
+    _keep_standard_descriptors()
     options = _parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = options.run
     try:
-        return run(options)
+        status = run(options)
     except KeyboardInterrupt:
-        return 130
+        status = INTERRUPTED
+    except BaseExceptionGroup as group:
+        # trio wraps it where it struck inside a nursery.
+        if group.split(KeyboardInterrupt)[1] is not None:
+            raise
+        status = INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output went away; what the interpreter still holds must not complain again.
+        status = 1
+    return status if _flushed() else status or 1
+
+
+def _flushed() -> bool:
+    """Flush standard output; False = nobody reads it, and the interpreter must not try again at its end."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return False
+    return True
+
+
+def _keep_standard_descriptors() -> None:
+    """Put /dev/null where a standard descriptor is closed, or the next socket would become the output."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -90,18 +118,22 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _serve(options: argparse.Namespace) -> int:
     try:
-        config, _keys = check.load_all(options.config)
+        config, keys = check.load_all(options.config)
     except check.NotRightError as error:
         return _complain(error.problems)
+    if sys.stderr is None:
+        return 1  # it was closed, and there is nowhere to say anything
     log = make_log(sys.stderr.buffer, level=config.log.level)
+    keystore = FileKeyStore(config.credentials.psk_file, keys)
     try:
-        return trio.run(lambda: Service(config, log=log).run())
-    except KeyFileError as error:
-        return _complain(error.problems)
+        return trio.run(lambda: Service(config, keystore=keystore, log=log).run())
     except ListenError as error:
         event, what = "listen_failed", f"{options.config}: {error}"
     except ForwardError as error:
         event, what = "forward_failed", str(error)
+    except Exception:  # noqa: BLE001 - the last words go into the log, as one line like all others
+        log.critical("crashed", traceback=traceback.format_exc())
+        return 1
     log.error(event, error=what)
     return 1
 

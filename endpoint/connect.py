@@ -105,11 +105,14 @@ async def connect(request: Request, *, write: Callable[[str], None], note: Calla
         suite = channel.negotiated.cipher_suite.name
         note(f'connected to {channel.remote} as "{show_bytes(channel.identity)}" with {suite}')
         try:
-            await _Conversation(channel, request, write).run()
+            unanswered = await _Conversation(channel, request, write).run()
         except trio.EndOfChannel:
             raise ConnectError(f"{request.target}: the peer closed the association") from None
         except (OSError, trio.BrokenResourceError, DtlsError) as error:
             raise ConnectError(_reason(request, error)) from None
+        if unanswered > 0:
+            # Not a failure: an endpoint that hands data on answers nothing.
+            note(f"{unanswered} sent without a reply within {request.wait:g} s")
 
 
 class _Conversation:
@@ -125,13 +128,15 @@ class _Conversation:
         self._silence = trio.CancelScope()
         self._failure: Exception | None = None
 
-    async def run(self) -> None:
+    async def run(self) -> int:
+        """How many messages had no reply; raises what ended the channel too early."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._receive, nursery.cancel_scope)
             await self._send()
             nursery.cancel_scope.cancel()
         if self._failure is not None:
             raise self._failure
+        return self._unanswered
 
     async def _send(self) -> None:
         try:
@@ -155,7 +160,12 @@ class _Conversation:
                 self._failure = error
                 everything.cancel()
                 return
-            self._write(printable_reply(data))
+            try:
+                self._write(printable_reply(data))
+            except ConnectError as error:
+                self._failure = error
+                everything.cancel()
+                return
             self._unanswered -= 1
             if self._everything_sent:
                 self._silence.deadline = trio.current_time() + self._wait
@@ -195,11 +205,14 @@ def run(request: Request) -> int:
     """Run it with the process's own streams; the exit status."""
 
     def write(line: str) -> None:
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
+        try:
+            sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()
+        except OSError as error:
+            raise ConnectError(f"standard output: {(error.strerror or str(error)).lower()}") from None
 
     def note(line: str) -> None:
-        sys.stderr.write(line + "\n")
+        sys.stderr.write(f"{line}\n")
 
     trio.run(lambda: connect(request, write=write, note=note))
     return 0

@@ -21,7 +21,7 @@ import trio
 from endpoint import open_dtls
 from endpoint.config import DEFAULT_PORT, Credentials, EndpointConfig, Listen
 from endpoint.forward import ForwardError
-from endpoint.keystore.file import KeyFileError, load_psk
+from endpoint.keystore.file import FileKeyStore, KeyFileError, load_psk
 from endpoint.logs import make_log
 from endpoint.service import Service
 from endpoint.text import json_line, show_text
@@ -72,6 +72,10 @@ def main(arguments: list[str] | None = None) -> int:
         )
     except KeyboardInterrupt:
         return 0  # before the service could see it
+    except BaseExceptionGroup as group:
+        if group.split(KeyboardInterrupt)[1] is not None:
+            raise
+        return 0
     return 1
 
 
@@ -114,13 +118,15 @@ def _create_private(path: Path, content: str) -> None:
 
 async def run(psk_file: Path, port: int) -> int:
     """Serve until stopped, on ``port`` or, where that is taken, on a free one; the exit status."""
-    keys = load_psk(psk_file).keys
+    keystore = FileKeyStore.open(psk_file)
+    keys = keystore.loaded.keys
     status = 1
 
     async def serve(on: int, task_status: trio.TaskStatus[Listening]) -> None:
         nonlocal status
         config = EndpointConfig(credentials=Credentials(psk_file=psk_file), listen=Listen(port=on))
-        status = await Service(config, log=make_log(sys.stderr.buffer)).run(task_status=task_status)
+        log = make_log(sys.stderr.buffer)
+        status = await Service(config, keystore=keystore, log=log).run(task_status=task_status)
         nursery.cancel_scope.cancel()
 
     async with trio.open_nursery() as nursery:
@@ -168,6 +174,11 @@ def energy(now: float) -> dict[str, object]:
     return {"energy": round(4200 + now % 100_000 / 3600, 4), "unit": "kWh"}
 
 
+def _from_here(path: Path) -> str:
+    """``path`` as short as it can be typed in this directory."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
 # --- what to type in the second terminal ----------------------------------------------------------------
 
 
@@ -175,7 +186,7 @@ def _introduction(host: str, port: int, psk_file: Path, key: bytes) -> str:
     target = f"{host}:{port}"
     # The program beside this interpreter; without an installation, the module.
     program = Path(sys.executable).with_name("dtls-endpoint")
-    own = [str(program)] if program.exists() else [sys.executable, "-m", "endpoint"]
+    own = [_from_here(program)] if program.exists() else [_from_here(Path(sys.executable)), "-m", "endpoint"]
     connect = [
         *own, "connect", target, "--identity", DEVICE, "--psk-file", str(psk_file), "--message", "hello"
     ]  # fmt: skip

@@ -109,6 +109,7 @@ class Engine:
         self._lookups = Lookups(keystore, clock=clock, deliver=self._keys_came, report=self._lookup_failed)
         self._observer_failures = 0
         self._in_turn = False
+        self._turn_now = 0.0
         self._draining = False
         self._armed = math.inf
         self._timer: trio.CancelScope | None = None
@@ -139,7 +140,7 @@ class Engine:
 
     async def _receive(self, index: int, udp: UdpSocket) -> None:
         while True:
-            await trio.lowlevel.wait_readable(udp)
+            await udp.wait_readable()
             while self._turn(index, udp):
                 # More is waiting; without this a flood would keep timers from running.
                 await trio.lowlevel.checkpoint()
@@ -151,7 +152,7 @@ class Engine:
         """Handle up to a turn of datagrams; ``True`` = there may be more."""
         datagrams = udp.drain(self._turn_limit)
         # One reading of the clock per turn: it is at most a turn old, far below any timer.
-        now = self._clock()
+        now = self._turn_now = self._clock()
         receive = self._server.receive_datagram
         self._in_turn = True
         try:
@@ -173,7 +174,7 @@ class Engine:
             self._run_timers()
 
     def _run_timers(self) -> None:
-        now = self._clock()
+        now = self._turn_now = self._clock()
         self._in_turn = True
         try:
             for event in self._server.handle_timeout(now=now):
@@ -200,8 +201,8 @@ class Engine:
         self._lookups.store = store
 
     def now(self) -> float:
-        """The engine's clock."""
-        return self._clock()
+        """The engine's clock; within a turn it stands still."""
+        return self._turn_now if self._in_turn else self._clock()
 
     def socket_of(self, path: Path) -> UdpSocket:
         """The socket that ``path`` goes through."""

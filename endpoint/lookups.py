@@ -78,8 +78,11 @@ class Lookups:
         if not isinstance(keys, Sequence) or isinstance(keys, (bytes, bytearray, str)):
             self._failed(request, f"a list of keys is needed, not {type(keys).__name__}")
             keys = ()
+        elif not all(isinstance(key, bytes) for key in keys):
+            self._failed(request, "a key is not bytes")
+            keys = ()
         try:
-            return request.connection.provide_psk(request, tuple(keys), now=now)
+            return request.connection.provide_psk(request, keys, now=now)
         except UsageError as error:
             self._failed(request, str(error))
             return request.connection.provide_psk(request, (), now=now)

@@ -113,15 +113,15 @@ class OpenedChannel(DtlsChannel):
         self._last_error: OSError | None = None
 
     @property
-    def remote(self) -> str:  # noqa: D102 - inherited
+    def remote(self) -> str:
         return self._remote
 
     @property
-    def local(self) -> str:  # noqa: D102 - inherited
+    def local(self) -> str:
         return self._local
 
     @property
-    def statistics(self) -> ChannelStatistics:  # noqa: D102 - inherited
+    def statistics(self) -> ChannelStatistics:
         return ChannelStatistics(0, self._send_errors, self._connection.statistics)
 
     async def shake_hands(self, refusals_believed: int) -> None:
@@ -146,12 +146,12 @@ class OpenedChannel(DtlsChannel):
             raise TimeoutError(f"{self._remote}: no answer{hint}")
         raise HandshakeFailed(f"{self._remote}: the handshake failed: {cause_text(cause)}", cause)
 
-    async def receive(self) -> bytes:  # noqa: D102 - inherited
+    async def receive(self) -> bytes:
         # One task at a time drives; the others wait here and find their turn, or the end.
         async with self._receiving:
             while not self._arrived or self._closed:
                 if self._closed or self._cause is not None:
-                    self._raise_received_all()
+                    raise self._why_no_more()
                 await self._step()
             return self._arrived.popleft()
 

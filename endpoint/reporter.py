@@ -17,9 +17,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from endpoint.causes import cause_label, cause_text
+from endpoint.causes import cause_text
 from endpoint.text import show_bytes
 from endpoint.udp import path_text
+from sansdtls import cause_name
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -63,13 +64,13 @@ class Reporter:
             "disconnected",
             identity=show_bytes(association.identity),
             path=association.remote,
-            cause=cause_label(cause),
+            cause=cause_name(cause),
             reason=cause_text(cause),
         )
 
     def handshake_failed(self, path: Path, identity: bytes | None, cause: Cause) -> None:
         """A device, or a stranger, did not get in."""
-        label = cause_label(cause)
+        label = cause_name(cause)
         self._warn(
             "handshake_failed",
             label,

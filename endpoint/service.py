@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 from typing import TYPE_CHECKING
 
 import trio
@@ -23,7 +24,7 @@ from endpoint.engine import Engine
 from endpoint.forward import ForwardError
 from endpoint.forward.echo import Echo
 from endpoint.forward.jsonl import JsonLines
-from endpoint.keystore.file import FileKeyStore, KeyFileError
+from endpoint.keystore.file import KeyFileError
 from endpoint.logs import Throttle
 from endpoint.reporter import Reporter
 from endpoint.udp import ListenError, RetryPolicy, bind_udp
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from endpoint.config import EndpointConfig
     from endpoint.forward import Forwarder
+    from endpoint.keystore.file import FileKeyStore
     from endpoint.udp import UdpSocket
 
 STANDARD_OUTPUT = 1
@@ -49,17 +51,19 @@ def make_forwarder(config: EndpointConfig, tell: Callable[..., None]) -> Forward
     """The forwarder that ``forward.kind`` names."""
     if config.forward.kind == "echo":
         return Echo()
+    if sys.stdout is None:
+        # The number 1 may by now be anything, a socket of ours even.
+        raise ForwardError("standard output is closed; there is nowhere to write data to")
     return JsonLines(STANDARD_OUTPUT, limit=config.forward.buffer, tell=tell)
 
 
 class Service:
     """One run of the service. ``log.info("listening", …)`` is its first line."""
 
-    def __init__(self, config: EndpointConfig, *, log: FilteringBoundLogger):
-        """Reads the PSK files: :class:`~endpoint.keystore.file.KeyFileError` if they are not right."""
+    def __init__(self, config: EndpointConfig, *, keystore: FileKeyStore, log: FilteringBoundLogger):
         self._config = config
         self._log = log
-        self._keystore = FileKeyStore.open(config.credentials.psk_file)
+        self._keystore = keystore
         self._throttle = Throttle(
             rate=config.log.failures_per_second, burst=config.log.failures_burst, clock=trio.current_time
         )

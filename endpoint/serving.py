@@ -99,22 +99,21 @@ class ServedChannel(DtlsChannel):
         self._sender, self._receiver = trio.open_memory_channel[bytes](buffer)
 
     @property
-    def remote(self) -> str:  # noqa: D102 - inherited
+    def remote(self) -> str:
         return self._association.remote
 
     @property
-    def local(self) -> str:  # noqa: D102 - inherited
+    def local(self) -> str:
         return self._association.local
 
     @property
-    def statistics(self) -> ChannelStatistics:  # noqa: D102 - inherited
+    def statistics(self) -> ChannelStatistics:
         return ChannelStatistics(self._dropped, self._association.send_errors, self._connection.statistics)
 
-    async def receive(self) -> bytes:  # noqa: D102 - inherited
-        try:
+    async def receive(self) -> bytes:
+        with contextlib.suppress(trio.EndOfChannel, trio.ClosedResourceError):
             return await self._receiver.receive()
-        except (trio.EndOfChannel, trio.ClosedResourceError):
-            self._raise_received_all()
+        raise self._why_no_more()
 
     async def _until_writable(self) -> None:
         await self._association.wait_writable()

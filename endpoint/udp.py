@@ -43,6 +43,7 @@ MAX_UNSENT = 1_024
 """Datagrams kept per socket while the kernel's send buffer is full. Older would be stale; what does
 not fit is dropped and counted, and a handshake repeats it."""
 
+_CLOSED = "the UDP socket was closed"
 _CLOSED_ERRNOS = frozenset({errno.EBADF, errno.ENOTSOCK})
 _EXHAUSTED_ERRNOS = frozenset({errno.ENOBUFS, errno.ENOMEM, errno.ENFILE, errno.EMFILE})
 _WORTH_RETRYING = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.ENODEV, socket.EAI_AGAIN})
@@ -156,6 +157,12 @@ class UdpSocket:
         """The descriptor; -1 once closed."""
         return self._socket.fileno()
 
+    async def wait_readable(self) -> None:
+        """Return when there may be something to ``drain``. ``trio.ClosedResourceError`` if it is closed."""
+        if self._socket.fileno() < 0:
+            raise trio.ClosedResourceError(_CLOSED)
+        await trio.lowlevel.wait_readable(self._socket)
+
     def drain(self, limit: int) -> list[tuple[bytes, Address]]:
         """Receive until it would block, at most ``limit`` datagrams (or errors).
 
@@ -172,7 +179,7 @@ class UdpSocket:
                 break
             except OSError as error:
                 if error.errno in _CLOSED_ERRNOS:
-                    raise trio.ClosedResourceError("the UDP socket was closed") from None
+                    raise trio.ClosedResourceError(_CLOSED) from None
                 self.receive_errors[errno_name(error.errno)] += 1
                 if error.errno in _EXHAUSTED_ERRNOS:
                     self.exhausted = True

@@ -192,7 +192,8 @@ class Connection(Association):
         """
         if request.connection is not self:
             raise UsageError("this request belongs to another connection")
-        if len(keys) > MAX_KEYS or not all(1 <= len(key) <= MAX_PSK_LENGTH for key in keys):
+        keys = tuple(keys)
+        if len(keys) > MAX_KEYS or not all(map(_is_key, keys)):
             raise UsageError(f"keys: at most {MAX_KEYS}, each of 1 to {MAX_PSK_LENGTH} bytes, are possible")
         if self._state is ConnectionState.CLOSED:
             return self.take_events()
@@ -252,3 +253,7 @@ class Connection(Association):
             # RFC 5246 §7.2.2: user_canceled "should be followed by a close_notify."
             self._layer.send_alerts((AlertLevel.WARNING, AlertDescription.USER_CANCELED))
         self._end_by_caller(LocalClose(), now, notify=True)
+
+
+def _is_key(key: object) -> bool:
+    return isinstance(key, bytes) and 1 <= len(key) <= MAX_PSK_LENGTH

@@ -7,18 +7,22 @@ A line looks so::
 Data that are not UTF-8 stand under ``data_base64`` instead of ``data``. ``identity`` is escaped as
 in the log (``endpoint.text``), so both can be joined by it.
 
-Standard output may be slow (a pipe into a program that thinks, a terminal that was stopped) or
+Standard output may be slow (a pipe into a program that thinks, a terminal that was stopped), full or
 closed, and devices must not notice. So lines go into a bounded buffer, and a thread writes it out:
 a blocked write blocks the thread alone. Making the descriptor non-blocking would spare the thread,
 but that flag belongs to everybody who shares the terminal or pipe. When the buffer is full *new*
-lines are dropped and counted: what is buffered is older, but complete and in order. When standard
-output is closed there is nobody left to serve: ``ForwardError``, and the service stops.
+lines are dropped and counted: what is buffered is older, but complete and in order. A write that
+fails for a reason that may pass, such as a full disk, costs its lines and is tried again with the next
+ones. When the reader has closed its end there is nobody left to serve: ``ForwardError``, and the
+service stops.
 """
 
 from __future__ import annotations
 
 import base64
+import errno
 import os
+import select
 import time
 from collections import deque
 from typing import TYPE_CHECKING
@@ -36,9 +40,12 @@ if TYPE_CHECKING:
 MAX_WRITE = 65_536
 """Bytes handed to the thread at once: the size of a Linux pipe, so that lines leave the buffer steadily."""
 
+PAUSE_AFTER_FAILURE = 1.0
+"""Seconds before the next attempt when a write failed: a full disk does not empty in microseconds."""
+
 
 class JsonLines:
-    """Writes to a file descriptor. ``tell`` is called with the name of a fact when dropping starts or ends."""
+    """Writes to a file descriptor. ``tell`` gets a fact when dropping starts and when it ends."""
 
     def __init__(
         self,
@@ -59,10 +66,11 @@ class JsonLines:
         self._stamps = UtcStamps()
         self._lines: deque[bytes] = deque()
         self._held = 0  # bytes, including those being written
-        self._overflowing = False
-        self._dropped_now = 0
+        self._dropping = False
+        self._dropped_now = 0  # since dropping started
         self._written = 0
         self._dropped = 0
+        self._torn = False  # the last write ended within a line
         self._filled = trio.lowlevel.ParkingLot()
         self._emptied = trio.lowlevel.ParkingLot()
 
@@ -79,18 +87,18 @@ class JsonLines:
             fact["data_base64"] = base64.b64encode(data).decode("ascii")
         line = json_line(fact).encode() + b"\n"
         if self._held + len(line) > self._limit:
-            self._drop()
+            self._drop(1, "forward_overflow", buffer=self._limit)
             return
         self._lines.append(line)
         self._held += len(line)
         self._filled.unpark_all()
 
-    def _drop(self) -> None:
-        self._dropped += 1
-        self._dropped_now += 1
-        if not self._overflowing:
-            self._overflowing = True
-            self._tell("forward_overflow", output="standard output", buffer=self._limit)
+    def _drop(self, lines: int, event: str, **facts: object) -> None:
+        self._dropped += lines
+        self._dropped_now += lines
+        if not self._dropping:
+            self._dropping = True
+            self._tell(event, output="standard output", **facts)
 
     async def run(self) -> None:
         """Write until cancelled."""
@@ -99,21 +107,42 @@ class JsonLines:
                 await self._filled.park()
             lines = self._take()
             chunk = b"".join(lines)
-            try:
-                # Abandoned: a stop must not wait for a reader that never comes back.
-                await trio.to_thread.run_sync(_write_all, self._descriptor, chunk, abandon_on_cancel=True)
-            except BrokenPipeError:
-                raise ForwardError("standard output was closed by its reader") from None
-            except OSError as error:
-                raise ForwardError(f"standard output: {(error.strerror or str(error)).lower()}") from None
+            # Abandoned when cancelled: a stop must not wait for a reader that never comes back.
+            written, error = await trio.to_thread.run_sync(
+                _write, self._descriptor, b"\n" + chunk if self._torn else chunk, abandon_on_cancel=True
+            )
             self._held -= len(chunk)
-            self._written += len(lines)
-            if self._overflowing:
-                self._overflowing = False
-                self._tell("forward_resumed", dropped=self._dropped_now)
-                self._dropped_now = 0
+            if error is None:
+                self._succeeded(len(lines))
+            else:
+                self._failed(error, lines, written - self._torn)
             if not self._held:
                 self._emptied.unpark_all()
+            if error is not None:
+                await trio.sleep(PAUSE_AFTER_FAILURE)
+
+    def _succeeded(self, lines: int) -> None:
+        self._written += lines
+        self._torn = False
+        # Not before half is free, or a reader that is a little too slow would be told of with each write.
+        if self._dropping and self._held <= self._limit // 2:
+            self._dropping = False
+            self._tell("forward_resumed", dropped=self._dropped_now)
+            self._dropped_now = 0
+
+    def _failed(self, error: OSError, lines: list[bytes], written: int) -> None:
+        reason = (error.strerror or str(error)).lower()
+        if error.errno == errno.EPIPE:
+            raise ForwardError("standard output was closed by its reader")
+        if error.errno == errno.EBADF:
+            raise ForwardError("standard output was closed")
+        complete = 0
+        while written >= len(lines[complete]):
+            written -= len(lines[complete])
+            complete += 1
+        self._written += complete
+        self._torn = written > 0 or (written < 0 and self._torn)
+        self._drop(len(lines) - complete, "forward_write_failed", reason=reason)
 
     def _take(self) -> list[bytes]:
         """The lines of the next write: as many as fit, and at least one."""
@@ -138,7 +167,17 @@ class JsonLines:
         }
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def _write(descriptor: int, data: bytes) -> tuple[int, OSError | None]:
+    """Write all of it: the number of bytes written, and the error that stopped it."""
     left = memoryview(data)
     while left:
-        left = left[os.write(descriptor, left) :]
+        try:
+            left = left[os.write(descriptor, left) :]
+        except BlockingIOError:
+            # Somebody who shares it has made it non-blocking.
+            waiting = select.poll()
+            waiting.register(descriptor, select.POLLOUT)
+            waiting.poll()
+        except OSError as error:
+            return len(data) - len(left), error
+    return len(data), None

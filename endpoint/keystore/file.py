@@ -93,6 +93,7 @@ class FileKeyStore:
     """Answers from the loaded set; :meth:`replace` swaps the whole set at once."""
 
     def __init__(self, path: Path, loaded: PskSet):
+        """``loaded`` is what :func:`load_psk` made of ``path``."""
         self._path = path
         self._loaded = loaded
 

@@ -94,6 +94,8 @@ class ClientHandshake12(Handshake):
         # RFC 6347 §4.2.1: "The initial ClientHello and HelloVerifyRequest are not included in the
         # calculation of the handshake_messages", so each hello starts the transcript anew.
         self._transcript = b""
+        # What came before this hello was sent cannot answer it: it is an old handshake's on this path.
+        self._reassembler.clear()
         hello = self._message(HandshakeType.CLIENT_HELLO, self._hello.encode())
         self._send_flight([FlightPart(self._epoch_0, hello)], now)
 

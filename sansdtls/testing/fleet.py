@@ -12,7 +12,6 @@ from sansdtls import (
     PskRequested,
     Server,
     ServerConfig,
-    WrongState,
 )
 from sansdtls.testing.entropy import CounterEntropy
 from sansdtls.testing.network import Network
@@ -54,12 +53,14 @@ class Client:
 class Fleet:
     """Any number of clients against one :class:`sansdtls.Server`.
 
-    Offers are accepted and PSK requests answered from ``keys`` (identity to its keys, current first), each
-    ``accept_after`` and ``psk_after`` seconds later; ``None`` leaves it to the test. Both are attributes
-    and may be changed at any time. ``on_server_event`` and ``on_client_event`` see each event first.
+    Offers are accepted and PSK requests answered from ``keys`` (identity to its keys, current first), the
+    server's ``accept_after`` and ``psk_after`` seconds later, a client's ``client_psk_after`` seconds later.
+    ``None`` leaves the answer to the test, which then calls ``server.accept`` or :meth:`provide_psk`. These
+    are attributes and may be changed at any time. ``on_server_event`` and ``on_client_event`` see each event
+    first.
 
-    Every call that makes something happen ends with all output sent. ``step`` moves the clock to the next
-    moment at which anything is due.
+    What the parties want to send leaves with the next step, so that taps set before it see everything. A
+    step moves the clock to the next moment at which anything is due.
     """
 
     def __init__(
@@ -85,10 +86,11 @@ class Fleet:
         """The client at each address that has one. One that was restarted has left its place to the next."""
         self.accept_after: float | None = 0.0
         self.psk_after: float | None = 0.0
+        self.client_psk_after: float | None = 0.0
         self.on_server_event: Callable[[Event], None] | None = None
         self.on_client_event: Callable[[Client, Event], None] | None = None
         self._client_entropy = CounterEntropy(2 * seed)
-        self._answers: list[tuple[float, Callable[[], list[Event]]]] = []
+        self._answers: list[tuple[float, Callable[[], None]]] = []
         self._steps_in_this_instant = 0
 
     @property
@@ -106,13 +108,17 @@ class Fleet:
         )
         client = Client(connection, path)
         self.clients[path] = client
-        self.flush()
         return client
 
     def power_off(self, client: Client) -> None:
         """Take the client away without a word."""
         if self.clients.get(client.path) is client:
             del self.clients[client.path]
+
+    def provide_psk(self, request: PskRequested, keys: Sequence[bytes]) -> None:
+        """Answer a request that was left to the test; what comes of it is among the events."""
+        asker = next((one for one in self.clients.values() if one.connection is request.connection), None)
+        self._psk_answer(request, keys, asker)()
 
     def server_connections(self, path: Hashable | None = None) -> list[Connection]:
         """Each connection that the server's events have named, oldest first (of ``path``, where given)."""
@@ -154,6 +160,7 @@ class Fleet:
 
     def step(self) -> bool:
         """Move the clock to the next wake-up and let all that is due happen; False = nothing ever will."""
+        self.flush()
         moment = self.next_wake_up()
         if moment is None:
             return False
@@ -225,8 +232,9 @@ class Fleet:
             client.events.append(event)
             if self.on_client_event is not None:
                 self.on_client_event(client, event)
-            if isinstance(event, PskRequested) and self.psk_after is not None:
-                self._later(self.psk_after, self._psk_answer(event, client))
+            if isinstance(event, PskRequested) and self.client_psk_after is not None:
+                keys = self.keys.get(event.identity, ())
+                self._later(self.client_psk_after, self._psk_answer(event, keys, client))
 
     def _take_server_events(self, events: list[Event]) -> None:
         for event in events:
@@ -236,33 +244,28 @@ class Fleet:
             if isinstance(event, ConnectionOffered) and self.accept_after is not None:
                 self._later(self.accept_after, self._acceptance(event))
             elif isinstance(event, PskRequested) and self.psk_after is not None:
-                self._later(self.psk_after, self._psk_answer(event, None))
+                keys = self.keys.get(event.identity, ())
+                self._later(self.psk_after, self._psk_answer(event, keys, None))
 
-    def _acceptance(self, offer: ConnectionOffered) -> Callable[[], list[Event]]:
-        def accept() -> list[Event]:
-            try:
-                self.server.accept(offer, now=self.now)
-            except WrongState:
-                # The offer lapsed while the answer was on its way.
-                if not self.accept_after:
-                    raise
-            return []
+    def _acceptance(self, offer: ConnectionOffered) -> Callable[[], None]:
+        def accept() -> None:
+            self.server.accept(offer, now=self.now)
 
         return accept
 
-    def _psk_answer(self, request: PskRequested, client: Client | None) -> Callable[[], list[Event]]:
-        def answer() -> list[Event]:
-            keys = list(self.keys.get(request.identity, ()))
-            events = request.connection.provide_psk(request, keys, now=self.now)
-            if client is None:
+    def _psk_answer(
+        self, request: PskRequested, keys: Sequence[bytes], asker: Client | None
+    ) -> Callable[[], None]:
+        def answer() -> None:
+            events = request.connection.provide_psk(request, list(keys), now=self.now)
+            if asker is None:
                 self._take_server_events(events)
             else:
-                self._take_client_events(client, events)
-            return events
+                self._take_client_events(asker, events)
 
         return answer
 
-    def _later(self, seconds: float, answer: Callable[[], list[Event]]) -> None:
+    def _later(self, seconds: float, answer: Callable[[], None]) -> None:
         if seconds == 0:
             answer()
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sansdtls import ClientConfig, ConnectionState, HandshakeCompleted
+from sansdtls import ClientConfig, ConnectionState
 from sansdtls.testing.fleet import Fleet, NotReached
 
 if TYPE_CHECKING:
@@ -66,11 +66,9 @@ class Pair(Fleet):
     @property
     def connected(self) -> bool:
         """Whether both sides have completed the handshake and neither has ended."""
-        completed = [event for event in self.server_events if isinstance(event, HandshakeCompleted)]
-        return (
-            self.client.state is ConnectionState.CONNECTED
-            and bool(completed)
-            and completed[-1].connection.state is ConnectionState.CONNECTED
+        path = self.client_end.path
+        return self.client.state is ConnectionState.CONNECTED and any(
+            connection.path == path for connection in self.server.connections
         )
 
     def handshake(self, deadline: float = 300.0) -> None:

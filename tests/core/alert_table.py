@@ -347,8 +347,13 @@ def _server_key_exchange_rows() -> list[Row]:
             None,
         ),
         Row("an early ChangeCipherSpec", point, payload(raw.CHANGE_CIPHER_SPEC, b"\x01"), None),
+        Row("an empty ChangeCipherSpec", point, payload(raw.CHANGE_CIPHER_SPEC, b""), DECODE_ERROR),
+        Row("a ChangeCipherSpec of two bytes", point, payload(raw.CHANGE_CIPHER_SPEC, b"\1\1"), DECODE_ERROR),
         Row(
-            "a malformed ChangeCipherSpec", point, payload(raw.CHANGE_CIPHER_SPEC, b"", b"\2", b"\1\1"), None
+            "a ChangeCipherSpec of another type",
+            point,
+            payload(raw.CHANGE_CIPHER_SPEC, b"\2"),
+            ILLEGAL_PARAMETER,
         ),
         Row("application data in epoch 0", point, payload(raw.APPLICATION_DATA, b"hello"), None),
         Row("a warning alert", point, payload(raw.ALERT, b"\x01\x5a"), None),

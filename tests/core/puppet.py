@@ -80,14 +80,16 @@ class ServerRig:
 class ClientRig:
     """A client :class:`sansdtls.Connection` under test."""
 
-    def __init__(self, config: ClientConfig | None = None, *, keys=None, seed: int = 2, now: float = 0.0):
+    def __init__(
+        self, config: ClientConfig | None = None, *, keys=None, seed: int = 2, now: float = 0.0, path=PATH
+    ):
         self.now = now
         self.keys = {IDENTITY: [KEY]} if keys is None else keys
         self.connection = Connection.client(
             config or ClientConfig(psk_identity=IDENTITY, psk_key=KEY),
             entropy=CounterEntropy(seed),
             now=now,
-            path=PATH,
+            path=path,
         )
         self.events = []
         self.answer_requests = True

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sansdtls import AlertLevel, ConnectionState, ConnectionTerminated
+from sansdtls import AlertDescription, AlertLevel, ConnectionState, ConnectionTerminated
 from tests.core import raw
 from tests.core.alert_table import TABLE, Point, puppet_at
 
@@ -16,6 +16,7 @@ def test_each_mistake_is_answered_by_its_alert(row):
     puppet = puppet_at(row)
     before = len(puppet.answers)
     row.send(puppet)
+    puppet.wait(0)  # an end that comes of a call on the connection is told by the next timeout, due at once
     alerts = puppet.alerts(puppet.answers[before:])
     causes = puppet.rig.causes
     assert [body for body in puppet.rig.received if body] == []
@@ -28,11 +29,12 @@ def test_each_mistake_is_answered_by_its_alert(row):
     if not row.ends:
         assert causes == []
         return
-    if row.point is Point.SERVER_HELLO_DUE:
-        # Before there is a connection the failure is counted; nobody was promised an event.
+    if row.point.name.startswith("SERVER") and row.point is not Point.SERVER_CONNECTED:
         (counted,) = puppet.rig.server.statistics.handshakes_failed
-        assert counted == row.cause.__name__
-        assert causes == []
+        assert counted.split(".")[0] == row.cause.__name__
+    if row.point is Point.SERVER_HELLO_DUE and not puppet.rig.events:
+        assert row.alert in (AlertDescription.DECODE_ERROR, AlertDescription.ILLEGAL_PARAMETER)
+        # Malformed: never offered to the caller, so there is no connection whose end could be told.
     else:
         (cause,) = causes
         assert isinstance(cause, row.cause)
@@ -48,6 +50,7 @@ def test_each_mistake_is_answered_by_its_alert(row):
 def test_after_a_fatal_alert_nothing_more_is_said_or_heard(row):
     puppet = puppet_at(row)
     row.send(puppet)
+    puppet.wait(0)
     before = len(puppet.answers), len(puppet.rig.events)
     if row.point.name.startswith("CLIENT") and puppet.keys is not None:
         puppet.give(puppet.data(b"more"))

@@ -186,8 +186,9 @@ def test_answers_left_to_the_test_are_left_to_the_test():
     pair.run_for(0.1)
     (request,) = pair.server_events[1:]
     assert pair.server_connection is request.connection
-    request.connection.provide_psk(request, [Pair.KEY], now=pair.now)
+    pair.provide_psk(request, [Pair.KEY])
     pair.handshake()
+    assert isinstance(pair.server_events[-1], HandshakeCompleted)
 
 
 def test_a_client_without_a_key_is_given_it_from_the_same_table():

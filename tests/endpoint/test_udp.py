@@ -2,6 +2,7 @@
 
 import errno
 import socket
+from typing import Any
 
 import pytest
 import trio
@@ -47,7 +48,7 @@ class FailingSocket:
 
 
 def failing(*errors):
-    fake = FailingSocket(*errors)
+    fake: Any = FailingSocket(*errors)
     return UdpSocket(fake), fake
 
 
@@ -104,17 +105,17 @@ async def test_all_interfaces_is_one_socket_that_serves_both_ip_versions():
 
 
 async def test_without_ipv6_in_the_kernel_all_interfaces_means_all_of_ipv4(monkeypatch):
-    real = udp.socket.socket
+    real = socket.socket
 
     def no_ipv6(family, *rest):
         if family == socket.AF_INET6:
             raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
         return real(family, *rest)
 
-    monkeypatch.setattr(udp.socket, "socket", no_ipv6)
+    monkeypatch.setattr(socket, "socket", no_ipv6)
     (bound,) = await bind_udp(None, 0)
     with bound:
-        assert bound.address == "0.0.0.0"
+        assert bound.address == "0.0.0.0"  # noqa: S104 - what is tested
     with pytest.raises(ListenError, match=r"listen\.address: ::1: this machine has no IPv6"):
         await bind_udp("::1", 0)
 

@@ -39,7 +39,8 @@ def start(directory, port):
 def test_it_shows_data_says_what_to_type_and_ends_cleanly(tmp_path):
     with start(tmp_path, 0) as demo:
         assert demo.output().startswith("The endpoint listens on 127.0.0.1:")
-        commands, devices = [], set()
+        commands: list[str] = []
+        devices: set[str] = set()
         while devices < {THERMOMETER, METER}:
             line = demo.output()
             if line.startswith("{"):

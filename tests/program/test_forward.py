@@ -1,8 +1,10 @@
 """Forwarding: the form of the lines, and that neither a slow nor a closed reader reaches the devices."""
 
 import base64
+import errno
 import json
 import os
+from typing import Any
 
 import attrs
 import pytest
@@ -34,9 +36,11 @@ class Told:
 
     def __init__(self):
         self.facts = []
+        self.something = trio.Event()
 
     def __call__(self, event, **facts):
         self.facts.append((event, facts))
+        self.something.set()
 
 
 @pytest.fixture
@@ -51,6 +55,10 @@ def pipe():
     yield reading, writing, close
     for end in ends:
         os.close(end)
+
+
+def device(**attributes) -> Any:
+    return FakeAssociation(**attributes)
 
 
 def read_lines(descriptor, number):
@@ -82,7 +90,7 @@ async def run_briefly(forwarder, then):
 async def test_a_datagram_is_one_json_line(pipe, data, shown):
     reading, writing, _ = pipe
     lines = JsonLines(writing, limit=10_000, tell=Told(), wall=lambda: 1_700_000_000.25)
-    lines.deliver(FakeAssociation(), data)
+    lines.deliver(device(), data)
     (line,) = await run_briefly(lines, lambda: trio.to_thread.run_sync(read_lines, reading, 1))
     assert line.isprintable()
     assert json.loads(line) == {
@@ -96,7 +104,7 @@ async def test_a_datagram_is_one_json_line(pipe, data, shown):
 async def test_an_identity_is_shown_as_in_the_log(pipe):
     reading, writing, _ = pipe
     lines = JsonLines(writing, limit=10_000, tell=Told())
-    lines.deliver(FakeAssociation(identity=b"a\n\xff"), b"")
+    lines.deliver(device(identity=b"a\n\xff"), b"")
     (line,) = await run_briefly(lines, lambda: trio.to_thread.run_sync(read_lines, reading, 1))
     assert json.loads(line)["identity"] == "a\\x0a\\xff"
 
@@ -105,7 +113,7 @@ async def test_lines_keep_their_order(pipe):
     reading, writing, _ = pipe
     lines = JsonLines(writing, limit=1_000_000, tell=Told())
     for number in range(500):
-        lines.deliver(FakeAssociation(), str(number).encode())
+        lines.deliver(device(), str(number).encode())
     found = await run_briefly(lines, lambda: trio.to_thread.run_sync(read_lines, reading, 500))
     assert [json.loads(line)["data"] for line in found] == [str(number) for number in range(500)]
 
@@ -117,7 +125,7 @@ async def test_a_reader_that_does_not_read_costs_new_lines_and_never_blocks(pipe
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lines.run)
         for _ in range(300):
-            lines.deliver(FakeAssociation(), BIG)
+            lines.deliver(device(), BIG)
             await trio.lowlevel.checkpoint()
         # The pipe is full and the buffer too, and this task is still here.
         dropped = lines.statistics()["forward_dropped"]
@@ -133,11 +141,65 @@ async def test_a_reader_that_does_not_read_costs_new_lines_and_never_blocks(pipe
     assert told.facts[-1][0] == "forward_resumed"
 
 
+async def test_a_full_disk_costs_its_lines_and_no_more(autojump_clock):
+    told = Told()
+    full = os.open("/dev/full", os.O_WRONLY)
+    with os.fdopen(full):
+        lines = JsonLines(full, limit=10_000, tell=told)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lines.run)
+            lines.deliver(device(), b"one")
+            lines.deliver(device(), b"two")
+            await told.something.wait()
+            assert told.facts == [
+                ("forward_write_failed", {"output": "standard output", "reason": "no space left on device"})
+            ]
+            await lines.flush()
+            assert lines.statistics() == {"forwarded": 0, "forward_dropped": 2, "forward_held": 0}
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_line_that_was_torn_by_a_failure_does_not_spoil_the_next(monkeypatch, autojump_clock, pipe):
+    reading, writing, _ = pipe
+    told = Told()
+    lines = JsonLines(writing, limit=10_000, tell=told)
+    write, answers = os.write, [7, OSError(errno.ENOSPC, "No space left on device")]
+
+    def torn_write(descriptor, data):
+        if descriptor != writing or not answers:
+            return write(descriptor, data)
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return write(descriptor, data[:answer])
+
+    monkeypatch.setattr(os, "write", torn_write)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lines.run)
+        lines.deliver(device(), b"one")
+        await told.something.wait()
+        lines.deliver(device(), b"two")
+        torn, whole = await trio.to_thread.run_sync(read_lines, reading, 2)
+        nursery.cancel_scope.cancel()
+    assert torn == '{"time"'
+    assert json.loads(whole)["data"] == "two"
+
+
+async def test_an_output_that_somebody_made_non_blocking_is_waited_for(pipe):
+    reading, writing, _ = pipe
+    os.set_blocking(writing, False)
+    lines = JsonLines(writing, limit=1_000_000, tell=Told())
+    for _ in range(300):
+        lines.deliver(device(), BIG)
+    found = await run_briefly(lines, lambda: trio.to_thread.run_sync(read_lines, reading, 300))
+    assert len(found) == 300
+
+
 async def test_a_stop_does_not_wait_for_a_blocked_reader(pipe):
     _, writing, _ = pipe
     lines = JsonLines(writing, limit=1_000_000, tell=Told())
     for _ in range(300):
-        lines.deliver(FakeAssociation(), BIG)
+        lines.deliver(device(), BIG)
     with trio.move_on_after(0.05) as scope:
         await run_briefly(lines, lines.flush)
     assert scope.cancelled_caught
@@ -147,7 +209,7 @@ async def test_a_closed_reader_is_an_error_that_says_so(pipe):
     reading, writing, close = pipe
     lines = JsonLines(writing, limit=10_000, tell=Told())
     close(reading)
-    lines.deliver(FakeAssociation(), b"x")
+    lines.deliver(device(), b"x")
     with pytest.raises(ForwardError, match="standard output was closed by its reader"):
         await lines.run()
 
@@ -160,7 +222,7 @@ def test_a_closed_output_is_noticed_at_the_start(pipe):
 
 
 async def test_echo_sends_the_data_back_and_counts_what_does_not_fit():
-    echo, association = Echo(), FakeAssociation()
+    echo, association = Echo(), device()
     echo.deliver(association, b"hello")
     echo.deliver(association, BIG)
     await echo.flush()

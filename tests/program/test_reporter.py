@@ -3,9 +3,11 @@
 import io
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from endpoint.forward.echo import Echo
 from endpoint.logs import Throttle, make_log
 from endpoint.reporter import Reporter
 from sansdtls import (
@@ -21,9 +23,10 @@ from sansdtls import (
 PATH = (0, ("192.0.2.7", 40000))
 
 
-class Collector:
+class Collector(Echo):
     def __init__(self):
-        self.delivered = []
+        super().__init__()
+        self.delivered: list[Any] = []
 
     def deliver(self, association, data):
         self.delivered.append((association, data))

@@ -4,6 +4,8 @@ import json
 import os
 import socket
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import trio
@@ -97,6 +99,24 @@ def test_lines_of_standard_input_are_sent(home):
         device.process.stdin.write("two")
         out, _ = device.process.communicate()
         assert (device.process.returncode, out) == (0, "two\n")
+
+
+def test_a_device_whose_endpoint_stops_is_told_and_does_not_hang_on_its_input(home):
+    with home.serve() as service, home.connect(target(service)) as device:
+        device.process.stdin.write("one\n")
+        device.process.stdin.flush()
+        assert device.output() == "one"
+        assert service.end() == 0
+        # Its standard input is still open: a thread waits in it.
+        assert device.process.wait() == 1
+        assert "the peer closed the association" in device.process.stderr.read()
+
+
+def test_silence_is_no_failure_and_is_told(home):
+    with home.serve(kind="jsonl") as service:
+        status, out, error = finished(home.connect(target(service), "--message", "x", "--wait", "0.01"))
+        assert (status, out) == (0, "")
+        assert error.splitlines()[1] == "1 sent without a reply within 0.01 s"
 
 
 def test_data_come_out_as_json_lines(home):
@@ -280,6 +300,40 @@ def test_a_closed_output_ends_it_with_the_reason(home):
         assert service.fact("forward_failed")["error"] == "standard output was closed by its reader"
         assert service.finished() == 1
         assert "Traceback" not in service.everything
+
+
+def test_an_output_that_was_never_open_is_told_and_no_socket_is_taken_for_it(home):
+    home.serve(kind="jsonl").__exit__()
+    done = subprocess.run(
+        ["sh", "-c", f"exec {sys.executable} -m endpoint serve --config endpoint.toml >&-"],
+        cwd=home.path,
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert json.loads(done.stderr)["error"] == "standard output is closed; there is nowhere to write data to"
+
+
+def test_interrupting_the_client_leaves_no_traceback(home):
+    with home.serve() as service, home.connect(target(service)) as device:
+        assert device.line(device.process.stderr).startswith("connected to ")
+        assert device.end("SIGINT") == 130
+        assert "Traceback" not in device.everything
+        assert service.fact("disconnected")["cause"] == "PeerClose"
+
+
+def test_a_client_whose_output_is_closed_says_so(home):
+    with home.serve() as service, home.connect(target(service)) as device:
+        device.process.stdout.close()
+        device.process.stdout = None
+        device.process.stdin.write("one\n")
+        device.process.stdin.flush()
+        assert device.process.wait() == 1
+        assert device.process.stderr.read().splitlines()[1:] == [
+            "dtls-endpoint connect: standard output: broken pipe"
+        ]
 
 
 async def test_a_service_that_restarts_takes_the_device_back_on_its_old_port(home):

@@ -1,0 +1,1 @@
+"""Live tests against DTLS programs and libraries that are not ours, over loopback."""

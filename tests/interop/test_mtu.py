@@ -1,0 +1,81 @@
+"""Small and large datagrams: the handshake is fragmented as the MTU asks, and data fills it to the last byte.
+
+Identities are as long as the other side takes them. With 255 bytes, and an MTU of 256, ClientKeyExchange
+has to be fragmented.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.interop.ours import COAP_GET, answer_to_coap, answer_to_hello
+from tests.interop.stacks import CLIENTS, OPENSSL, SERVERS
+
+if TYPE_CHECKING:
+    from tests.interop.conftest import Meeting
+    from tests.interop.stacks import Stack
+
+pytestmark = pytest.mark.interop
+
+CCM_8_OVERHEAD = 13 + 8 + 8
+"""Bytes that a record with CCM_8 adds to its data: header, explicit nonce, tag."""
+LONGEST_COAP_MESSAGE = 1024
+"""Bytes; RFC 7252 §4.6 has implementations take 1152 and suggests 1024 of payload."""
+
+
+@pytest.mark.parametrize("mtu", [256, 512, 1400])
+@pytest.mark.parametrize("stack", CLIENTS, ids=str)
+def test_their_client_talks_to_our_server_at_an_mtu_of(meeting: Meeting, stack: Stack, mtu: int):
+    size = mtu - CCM_8_OVERHEAD
+
+    def answer(data: bytes) -> bytes:
+        if stack.speaks_coap:
+            return answer_to_coap(data).ljust(min(size, LONGEST_COAP_MESSAGE), b".")
+        return answer_to_hello(data)[:size].ljust(size, b".")
+
+    identity = "d" * stack.longest_identity
+    server = meeting.our_server(stack, mtu=mtu, keys={identity.encode(): [stack.key]}, answer=answer)
+    client = meeting.their_client(stack, server.port, identity=identity, mtu=mtu)
+    if stack.types_hello:
+        client.say("hello".ljust(size - len("\n"), "."))
+    server.run_until(lambda: "heard hello" in client.output, lambda: f"an answer for {client}")
+    if stack.has_mtu:
+        assert server.largest_received <= mtu
+    if stack.types_hello:
+        assert server.largest_received == mtu
+    if not stack.speaks_coap:
+        assert server.largest_sent == mtu
+
+
+@pytest.mark.parametrize("mtu", [256, 512, 1400])
+@pytest.mark.parametrize("stack", SERVERS, ids=str)
+def test_our_client_talks_to_their_server_at_an_mtu_of(meeting: Meeting, stack: Stack, mtu: int):
+    identity = "d" * stack.longest_identity
+    server, port = meeting.their_server(stack, identity=identity, mtu=mtu)
+    client = meeting.our_client(stack, port, identity=identity, mtu=mtu)
+    client.connect(server.__str__)
+    if stack.speaks_coap:
+        client.send(COAP_GET)
+    else:
+        hello = b"hello".ljust(client.connection.max_payload - len(b"\n"), b".") + b"\n"
+        client.send(hello)
+        assert client.largest_sent == mtu
+        client.run_until(lambda: "hello" in server.output, lambda: f"hello at {server}")
+        assert hello.decode().strip() in server.output
+    if stack.types_answer:
+        server.say("heard hello".ljust(mtu - CCM_8_OVERHEAD - len("\n"), "."))
+    client.run_until(lambda: bool(client.received), lambda: f"an answer from {server}")
+    assert stack.answer in client.received[0]
+    if stack.has_mtu:
+        assert client.largest_received <= mtu
+
+
+@pytest.mark.parametrize("mtu", [256, 512])
+def test_a_hello_that_openssl_has_to_fragment_is_answered(meeting: Meeting, mtu: int):
+    """With all its suites OpenSSL's hello is longer than the MTU; its server would not answer it either."""
+    server = meeting.our_server(OPENSSL, mtu=mtu)
+    client = meeting.their_client(OPENSSL, server.port, mtu=mtu, options=["-cipher", "ALL:PSK:@SECLEVEL=0"])
+    client.say("hello")
+    server.run_until(lambda: "heard hello" in client.output, lambda: f"an answer for {client}")
