@@ -35,7 +35,7 @@ def serve(pipe: Pipe) -> None:
         "memory": memory,
         "python_memory": python_memory,
     }
-    while (question := pipe.recv()) != "stop":
+    while (question := control.hear(pipe)) != "stop":
         measurement, suite, scale = question
         pipe.send(measurements[measurement](suite, scale))
 
