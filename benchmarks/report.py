@@ -82,7 +82,9 @@ def table(all_series: Sequence[Series]) -> str:
 def heading(scale: Scale, facts: dict[str, Any]) -> str:
     busy = facts["load_average"] > BUSY * (facts["cpus"] or 1)
     warning = (
-        "The machine was busy before the first run: medians are too high; look at "low" and the ratios.\n" if busy else ""
+        "The machine was busy before the first run: medians are too high; look at 'low' and the ratios.\n"
+        if busy
+        else ""
     )
     return (
         f"Server processes only; CPU is user + system time. Medians of {scale.repeat} interleaved runs;\n"
