@@ -52,16 +52,19 @@ def _progress(text: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _arguments(argv)
     scale = _scale(arguments)
+    facts = report.environment()  # before the runs add their own load
     try:
         series = plan.run(scale, _progress)
     except (LoadFailed, TimeoutError, RuntimeError) as error:
         print(f"\nnothing to report: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     _progress("")
     if arguments.json:
-        print(report.as_json(scale, series, plan.NOTE))
+        print(report.as_json(scale, facts, series, plan.NOTE))
     else:
-        print(report.heading(scale))
+        print(report.heading(scale, facts))
         print(report.table(series))
         print("\n" + plan.NOTE)
     return 0

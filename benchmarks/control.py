@@ -12,6 +12,7 @@ import ctypes
 import gc
 import multiprocessing
 import os
+import signal
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -42,11 +43,19 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def hear(pipe: Pipe) -> Any:
+    """The next question; ``"stop"`` also where nobody is left to ask."""
+    try:
+        return pipe.recv()
+    except EOFError:
+        return "stop"
+
+
 async def answer(pipe: Pipe, facts: Callable[[], dict[str, Any]]) -> None:
     """Answer questions until told to stop. For the measured process, inside trio."""
     while True:
         await trio.lowlevel.wait_readable(pipe.fileno())
-        match pipe.recv():
+        match hear(pipe):
             case "cpu":
                 pipe.send(time.process_time())
             case "memory":
@@ -65,7 +74,12 @@ class Measured:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=target, args=(theirs, *args), daemon=True)
-        self._process.start()
+        # Ctrl-C is for the program, which then ends the measured processes in order.
+        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            self._process.start()
+        finally:
+            signal.signal(signal.SIGINT, interrupt)
         theirs.close()
 
     def ask(self, question: object) -> Any:

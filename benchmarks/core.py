@@ -33,8 +33,9 @@ def serve(pipe: Pipe) -> None:
         "pre_cookie": pre_cookie,
         "pre_cookie_memory": pre_cookie_memory,
         "memory": memory,
+        "python_memory": python_memory,
     }
-    while (question := pipe.recv()) != "stop":
+    while (question := control.hear(pipe)) != "stop":
         measurement, suite, scale = question
         pipe.send(measurements[measurement](suite, scale))
 
@@ -121,26 +122,40 @@ def pre_cookie_memory(suite: sansdtls.CipherSuite, scale: Scale) -> float:
     under_test = _ServerUnderTest(suite)
     first, *bursts = _hellos(suite, scale)
     under_test.turn(first)  # what is made once, is made now
+    return _python_bytes(lambda: [under_test.turn(burst) for burst in bursts]) / sum(map(len, bursts))
+
+
+def _python_bytes(work: Callable[[], object]) -> int:
+    """Bytes of Python objects that ``work`` leaves behind."""
     gc.collect()
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
-        for burst in bursts:
-            under_test.turn(burst)
+        work()
         gc.collect()
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    return (after - before) / sum(map(len, bursts))
+    return after - before
+
+
+def _fill(under_test: _ServerUnderTest, suite: sansdtls.CipherSuite, scale: Scale) -> None:
+    for burst in range(scale.associations // scale.handshake_window):
+        _connect(under_test, suite, [(burst, index) for index in range(scale.handshake_window)])
 
 
 def memory(suite: sansdtls.CipherSuite, scale: Scale) -> float:
     """KiB of RAM for one live association: Python's objects and OpenSSL's behind them."""
     under_test = _ServerUnderTest(suite)
-    window = scale.handshake_window
-    _connect(under_test, suite, [("first", index) for index in range(window)])
+    _connect(under_test, suite, [("first", index) for index in range(scale.handshake_window)])
     before = control.resident_bytes()
     done = len(under_test.server)
-    for burst in range(scale.associations // window):
-        _connect(under_test, suite, [(burst, index) for index in range(window)])
+    _fill(under_test, suite, scale)
     return (control.resident_bytes() - before) / (len(under_test.server) - done) / 1024
+
+
+def python_memory(suite: sansdtls.CipherSuite, scale: Scale) -> float:
+    """KiB of Python objects for one live association."""
+    under_test = _ServerUnderTest(suite)
+    size = _python_bytes(lambda: _fill(under_test, suite, scale))
+    return size / len(under_test.server) / 1024

@@ -4,12 +4,17 @@ The same code loads every server; only the client's protocol engine differs. A b
 datagrams, one from each of ``window`` clients, is sent as fast as the socket takes it; the next
 follows when all answers are in. Whatever can be computed beforehand (records, hellos) is, so that
 the rhythm does not depend on how fast the client's engine is.
+
+While answers are due the clients wait in one selector, and so sleep. A server that sends its answers one
+by one wakes them with each, and on loopback the sender pays for that (some 8 us; over a network
+nobody does); one that sends a burst together wakes them once. Clients that poll instead of sleeping
+were tried: where two CPUs are threads of one core they slow every server down by more than that.
 """
 
 from __future__ import annotations
 
+import selectors
 import socket
-import time
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -19,10 +24,6 @@ HOST = "127.0.0.1"
 PSK_IDENTITY = b"benchmark"
 PSK_KEY = bytes(range(16))
 MAX_DATAGRAM_SIZE = 65_535
-POLL_INTERVAL = 0.0003
-"""Seconds between two looks for answers. The clients sleep and look instead of waiting for answers, because on
-loopback whoever sends to a waiting process pays for waking it: up to 10 us for each datagram of a server that
-sends them one by one, and nothing for one that sends them together. Over a network nobody pays that."""
 PATIENCE = 1.0
 """Seconds without any answer until clients repeat what they sent, and until an echo counts as lost."""
 ATTEMPTS = 5
@@ -71,7 +72,7 @@ class Peer:
         self.sock.close()
 
 
-def _connected_socket(port: int, avoid: set[int] | None = None) -> socket.socket:
+def _connected_socket(port: int, avoid: set[int] | None) -> socket.socket:
     """A socket whose own port is not in ``avoid``, to which it is then added."""
     rejected = []
     try:
@@ -91,44 +92,33 @@ def _connected_socket(port: int, avoid: set[int] | None = None) -> socket.socket
     return sock
 
 
-def _received(sock: socket.socket) -> list[bytes]:
-    """What has arrived at a socket."""
-    datagrams = []
-    try:
-        while True:
-            datagrams.append(sock.recv(MAX_DATAGRAM_SIZE))
-    except BlockingIOError:
-        return datagrams
-
-
 def connect(
     port: int, make_client: Callable[[], Client], window: int, avoid: set[int] | None = None
 ) -> list[Peer]:
     """Complete ``window`` handshakes that start together."""
     peers = [Peer(make_client(), _connected_socket(port, avoid)) for _ in range(window)]
-    hellos = [peer.client.start() for peer in peers]
-    for peer, hello in zip(peers, hellos, strict=True):
-        peer.send(hello)
-    silences = 0
-    waiting = peers
-    last_progress = time.monotonic()
-    while waiting:
-        time.sleep(POLL_INTERVAL)
-        progress = False
-        for peer in waiting:
-            for datagram in _received(peer.sock):
-                progress = True
-                peer.send(peer.client.receive(datagram))
-        waiting = [peer for peer in waiting if not peer.client.established]
-        if progress:
-            last_progress = time.monotonic()
-        elif time.monotonic() - last_progress > PATIENCE:
-            silences += 1
-            if silences > ATTEMPTS:
-                raise LoadFailed(f"{len(waiting)} of {window} handshakes did not complete")
-            for peer in waiting:
-                peer.send(peer.client.repeat())
-            last_progress = time.monotonic()
+    with selectors.DefaultSelector() as selector:
+        for peer in peers:
+            selector.register(peer.sock, selectors.EVENT_READ, peer)
+        hellos = [peer.client.start() for peer in peers]
+        for peer, hello in zip(peers, hellos, strict=True):
+            peer.send(hello)
+        silences = 0
+        waiting = set(peers)
+        while waiting:
+            ready = selector.select(PATIENCE)
+            if not ready:
+                silences += 1
+                if silences > ATTEMPTS:
+                    raise LoadFailed(f"{len(waiting)} of {window} handshakes did not complete")
+                for peer in waiting:
+                    peer.send(peer.client.repeat())
+            for key, _ in ready:
+                peer = key.data
+                peer.send(peer.client.receive(peer.sock.recv(MAX_DATAGRAM_SIZE)))
+                if peer.client.established:
+                    waiting.discard(peer)
+                    selector.unregister(peer.sock)
     return peers
 
 
@@ -137,25 +127,33 @@ def leave(peers: Sequence[Peer]) -> None:
         peer.leave()
 
 
-def exchange(
-    sockets: Sequence[socket.socket], datagrams: Sequence[bytes], *, each: int = 1
-) -> list[list[bytes]]:
-    """Send one datagram from each socket, ``each`` times, and take in as many answers.
+class Burst:
+    """Sends one datagram from each of some sockets and takes in one answer on each."""
 
-    The answers are in the order of the sockets; there are fewer where a datagram was lost.
-    """
-    answers: list[list[bytes]] = [[] for _ in sockets]
-    for sock, datagram in zip(sockets, datagrams, strict=True):
-        for _ in range(each):
-            sock.send(datagram)
-    waiting = list(zip(sockets, answers, strict=True))
-    give_up = time.monotonic() + PATIENCE
-    while waiting and time.monotonic() < give_up:
-        time.sleep(POLL_INTERVAL)
-        for sock, came in waiting:
-            came.extend(_received(sock))
-        waiting = [(sock, came) for sock, came in waiting if len(came) < each]
-    return answers
+    def __init__(self, sockets: Sequence[socket.socket]) -> None:
+        self._sockets = sockets
+        self._selector = selectors.DefaultSelector()
+        for index, sock in enumerate(sockets):
+            self._selector.register(sock, selectors.EVENT_READ, index)
+
+    def exchange(self, datagrams: Sequence[bytes], answers_each: int = 1) -> list[list[bytes]]:
+        """The answers in the order of the sockets; fewer where a datagram was lost."""
+        answers: list[list[bytes]] = [[] for _ in self._sockets]
+        for sock, datagram in zip(self._sockets, datagrams, strict=True):
+            for _ in range(answers_each):
+                sock.send(datagram)
+        missing = len(datagrams) * answers_each
+        while missing:
+            ready = self._selector.select(PATIENCE)
+            if not ready:
+                break
+            for key, _ in ready:
+                answers[key.data].append(self._sockets[key.data].recv(MAX_DATAGRAM_SIZE))
+                missing -= 1
+        return answers
+
+    def close(self) -> None:
+        self._selector.close()
 
 
 def prepare_echo(peers: Sequence[Peer], payload: bytes, bursts: int) -> Callable[[], Callable[[], int]]:
@@ -163,8 +161,11 @@ def prepare_echo(peers: Sequence[Peer], payload: bytes, bursts: int) -> Callable
     sealed = [[peer.client.seal(payload) for peer in peers] for _ in range(bursts)]
 
     def run() -> Callable[[], int]:
-        sockets = [peer.sock for peer in peers]
-        echoes = [exchange(sockets, datagrams) for datagrams in sealed]
+        burst = Burst([peer.sock for peer in peers])
+        try:
+            echoes = [burst.exchange(datagrams) for datagrams in sealed]
+        finally:
+            burst.close()
 
         def count() -> int:
             return sum(
@@ -181,6 +182,10 @@ def prepare_echo(peers: Sequence[Peer], payload: bytes, bursts: int) -> Callable
 
 def hellos_without_cookie(port: int, hello: bytes, window: int, bursts: int) -> int:
     """Send the same first hello again and again from one socket; returns how many were answered."""
-    sock = _connected_socket(port)
-    with sock:
-        return sum(len(exchange([sock], [hello], each=window)[0]) for _ in range(bursts))
+    sock = _connected_socket(port, None)
+    burst = Burst([sock])
+    try:
+        return sum(len(burst.exchange([hello], window)[0]) for _ in range(bursts))
+    finally:
+        burst.close()
+        sock.close()

@@ -98,7 +98,7 @@ MEMORY = Measurement(
     "memory of a live association",
     "KiB",
     lambda running, scale: running.memory(scale),
-    ((ENGINE_CCM_8, 4), (CHANNELS, None), (TRIO, None)),
+    ((ENGINE_CCM_8, 4), (ENGINE_GCM, 4), (CHANNELS, None), (TRIO, None)),
 )
 
 
@@ -119,6 +119,7 @@ CORE_REPEATED = (
 )
 CORE_ONCE = (
     CoreMeasurement("core alone: memory of a live association", "KiB", "memory", 4),
+    CoreMeasurement("core alone: of that, Python objects", "KiB", "python_memory"),
     CoreMeasurement("core alone: memory kept after a hello without cookie", "bytes", "pre_cookie_memory", 1),
 )
 CORE_SUITES = ((CCM_8, CCM_8_NAME), (GCM, GCM_NAME))

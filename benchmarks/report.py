@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from benchmarks.harness import Scale, Series
 
+BUSY = 0.25
+"""Load average per CPU, before the first run, above which the report warns."""
 HEADINGS = ("", "suite", "median", "low", "high", "trio/this", "aim", "")
 
 
@@ -77,19 +79,25 @@ def table(all_series: Sequence[Series]) -> str:
     return "\n".join(line if isinstance(line, str) else aligned(line) for line in lines)
 
 
-def heading(scale: Scale) -> str:
-    facts = ", ".join(f"{name} {value}" for name, value in environment().items())
+def heading(scale: Scale, facts: dict[str, Any]) -> str:
+    busy = facts["load_average"] > BUSY * (facts["cpus"] or 1)
+    warning = (
+        "The machine was busy before the first run: medians are too high; look at 'low' and the ratios.\n"
+        if busy
+        else ""
+    )
     return (
         f"Server processes only; CPU is user + system time. Medians of {scale.repeat} interleaved runs;\n"
         f"memory is taken once, over {scale.associations} associations. Loopback; the load comes from another\n"
         f"process, the same for every server: bursts of {scale.window} datagrams from {scale.window} clients"
         f" (one at a time\nwhere it says so), {scale.handshake_window} handshakes at once.\n"
         f"trio/this: trio's DTLSEndpoint with its default suite in the same run, divided by this row.\n"
-        f"{facts}\n"
+        + ", ".join(f"{name} {value}" for name, value in facts.items())
+        + f"\n{warning}"
     )
 
 
-def as_json(scale: Scale, all_series: Sequence[Series], note: str) -> str:
+def as_json(scale: Scale, facts: dict[str, Any], all_series: Sequence[Series], note: str) -> str:
     rows = [
         {
             "what": series.what,
@@ -104,5 +112,5 @@ def as_json(scale: Scale, all_series: Sequence[Series], note: str) -> str:
         for series in all_series
     ]
     scale_facts = attrs.asdict(scale)
-    result = {"environment": environment(), "scale": scale_facts, "rows": rows, "note": note}
+    result = {"environment": facts, "scale": scale_facts, "rows": rows, "note": note}
     return json.dumps(result, indent=2)

@@ -4,6 +4,7 @@ For embedding: :func:`serve_dtls`, :func:`open_dtls` and the :class:`DtlsChannel
 programs that want neither a task nor a channel per peer: :class:`Engine` with an :class:`Observer`.
 """
 
+from endpoint.addresses import path_text
 from endpoint.association import Association
 from endpoint.causes import cause_text
 from endpoint.channel import AssociationEnded, ChannelStatistics, DtlsChannel, HandshakeFailed
@@ -13,7 +14,8 @@ from endpoint.observer import Observer
 from endpoint.opening import open_dtls
 from endpoint.quotas import IdentityOverflow, QuotaPolicy
 from endpoint.serving import serve_dtls
-from endpoint.udp import ListenError, RetryPolicy, UdpSocket, bind_udp, path_text
+from endpoint.sockets import UdpSocket
+from endpoint.udp import ListenError, RetryPolicy, bind_udp
 
 __all__ = [
     "Association",

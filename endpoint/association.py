@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from endpoint.udp import path_text
+from endpoint.addresses import path_text
 from sansdtls import MessageTooLarge, WrongState
 
 if TYPE_CHECKING:
+    from endpoint.addresses import Path
     from endpoint.quotas import DataBudget, Prefix
-    from endpoint.udp import Path, UdpSocket
+    from endpoint.sockets import UdpSocket
     from sansdtls import Connection
 
 
@@ -81,7 +82,7 @@ class Association:
     @property
     def local(self) -> str:
         """Our address and port as text."""
-        return self._carrier.socket_of(self.path).local_text
+        return self._carrier.socket_of(self.path).local_text_for(self.path[1])
 
     @property
     def last_received(self) -> float:

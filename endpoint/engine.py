@@ -25,10 +25,11 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import trio
 
+from endpoint.addresses import address_text
 from endpoint.association import Association
 from endpoint.lookups import Lookups
 from endpoint.quotas import IdentityOverflow, QuotaPolicy, Quotas
-from endpoint.udp import address_text, errno_name
+from endpoint.sockets import errno_name
 from sansdtls import (
     ConnectionOffered,
     ConnectionTerminated,
@@ -42,10 +43,11 @@ from sansdtls import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from endpoint.addresses import Address, Path
     from endpoint.keystore import KeyStore
     from endpoint.observer import Observer
     from endpoint.quotas import Prefix
-    from endpoint.udp import Address, Path, UdpSocket
+    from endpoint.sockets import UdpSocket
     from sansdtls import Cause, Connection, Event, ServerConfig
 
 DEFAULT_TURN = 64
@@ -191,13 +193,8 @@ class Engine:
 
     # --- after each call into the core ---
 
-    @property
-    def keystore(self) -> KeyStore:
-        """Where keys come from. May be replaced at any time; lookups under way finish with the old one."""
-        return self._lookups.store
-
-    @keystore.setter
-    def keystore(self, store: KeyStore) -> None:
+    def use_keystore(self, store: KeyStore) -> None:
+        """Look keys up in ``store`` from now on; lookups under way finish with the one before."""
         self._lookups.store = store
 
     def now(self) -> float:

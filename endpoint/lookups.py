@@ -33,7 +33,7 @@ class Lookups:
     ) -> None:
         """``deliver(events, now)`` gets what a late answer brings about; ``report(identity, reason)`` each failure."""
         self.store = store
-        """May be replaced at any time; lookups under way finish with the old one."""
+        """May be replaced at any time; lookups under way finish with the one before."""
         self.pending = 0
         """Late lookups under way (a gauge)."""
         self.failures = 0

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from endpoint.addresses import Path
     from endpoint.association import Association
-    from endpoint.udp import Path
     from sansdtls import Cause
 
 

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from endpoint.addresses import address_text
 from endpoint.causes import cause_text
 from endpoint.channel import ChannelStatistics, DtlsChannel, HandshakeFailed
-from endpoint.udp import MAX_DATAGRAM_SIZE, address_text
+from endpoint.sockets import MAX_DATAGRAM_SIZE
 from sansdtls import (
     ConfigError,
     Connection,

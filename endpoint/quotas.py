@@ -48,7 +48,7 @@ from sansdtls import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from endpoint.udp import Address
+    from endpoint.addresses import Address
 
 Prefix: TypeAlias = tuple[int, int]
 """IP version, and the leading bits of the address as a number."""

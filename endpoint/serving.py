@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 import trio
 
+from endpoint.addresses import path_text
 from endpoint.causes import cause_text
 from endpoint.channel import ChannelStatistics, DtlsChannel
 from endpoint.engine import Engine
 from endpoint.keystore import DictKeyStore
 from endpoint.quotas import QuotaPolicy, TokenBucket
-from endpoint.udp import bind_udp, path_text
+from endpoint.udp import bind_udp
 from sansdtls import LocalClose
 
 if TYPE_CHECKING:
+    from endpoint.addresses import Path
     from endpoint.association import Association
     from endpoint.keystore import Keys, KeyStore
-    from endpoint.udp import Path, UdpSocket
+    from endpoint.sockets import UdpSocket
     from sansdtls import Cause, ServerConfig
 
 Handler: TypeAlias = Callable[[DtlsChannel], Awaitable[object]]
@@ -131,14 +133,11 @@ class ServedChannel(DtlsChannel):
             self._sender.send_nowait(data)
         except trio.WouldBlock:
             self._dropped += 1
-        except trio.BrokenResourceError:
-            pass  # closed here a moment ago; what still comes has no reader
 
     def end(self, cause: Cause) -> None:
-        """The association is over. The first cause counts."""
-        if self._cause is None:
-            self._cause = cause
-            self._sender.close()
+        """The association is over."""
+        self._cause = cause
+        self._sender.close()
 
 
 class _Channels:

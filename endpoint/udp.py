@@ -1,9 +1,4 @@
-"""UDP sockets: binding with errors an operator can act on, draining, and sending that never fails loudly.
-
-One :class:`UdpSocket` serves all peers. Nothing here awaits once per datagram: ``drain`` and ``send``
-are plain calls on a non-blocking socket, because an await per datagram costs 35 to 49 µs and a
-drained one 1 µs. Only a full send buffer, which is rare, is waited for, by ``keep_writing``.
-"""
+"""Listening on UDP: binding, with errors an operator can act on, at once or as soon as it is possible."""
 
 from __future__ import annotations
 
@@ -12,253 +7,36 @@ import errno
 import math
 import os
 import socket
-import struct
-import sys
-from collections import Counter, deque
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
+from endpoint.addresses import Address, Path, address_text, path_text
+from endpoint.sockets import UdpSocket
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
-    from typing import Self
 
-Address: TypeAlias = "tuple[str, int] | tuple[str, int, int, int]"
-"""What ``recvfrom`` gives: host and port, for IPv6 also flow information and scope."""
-
-Path: TypeAlias = "tuple[int, Address]"
-"""The index of our socket, and the peer's address on it."""
+__all__ = [
+    "RECEIVE_BUFFER_SIZE",
+    "Address",
+    "ListenError",
+    "Path",
+    "RetryPolicy",
+    "UdpSocket",
+    "address_text",
+    "bind_udp",
+    "path_text",
+]
 
 RECEIVE_BUFFER_SIZE = 4 * 1024 * 1024
 """Bytes asked of the kernel for each socket. A small datagram takes about 768 bytes there, so this
 holds some 5,000: what a fleet sends when the power comes back, while a handshake is computed. Linux
 grants at most ``net.core.rmem_max``, silently; :attr:`UdpSocket.receive_buffer` tells what was given."""
 
-MAX_DATAGRAM_SIZE = 65_535
-"""Bytes; the largest UDP payload there is. Asking ``recvfrom`` for less would not be faster."""
-
-MAX_UNSENT = 1_024
-"""Datagrams kept per socket while the kernel's send buffer is full. Older would be stale; what does
-not fit is dropped and counted, and a handshake repeats it."""
-
-_CLOSED = "the UDP socket was closed"
-_CLOSED_ERRNOS = frozenset({errno.EBADF, errno.ENOTSOCK})
-_EXHAUSTED_ERRNOS = frozenset({errno.ENOBUFS, errno.ENOMEM, errno.ENFILE, errno.EMFILE})
 _WORTH_RETRYING = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.ENODEV, socket.EAI_AGAIN})
-_SO_MEMINFO = 55
-"""Linux socket option: nine 32-bit counters, the last of which is the datagrams dropped for lack of buffer."""
-_MEMINFO = struct.Struct("=9I")
-
-
-def errno_name(code: int | None) -> str:
-    """``"ECONNREFUSED"`` for the number; the number itself where it has no name."""
-    return errno.errorcode.get(code or 0, str(code))
-
-
-def address_text(address: Address) -> str:
-    """``192.0.2.1:5684`` or ``[2001:db8::1]:5684``; an IPv4-mapped IPv6 address is shown as IPv4."""
-    host, port = address[0], address[1]
-    if ":" not in host:
-        return f"{host}:{port}"
-    if host.startswith("::ffff:") and "." in host:
-        return f"{host[7:]}:{port}"
-    if len(address) == 4 and address[3] and "%" not in host:
-        return f"[{host}%{address[3]}]:{port}"
-    return f"[{host}]:{port}"
-
-
-def path_text(path: Path) -> str:
-    """The peer's address of ``path`` as :func:`address_text`."""
-    return address_text(path[1])
-
-
-# --- one socket -------------------------------------------------------------------------------------
-
-
-class UdpSocket:
-    """A bound, non-blocking UDP socket, owned: ``close`` it or use it in a ``with`` statement."""
-
-    __slots__ = (
-        "_blocked",
-        "_can_write",
-        "_socket",
-        "_unsent",
-        "exhausted",
-        "on_send_failed",
-        "receive_errors",
-        "send_errors",
-    )
-
-    def __init__(self, sock: socket.socket) -> None:
-        """Take over ``sock``: bound by :func:`bind_udp`, or handed down by a service manager.
-
-        Raises ``ValueError`` if it is not a bound UDP socket.
-        """
-        if sock.type != socket.SOCK_DGRAM or sock.family not in (socket.AF_INET, socket.AF_INET6):
-            raise ValueError(f"not a UDP socket: {sock!r}")
-        if sock.getsockname()[1] == 0:
-            raise ValueError(f"not bound to a port: {sock!r}")
-        sock.setblocking(False)
-        self._socket = sock
-        self._unsent: deque[tuple[bytes, Address]] = deque()
-        self._blocked = trio.Event()
-        self._can_write = trio.Event()
-        self.exhausted = False
-        """Set by ``drain`` when the kernel is short of memory: pause before the next one."""
-        self.send_errors: Counter[str] = Counter()
-        """Datagrams that could not be sent, by errno name; ``EAGAIN`` = the queue was full as well."""
-        self.receive_errors: Counter[str] = Counter()
-        """Errors that ``recvfrom`` reported, by errno name; no datagram is lost by them."""
-        self.on_send_failed: Callable[[Address, int], None] | None = None
-        """Called with peer and errno for each datagram that could not be sent."""
-
-    @property
-    def address(self) -> str:
-        """The local address, as text."""
-        host: str = self._socket.getsockname()[0]
-        return host
-
-    @property
-    def port(self) -> int:
-        """The local port."""
-        port: int = self._socket.getsockname()[1]
-        return port
-
-    @property
-    def local_text(self) -> str:
-        """Local address and port as :func:`address_text`."""
-        return address_text(self._socket.getsockname())
-
-    @property
-    def receive_buffer(self) -> int:
-        """Bytes that the kernel granted for received datagrams (on Linux half of what it reports)."""
-        size = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
-        return size // 2 if sys.platform == "linux" else size
-
-    @property
-    def dropped_by_kernel(self) -> int | None:
-        """Datagrams the kernel dropped because its buffer was full; ``None`` where it does not tell."""
-        if sys.platform != "linux":
-            return None
-        try:
-            counters = self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
-            return int(_MEMINFO.unpack(counters)[8])
-        except (OSError, struct.error):
-            return None
-
-    @property
-    def blocked(self) -> bool:
-        """Whether datagrams wait for room in the kernel's send buffer."""
-        return bool(self._unsent)
-
-    def fileno(self) -> int:
-        """The descriptor; -1 once closed."""
-        return self._socket.fileno()
-
-    async def wait_readable(self) -> None:
-        """Return when there may be something to ``drain``. ``trio.ClosedResourceError`` if it is closed."""
-        if self._socket.fileno() < 0:
-            raise trio.ClosedResourceError(_CLOSED)
-        await trio.lowlevel.wait_readable(self._socket)
-
-    def drain(self, limit: int) -> list[tuple[bytes, Address]]:
-        """Receive until it would block, at most ``limit`` datagrams (or errors).
-
-        As many as ``limit`` = ask again after a checkpoint; fewer = wait for readability. Errors are
-        counted and never raised (an ICMP message, which anybody may forge, must end nothing), except
-        that a closed socket raises ``trio.ClosedResourceError``.
-        """
-        datagrams: list[tuple[bytes, Address]] = []
-        recvfrom = self._socket.recvfrom
-        for _ in range(limit):
-            try:
-                datagrams.append(recvfrom(MAX_DATAGRAM_SIZE))
-            except BlockingIOError:
-                break
-            except OSError as error:
-                if error.errno in _CLOSED_ERRNOS:
-                    raise trio.ClosedResourceError(_CLOSED) from None
-                self.receive_errors[errno_name(error.errno)] += 1
-                if error.errno in _EXHAUSTED_ERRNOS:
-                    self.exhausted = True
-                    break
-        return datagrams
-
-    def send(self, data: bytes, address: Address) -> bool:
-        """Send, or keep until there is room; ``False`` = dropped and counted. Never raises ``OSError``."""
-        if not self._unsent:
-            try:
-                self._socket.sendto(data, address)
-            except BlockingIOError:
-                pass
-            except OSError as error:
-                self._failed(address, error.errno or 0)
-                return False
-            else:
-                return True
-        if len(self._unsent) >= MAX_UNSENT:
-            self._failed(address, errno.EAGAIN)
-            return False
-        if not self._unsent:
-            self._can_write = trio.Event()
-            self._blocked.set()
-        self._unsent.append((data, address))
-        return True
-
-    async def wait_writable(self) -> None:
-        """Return once no datagram waits for room. Not a checkpoint if there is nothing to wait for."""
-        if self._unsent:
-            await self._can_write.wait()
-
-    async def keep_writing(self) -> None:
-        """Send what :meth:`send` had to keep, until cancelled. Run it in one task per socket."""
-        while True:
-            await self._blocked.wait()
-            await trio.lowlevel.wait_writable(self._socket)
-            self._write_unsent()
-
-    def _write_unsent(self) -> None:
-        while self._unsent:
-            data, address = self._unsent[0]
-            try:
-                self._socket.sendto(data, address)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                self._failed(address, error.errno or 0)
-            self._unsent.popleft()
-        self._blocked = trio.Event()
-        self._can_write.set()
-
-    def _failed(self, address: Address, code: int) -> None:
-        self.send_errors[errno_name(code)] += 1
-        if self.on_send_failed is not None:
-            self.on_send_failed(address, code)
-
-    def close(self) -> None:
-        """Close the descriptor; tasks that wait on it get ``trio.ClosedResourceError``."""
-        if self._socket.fileno() >= 0:
-            with contextlib.suppress(RuntimeError):  # outside trio nobody can be waiting
-                trio.lowlevel.notify_closing(self._socket)
-            self._socket.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        if self._socket.fileno() < 0:
-            return "<UdpSocket closed>"
-        return f"<UdpSocket {self.local_text}>"
-
-
-# --- binding ----------------------------------------------------------------------------------------
+_NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
 
 
 class ListenError(OSError):
@@ -375,9 +153,6 @@ async def _bind_all(address: str | None, port: int, receive_buffer: int) -> list
             sockets.append(opened.enter_context(_bind_one(family, target, receive_buffer)))
         opened.pop_all()
     return sockets
-
-
-_NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
 
 
 def _bind_one(family: int, target: Address, receive_buffer: int) -> UdpSocket:

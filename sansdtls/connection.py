@@ -14,7 +14,7 @@ from sansdtls.config import MAX_PSK_LENGTH
 from sansdtls.crypto.prf import prf
 from sansdtls.crypto.suites import SUITES
 from sansdtls.errors import MessageTooLarge, UsageError, WrongState
-from sansdtls.events import DiscardReason, IdleTimeout, KeysExhausted, LocalClose
+from sansdtls.events import DiscardReason, HandshakeTimeout, IdleTimeout, KeysExhausted, LocalClose
 from sansdtls.handshake.client12 import ClientHandshake12
 from sansdtls.handshake.failure import HandshakeFailure
 from sansdtls.handshake.server12 import MAX_KEYS, ServerHandshake12
@@ -35,6 +35,11 @@ _RESERVED_LABELS = frozenset(
     ("client finished", "server finished", "master secret", "extended master secret", "key expansion")
 )
 """What TLS itself derives, RFC 5705 §4; exporting it would give away keys."""
+
+
+# Members of enums that every datagram would look up; see association.py.
+_APPLICATION_DATA = int(ContentType.APPLICATION_DATA)
+_CONNECTED = ConnectionState.CONNECTED
 
 
 class Connection(Association):
@@ -66,8 +71,9 @@ class Connection(Association):
         outbox: list[Outgoing],
         totals: ServerStatistics,
         watcher: Watcher,
+        lapsed: bool,
     ) -> Connection:
-        """For :class:`~sansdtls.Server`: the answer to an offer."""
+        """For :class:`~sansdtls.Server`: the answer to an offer; where it has ``lapsed``, a closed connection."""
         # RFC 6347 §4.2.1: "the server MUST use the record sequence number in the ClientHello as the
         # record sequence number in its initial ServerHello."
         layer = RecordLayer(
@@ -79,6 +85,10 @@ class Connection(Association):
         )
         connection = cls(config, layer, now, is_client=False)
         connection._watcher = watcher
+        if lapsed:
+            connection.terminate(HandshakeTimeout("ACCEPT"))
+            watcher.wake(now)
+            return connection
         handshake = ServerHandshake12(connection, config, layer, connection._events, entropy, now, offer)
         connection._handshake = handshake
         try:
@@ -122,9 +132,7 @@ class Connection(Association):
     @property
     def max_payload(self) -> int:
         """Bytes of application data that fit one record and one datagram; 0 unless connected."""
-        if self._state is not ConnectionState.CONNECTED:
-            return 0
-        return min(self._config.mtu - self._layer.write.overhead, MAX_PLAINTEXT_LENGTH)
+        return self._max_payload
 
     def export_keying_material(self, label: str, length: int, context: bytes | None = None) -> bytes:
         """Keying material for the application, RFC 5705 §4; equal at both ends.
@@ -230,12 +238,12 @@ class Connection(Association):
         Raises WrongState unless connected, and MessageTooLarge above :attr:`max_payload`. With the last
         record that the keys allow, the connection closes itself (``KeysExhausted``).
         """
-        if self._state is not ConnectionState.CONNECTED:
+        if self._state is not _CONNECTED:
             raise WrongState(f"cannot send: the connection is {self._state.value}")
-        if len(data) > self.max_payload:
+        if len(data) > self._max_payload:
             raise MessageTooLarge(f"{len(data)} bytes are more than max_payload, {self.max_payload} bytes")
         layer = self._layer
-        layer.send_datagrams((layer.write.record(ContentType.APPLICATION_DATA, data),))
+        layer.send_datagrams((layer.write.record(_APPLICATION_DATA, data),))
         layer.statistics.records_sent += 1
         layer.statistics.bytes_sent += len(data)
         if layer.write.remaining <= 1:  # the last one is for close_notify

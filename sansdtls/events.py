@@ -131,7 +131,8 @@ class AuthenticationFailed:
 class HandshakeTimeout:
     """The handshake did not end within the policy's deadline or number of retransmissions.
 
-    ``waiting_for`` is the state it was waiting in, e.g. ``"AWAIT_SERVER_HELLO"``.
+    ``waiting_for`` is the state it was waiting in, e.g. ``"AWAIT_SERVER_HELLO"``; ``"ACCEPT"`` where the
+    caller answered an offer only after it had lapsed.
     """
 
     waiting_for: str

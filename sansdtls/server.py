@@ -49,6 +49,7 @@ from sansdtls.hello import (
 )
 from sansdtls.iana import AlertDescription, ContentType
 from sansdtls.record.layer import Outgoing
+from sansdtls.routes import Member, Pending, Route, repeats
 from sansdtls.statistics import ServerStatistics, cause_name, count
 from sansdtls.wire.handshake import HandshakeMessage
 from sansdtls.wire.messages import ClientHello
@@ -65,52 +66,6 @@ if TYPE_CHECKING:
 _HANDSHAKE_BYTE = bytes([ContentType.HANDSHAKE])
 
 
-class _Route:
-    """What belongs to one path. Exists as long as one of the three does."""
-
-    __slots__ = ("established", "half_open", "path", "pending")
-
-    def __init__(self, path: Hashable) -> None:
-        self.path = path
-        self.established: _Member | None = None
-        self.half_open: _Member | None = None
-        self.pending: _Pending | None = None
-
-
-class _Pending:
-    """A verified hello without a connection: an offer not answered yet, or a reassembly."""
-
-    __slots__ = ("offer", "reassembly", "route", "scheduled")
-
-    def __init__(self, route: _Route) -> None:
-        self.route = route
-        self.offer: ConnectionOffered | None = None
-        self.reassembly: HelloReassembly | None = None
-        self.scheduled: float | None = None
-
-
-class _Member:
-    """A connection and its place in the server. The connection's ``Watcher``."""
-
-    __slots__ = ("_server", "client_random", "connection", "hello", "route", "scheduled")
-
-    connection: Connection
-
-    def __init__(self, server: Server, route: _Route, offer: ConnectionOffered) -> None:
-        self._server = server
-        self.route = route
-        self.client_random = offer.client_hello.random
-        self.hello: HandshakeMessage | None = offer.message
-        """The hello it answers, to recognise its repetitions; ``None`` once established."""
-        self.scheduled: float | None = None
-
-    def wake(self, now: float) -> None:
-        self._server._deadlines.schedule(self, now)  # noqa: SLF001 - a part of the server
-
-    def settle(self, events: list[Event], now: float) -> list[Event]:
-        return self._server._settle(self, events, now)  # noqa: SLF001 - as above
-
-
 class Server:
     """All the associations that arrive at one place. Not thread-safe; makes no calls of its own."""
 
@@ -123,10 +78,10 @@ class Server:
         self._entropy = entropy
         self._now = now
         self._verifier = HelloVerifier(config.cookie, self.statistics, entropy, now)
-        self._routes: dict[Hashable, _Route] = {}
-        self._established: OrderedDict[_Member, None] = OrderedDict()  # least recently used first
+        self._routes: dict[Hashable, Route] = {}
+        self._established: OrderedDict[Member, None] = OrderedDict()  # least recently used first
         self._answered: WeakSet[ConnectionOffered] = WeakSet()
-        self._deadlines: Deadlines[_Member | _Pending] = Deadlines()
+        self._deadlines: Deadlines[Member | Pending] = Deadlines()
         self._outbox: list[Outgoing] = []
         self._events: list[Event] = []  # that arose where no list of events is returned
 
@@ -145,14 +100,13 @@ class Server:
         """Take in a datagram that came on ``path``. Never raises, whatever the bytes."""
         self.statistics.datagrams_received += 1
         route = self._routes.get(path)
-        if route is None or data[:1] == _HANDSHAKE_BYTE or route.half_open or route.pending:
+        member = None if route is None or route.half_open or route.pending else route.established
+        if member is None or data[:1] == _HANDSHAKE_BYTE:
             return self._receive_records(data, path, now)
-        member = route.established
-        assert member is not None  # noqa: S101 - a route without any of the three does not exist
         connection = member.connection
         events = connection.receive_datagram(data, now=now)
         if connection.state is ConnectionState.CLOSED:
-            return self._settle(member, events, now)
+            return self.settle_member(member, events, now)
         if connection.last_received == now:
             self._established.move_to_end(member)
         return events
@@ -171,29 +125,31 @@ class Server:
         """Do what is due at ``now``, for all connections. Early calls do nothing."""
         events = self._take_events()
         while (due := self._deadlines.pop_due(now)) is not None:
-            if isinstance(due, _Pending):
+            if isinstance(due, Pending):
                 self._drop_pending(due)
                 self._drop_route(due.route)
             else:
-                events += self._settle(due, due.connection.handle_timeout(now=now), now)
+                events += self.settle_member(due, due.connection.handle_timeout(now=now), now)
         return events
 
     def accept(self, offer: ConnectionOffered, *, now: float) -> Connection:
         """Begin the handshake with a client that was offered. Raises WrongState if it was answered before.
 
-        An offer that lapsed meanwhile is taken up again. Where client and server have nothing in common
-        the connection is closed at once; its ``ConnectionTerminated`` comes like any other event.
+        Where client and server have nothing in common, or the offer has lapsed meanwhile, the connection is
+        closed at once; its ``ConnectionTerminated`` comes like any other event.
         """
         route = self._answer(offer)
+        lapsed = route is None
         if route is None:
-            route = self._routes.setdefault(offer.path, _Route(offer.path))
-        if route.half_open is not None:  # the device began anew before its handshake was complete
+            route = Route(offer.path)  # of no use to anybody but the closed connection
+        elif route.half_open is not None:  # the device began anew before its handshake was complete
             self._end(route.half_open, PeerClose(replaced=True), now, self._events)
-        member = _Member(self, route, offer)
-        route.half_open = member
-        self.statistics.half_open += 1
-        self.statistics.handshakes_started += 1
-        self._routes[offer.path] = route
+        member = Member(self, route, offer)
+        if not lapsed:
+            self._routes[offer.path] = route
+            route.half_open = member
+            self.statistics.half_open += 1
+            self.statistics.handshakes_started += 1
         self._now = now
         member.connection = Connection.accepted(
             self._config,
@@ -203,6 +159,7 @@ class Server:
             outbox=self._outbox,
             totals=self.statistics,
             watcher=member,
+            lapsed=lapsed,
         )
         self._schedule(member)
         return member.connection
@@ -246,7 +203,7 @@ class Server:
             self._discard(DiscardReason.UNKNOWN_ASSOCIATION)
         for member in members if newcomer_first else reversed(members):
             belongs_here = member.connection.receive_record(record, now)
-            events += self._settle(member, member.connection.take_events(), now)
+            events += self.settle_member(member, member.connection.take_events(), now)
             if belongs_here or record.epoch == 0:
                 break
 
@@ -261,10 +218,10 @@ class Server:
             return
         route = self._routes.get(path)
         if route is not None:
-            if route.half_open is not None and _repeats(fragment, route.half_open.hello):
+            if route.half_open is not None and repeats(fragment, route.half_open.hello):
                 member = route.half_open
                 member.connection.receive_record(record, now)
-                events += self._settle(member, member.connection.take_events(), now)
+                events += self.settle_member(member, member.connection.take_events(), now)
                 return
             if route.pending is not None and route.pending.reassembly is not None and fragment.offset:
                 self._continue_reassembly(route.pending, record, fragment, now, events)
@@ -295,11 +252,13 @@ class Server:
         refused = reassembly.add(first.fragment)
         if isinstance(refused, DiscardReason):
             self._discard(refused)
+            if route is not None:
+                self._drop_route(route)
             return
         self._hold(path, now).reassembly = reassembly
 
     def _continue_reassembly(
-        self, pending: _Pending, record: Record, fragment: Fragment, now: float, events: list[Event]
+        self, pending: Pending, record: Record, fragment: Fragment, now: float, events: list[Event]
     ) -> None:
         assert pending.reassembly is not None  # noqa: S101 - the caller has looked
         try:
@@ -345,7 +304,7 @@ class Server:
         self._hold(path, now).offer = offer
         events.append(offer)
 
-    def _no_room(self, route: _Route | None, now: float) -> DiscardReason | None:
+    def _no_room(self, route: Route | None, now: float) -> DiscardReason | None:
         """Why no further handshake can begin; one that could not be completed is not begun."""
         if self.statistics.half_open >= self._limits.max_half_open:
             return DiscardReason.HALF_OPEN_LIMIT
@@ -354,29 +313,30 @@ class Server:
             return DiscardReason.ASSOCIATION_LIMIT
         return None
 
-    def _hold(self, path: Hashable, now: float) -> _Pending:
+    def _hold(self, path: Hashable, now: float) -> Pending:
         """Take a half-open slot for a path, until answered or lapsed."""
-        route = self._routes.setdefault(path, _Route(path))
-        pending = route.pending = _Pending(route)
+        route = self._routes.setdefault(path, Route(path))
+        pending = route.pending = Pending(route)
         self.statistics.half_open += 1
         self._deadlines.schedule(pending, now + self._config.retransmit.handshake_timeout)
         return pending
 
-    def _answer(self, offer: ConnectionOffered) -> _Route | None:
-        """Mark an offer as answered; the route on which it was still pending."""
+    def _answer(self, offer: ConnectionOffered) -> Route | None:
+        """Mark an offer as answered; the route on which it was pending, ``None`` if it has lapsed."""
         if offer in self._answered:
             raise WrongState("this offer has been answered before")
         self._answered.add(offer)
         route = self._routes.get(offer.path)
         if route is None or route.pending is None or route.pending.offer is not offer:
-            return route
+            return None
         self._drop_pending(route.pending)
         return route
 
-    def _drop_pending(self, pending: _Pending) -> None:
+    def _drop_pending(self, pending: Pending) -> None:
         self._deadlines.cancel(pending)
         if pending.reassembly is not None:
             pending.reassembly.release()
+        pending.offer = None  # the deadline's entry may outlive it, and a hello is large
         pending.route.pending = None
         self.statistics.half_open -= 1
 
@@ -390,7 +350,11 @@ class Server:
 
     # --- the life of a member -----------------------------------------------------------------------
 
-    def _settle(self, member: _Member, events: list[Event], now: float) -> list[Event]:
+    def wake_member(self, member: Member, now: float) -> None:
+        """For :class:`~sansdtls.routes.Member`: an event of it waits to be fetched."""
+        self._deadlines.schedule(member, now)
+
+    def settle_member(self, member: Member, events: list[Event], now: float) -> list[Event]:
         """After anything that happened to a connection: its new place, its new deadline."""
         connection = member.connection
         self._now = now
@@ -406,7 +370,7 @@ class Server:
                 self._established.move_to_end(member)
         return events
 
-    def _establish(self, member: _Member, events: list[Event], now: float) -> list[Event]:
+    def _establish(self, member: Member, events: list[Event], now: float) -> list[Event]:
         """A newcomer has authenticated itself: it takes its place, if there is one."""
         route = member.route
         before: list[Event] = []
@@ -431,14 +395,14 @@ class Server:
         self.statistics.handshakes_completed += 1
         return before + events
 
-    def _stale(self, now: float) -> _Member | None:
+    def _stale(self, now: float) -> Member | None:
         """The association that may give way, if any."""
         for member in self._established:
             return member if now - member.connection.last_received >= self._limits.stale_after else None
         return None
 
     def _end(
-        self, member: _Member, cause: Cause, now: float, events: list[Event], *, notify: bool = False
+        self, member: Member, cause: Cause, now: float, events: list[Event], *, notify: bool = False
     ) -> None:
         """End a connection in favour of another one; its last event goes to ``events``."""
         self._now = now
@@ -447,7 +411,7 @@ class Server:
         self._release(member, last)
         events += last
 
-    def _release(self, member: _Member, events: list[Event]) -> None:
+    def _release(self, member: Member, events: list[Event]) -> None:
         """Give back what a closed connection held. Safe to call twice."""
         route = member.route
         self._deadlines.cancel(member)
@@ -465,11 +429,12 @@ class Server:
             self.statistics.associations -= 1
         self._drop_route(route)
 
-    def _drop_route(self, route: _Route) -> None:
-        if route.half_open is None and route.established is None and route.pending is None:
-            self._routes.pop(route.path, None)
+    def _drop_route(self, route: Route) -> None:
+        in_use = route.half_open or route.established or route.pending
+        if not in_use and self._routes.get(route.path) is route:
+            del self._routes[route.path]
 
-    def _schedule(self, member: _Member) -> None:
+    def _schedule(self, member: Member) -> None:
         deadline = member.connection.next_timeout()
         if deadline is not None:
             self._deadlines.schedule(member, deadline)
@@ -486,13 +451,3 @@ class Server:
     def _take_events(self) -> list[Event]:
         events, self._events = self._events, []
         return events
-
-
-def _repeats(fragment: Fragment, hello: HandshakeMessage | None) -> bool:
-    """Whether a fragment is part of the very hello that a handshake under way answers."""
-    return (
-        hello is not None
-        and fragment.message_seq == hello.message_seq
-        and fragment.length == len(hello.body)
-        and fragment.body == hello.body[fragment.offset : fragment.end]
-    )

@@ -37,7 +37,7 @@ NUMBERS = [
     (Limits, "stale_after", 900.0, 0, 31_536_000, "seconds"),
     (Limits, "idle_timeout", 86_400.0, 0.001, 315_360_000, "seconds"),
     (Limits, "max_failed_opens", None, 1, 2**36, "records"),
-    (Limits, "max_sealed_records", None, 2, 2**48 - 1, "records"),
+    (Limits, "max_sealed_records", None, 64, 2**48 - 1, "records"),
     (CookiePolicy, "cookie_length", 32, 8, 32, "bytes"),
     (CookiePolicy, "key_length", 32, 16, 64, "bytes"),
     (CookiePolicy, "rotation", 60.0, 1, 86_400, "seconds"),

@@ -44,7 +44,7 @@ from sansdtls.handshake.flight import MINIMUM_DATAGRAM_SIZE, FlightPart, pack_fl
 from sansdtls.handshake.keys import DECOY, verify_data
 from sansdtls.handshake.reassembly import Reassembler
 from sansdtls.handshake.timer import RetransmitTimer
-from sansdtls.iana import AlertDescription, ContentType, HandshakeType
+from sansdtls.iana import AlertDescription, ContentType, HandshakeType, ProtocolVersion
 from sansdtls.wire.handshake import HandshakeMessage, decode_fragments_untrusted, encode_message
 
 if TYPE_CHECKING:
@@ -190,6 +190,9 @@ class Handshake(abc.ABC):
         """
         if self.state is not State.AWAIT_FINISHED or record.content_type == ContentType.APPLICATION_DATA:
             self.defer(record)
+            return None
+        if record.version != ProtocolVersion.DTLS_1_2:
+            self._layer.discard(DiscardReason.BAD_RECORD_HEADER)
             return None
         for candidate in self._candidates:
             plaintext = candidate.keys.read.open(record)

@@ -60,9 +60,12 @@ class RetransmitTimer:
         self.deadline = None
 
     def hasten(self, now: float) -> None:
-        """Something speaks for an early end: wait no longer than the initial timeout for it to be disproved."""
-        hastened = now + self._policy.initial_timeout
-        self.deadline = hastened if self.deadline is None else min(self.deadline, hastened)
+        """Something speaks for an early end: wait no longer than the initial timeout for it to be disproved.
+
+        Paused it stays paused: while this side has yet to answer, the peer has nothing to disprove it with.
+        """
+        if self.deadline is not None:
+            self.deadline = min(self.deadline, now + self._policy.initial_timeout)
 
     def may_answer_repeat(self, now: float) -> bool:
         """Whether a repeated flight of the peer may be answered with ours already.

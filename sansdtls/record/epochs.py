@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class WriteEpoch:
     """Sending side. ``protection`` is ``None`` in epoch 0."""
 
-    __slots__ = ("_base", "_protection", "max_sealed", "next_sequence_number", "overhead")
+    __slots__ = ("_base", "_protection", "_sequence_number_limit", "next_sequence_number", "overhead")
 
     def __init__(
         self,
@@ -33,20 +33,15 @@ class WriteEpoch:
     ) -> None:
         self._base = epoch << 48
         self._protection = protection
-        self.max_sealed = max_sealed
+        self._sequence_number_limit = min(max_sealed, MAX_SEQUENCE_NUMBER)
         self.next_sequence_number = first_sequence_number
         self.overhead = RECORD_HEADER_LENGTH + (protection.overhead if protection is not None else 0)
         """Bytes that a record has beyond its plaintext."""
 
     @property
-    def protected(self) -> bool:
-        """Whether records are encrypted."""
-        return self._protection is not None
-
-    @property
     def remaining(self) -> int:
         """Records that may still be sealed."""
-        return min(self.max_sealed, MAX_SEQUENCE_NUMBER) - self.next_sequence_number
+        return self._sequence_number_limit - self.next_sequence_number
 
     def record(self, content_type: int, plaintext: bytes) -> bytes:
         """A whole record under the next sequence number. The caller has looked at ``remaining``."""
@@ -60,7 +55,7 @@ class WriteEpoch:
 class ReadEpoch:
     """Receiving side. ``protection`` is ``None`` in epoch 0, where nothing is authenticated."""
 
-    __slots__ = ("_protection", "epoch", "failed_opens", "max_failed_opens", "window")
+    __slots__ = ("_protection", "epoch", "failed_opens", "max_failed_opens", "protected", "window")
 
     def __init__(
         self,
@@ -74,12 +69,9 @@ class ReadEpoch:
         self.window = ReplayWindow(window_width)
         self.failed_opens = 0
         self.max_failed_opens = max_failed_opens
-        self._protection = protection
-
-    @property
-    def protected(self) -> bool:
+        self.protected = protection is not None
         """Whether records are authenticated."""
-        return self._protection is not None
+        self._protection = protection
 
     @property
     def exhausted(self) -> bool:
@@ -94,5 +86,5 @@ class ReadEpoch:
         if plaintext is None:
             self.failed_opens += 1
         else:
-            self.window.mark(record.sequence_number)
+            self.window.mark(record.number & MAX_SEQUENCE_NUMBER)
         return plaintext

@@ -10,10 +10,11 @@ from __future__ import annotations
 class ReplayWindow:
     """Which of the last ``width`` sequence numbers of an epoch have been seen."""
 
-    __slots__ = ("_highest", "_seen", "_width")
+    __slots__ = ("_highest", "_mask", "_seen", "_width")
 
     def __init__(self, width: int) -> None:
         self._width = width
+        self._mask = (1 << width) - 1
         self._highest = -1
         self._seen = 0  # bit i is set if highest - i was seen
 
@@ -28,7 +29,7 @@ class ReplayWindow:
         """Remember the number of a record that has been authenticated."""
         age = self._highest - sequence_number
         if age < 0:
-            self._seen = (self._seen << min(-age, self._width) | 1) & ((1 << self._width) - 1)
+            self._seen = (self._seen << min(-age, self._width) | 1) & self._mask
             self._highest = sequence_number
         else:
             self._seen |= 1 << age

@@ -1,36 +1,33 @@
 """Each way a message can be wrong, and the alert that answers it.
 
 One row per way, the alert from RFC 5246 §7.2.2 and the RFC that defines the message; ``test_alerts.py``
-walks the table. A row says at which point of the handshake a puppet misbehaves and what it sends. Points,
-with the side under test in the name:
-
-``SERVER_HELLO_DUE``       the server waits for the hello that brings a valid cookie back
-``SERVER_KEY_EXCHANGE``    the server waits for ClientKeyExchange
-``SERVER_FINISHED``        the server has ClientKeyExchange and ChangeCipherSpec and waits for Finished
-``SERVER_CONNECTED``       the association is established
-``CLIENT_HELLO_SENT``      the client waits for HelloVerifyRequest or ServerHello
-``CLIENT_SERVER_HELLO``    the client has a ServerHello and waits for what follows it
-``CLIENT_FINISHED``        the client has sent Finished and got ChangeCipherSpec
-``CLIENT_CONNECTED``       the association is established
+walks the table. A row says at which :class:`Point` of the handshake a puppet misbehaves, and how
+(``misbehaviour.py``).
 """
 
-from __future__ import annotations
-
-import enum
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
-from sansdtls import (
-    AlertDescription,
-    AuthenticationFailed,
-    ClientConfig,
-    ExtendedMasterSecret,
-    PeerIncompatible,
-    ProtocolViolation,
-    ServerConfig,
-)
+from sansdtls import AlertDescription, AuthenticationFailed, ExtendedMasterSecret, PeerIncompatible
 from tests.core import raw
-from tests.core.puppet import IDENTITY, KEY, ClientRig, Puppet, PuppetClient, PuppetServer, ServerRig
+from tests.core.misbehaviour import (
+    Point,
+    Row,
+    changed_hello,
+    changed_server_hello,
+    finished_and_more,
+    finished_with,
+    five_verify_requests,
+    flipped,
+    fragments,
+    hello_as,
+    hello_with,
+    key_exchange_twice,
+    message,
+    message_far_ahead,
+    payload,
+    protected,
+    same_message_again,
+    server_hello_with,
+)
+from tests.core.puppet import IDENTITY
 
 DECODE_ERROR = AlertDescription.DECODE_ERROR
 DECRYPT_ERROR = AlertDescription.DECRYPT_ERROR
@@ -41,126 +38,6 @@ RECORD_OVERFLOW = AlertDescription.RECORD_OVERFLOW
 UNEXPECTED_MESSAGE = AlertDescription.UNEXPECTED_MESSAGE
 UNSUPPORTED_EXTENSION = AlertDescription.UNSUPPORTED_EXTENSION
 NO_RENEGOTIATION = AlertDescription.NO_RENEGOTIATION
-
-
-class Point(enum.Enum):
-    SERVER_HELLO_DUE = enum.auto()
-    SERVER_KEY_EXCHANGE = enum.auto()
-    SERVER_FINISHED = enum.auto()
-    SERVER_CONNECTED = enum.auto()
-    CLIENT_HELLO_SENT = enum.auto()
-    CLIENT_SERVER_HELLO = enum.auto()
-    CLIENT_FINISHED = enum.auto()
-    CLIENT_CONNECTED = enum.auto()
-
-
-class Row(NamedTuple):
-    name: str
-    point: Point
-    send: Callable[[Any], object]
-    """Misbehaves through the puppet."""
-    alert: AlertDescription | None
-    """``None`` = noise: no answer and no end."""
-    cause: type = ProtocolViolation
-    config: dict[str, Any] = {}  # noqa: RUF012 - nobody changes it
-    """What the configuration of the side under test has beyond the default."""
-    ends: bool = True
-    """False for a warning."""
-
-
-# --- what puppets do ----------------------------------------------------------------------------------
-
-
-def hello_with(**more) -> Callable[[PuppetClient], object]:
-    """A ClientHello with these fields; its cookie is valid, so address and fields are vouched for."""
-
-    def send(puppet: PuppetClient) -> None:
-        hello_as(puppet.hello_body(**more))(puppet)
-
-    return send
-
-
-def hello_as(body_without_cookie: bytes) -> Callable[[PuppetClient], object]:
-    """A ClientHello body of any kind, sent twice: with an empty cookie and with the one it was given."""
-
-    def send(puppet: PuppetClient) -> None:
-        answers = puppet.give(puppet.message(raw.CLIENT_HELLO, body_without_cookie, in_transcript=False))
-        ((_, body),) = raw.plaintext_messages(answers).values()
-        cookie = raw.vector(raw.parse_cookie(body), 1)
-        at = 35 + body_without_cookie[34]
-        assert body_without_cookie[at] == 0
-        with_cookie = body_without_cookie[:at] + cookie + body_without_cookie[at + 1 :]
-        puppet.give(puppet.message(raw.CLIENT_HELLO, with_cookie))
-
-    return send
-
-
-def changed_hello(change: Callable[[bytes], bytes]) -> Callable[[PuppetClient], object]:
-    return lambda puppet: hello_as(change(puppet.hello_body()))(puppet)
-
-
-def message(kind: int, body: bytes) -> Callable[[Puppet], object]:
-    """One plaintext handshake message."""
-    return lambda puppet: puppet.give(puppet.message(kind, body))
-
-
-def protected(kind: int, body: bytes) -> Callable[[Puppet], object]:
-    """One handshake message in epoch 1."""
-    return lambda puppet: puppet.give(puppet.message(kind, body, epoch=1))
-
-
-def payload(content_type: int, *payloads: bytes, epoch: int = 0) -> Callable[[Puppet], object]:
-    """Records with these payloads, one datagram each."""
-
-    def send(puppet: Puppet) -> None:
-        for each in payloads:
-            puppet.give(puppet.record(content_type, each, epoch=epoch))
-
-    return send
-
-
-def fragments(
-    *specifications: tuple[int, bytes, dict[str, int]], epoch: int = 0
-) -> Callable[[Puppet], object]:
-    """Fragments of the next message, each in a datagram of its own."""
-
-    def send(puppet: Puppet) -> None:
-        for kind, body, more in specifications:
-            encoded = raw.fragment(kind, body, message_seq=puppet.message_seq, **more)
-            puppet.give(puppet.record(raw.HANDSHAKE, encoded, epoch=epoch))
-
-    return send
-
-
-def server_hello_with(**more) -> Callable[[PuppetServer], object]:
-    return lambda puppet: puppet.give(puppet.message(raw.SERVER_HELLO, puppet.server_hello_body(**more)))
-
-
-def changed_server_hello(change: Callable[[bytes], bytes]) -> Callable[[PuppetServer], object]:
-    return lambda puppet: puppet.give(puppet.message(raw.SERVER_HELLO, change(puppet.server_hello_body())))
-
-
-def finished_with(change: Callable[[bytes], bytes]) -> Callable[[Puppet], object]:
-    return lambda puppet: puppet.give(puppet.finished(change(puppet.verify_data())))
-
-
-def flipped(data: bytes) -> bytes:
-    return bytes([data[0] ^ 1]) + data[1:]
-
-
-def same_message_again(kind: int, body: bytes) -> Callable[[Puppet], object]:
-    """Twice, the second one under the next message_seq: no retransmission but a second message."""
-
-    def send(puppet: Puppet) -> None:
-        puppet.give(puppet.message(kind, body))
-        puppet.give(puppet.message(kind, body))
-
-    return send
-
-
-def key_exchange_twice(puppet: PuppetClient) -> None:
-    puppet.give(puppet.key_exchange())
-    puppet.give(puppet.message(raw.CLIENT_KEY_EXCHANGE, raw.vector(IDENTITY, 2)))
 
 
 IDENTITY_BODY = raw.vector(IDENTITY, 2)
@@ -340,12 +217,7 @@ def _server_key_exchange_rows() -> list[Row]:
             RECORD_OVERFLOW,
         ),
         Row("an empty fragment of a message that is not", point, fragments((kind, b"", {"total": 6})), None),
-        Row(
-            "a fragment too far ahead",
-            point,
-            lambda p: [setattr(p, "message_seq", 40), message(kind, b"")(p)],
-            None,
-        ),
+        Row("a fragment too far ahead", point, message_far_ahead, None),
         Row("an early ChangeCipherSpec", point, payload(raw.CHANGE_CIPHER_SPEC, b"\x01"), None),
         Row("an empty ChangeCipherSpec", point, payload(raw.CHANGE_CIPHER_SPEC, b""), DECODE_ERROR),
         Row("a ChangeCipherSpec of two bytes", point, payload(raw.CHANGE_CIPHER_SPEC, b"\1\1"), DECODE_ERROR),
@@ -381,6 +253,13 @@ def _server_finished_rows() -> list[Row]:
             UNEXPECTED_MESSAGE,
         ),
         Row("ServerHelloDone in epoch 1", point, protected(raw.SERVER_HELLO_DONE, b""), UNEXPECTED_MESSAGE),
+        Row("a message after Finished in its record", point, finished_and_more, UNEXPECTED_MESSAGE),
+        Row(
+            "a protected record above 2^14 bytes",
+            point,
+            payload(raw.HANDSHAKE, bytes(2**14 + 1), epoch=1),
+            RECORD_OVERFLOW,
+        ),
         Row(
             "a handshake header cut short in epoch 1",
             point,
@@ -417,6 +296,7 @@ def _connected_rows(point: Point) -> list[Row]:
             RECORD_OVERFLOW,
         ),
         Row("an empty handshake record", point, payload(raw.HANDSHAKE, b"", epoch=1), DECODE_ERROR),
+        Row("a protected ChangeCipherSpec", point, payload(raw.CHANGE_CIPHER_SPEC, b"\1", epoch=1), None),
         Row("plaintext handshake bytes", point, payload(raw.HANDSHAKE, bytes(11)), None),
         Row("a plaintext alert", point, payload(raw.ALERT, b"\x02\x28"), None),
         Row("a plaintext ChangeCipherSpec", point, payload(raw.CHANGE_CIPHER_SPEC, b"\x01"), None),
@@ -518,6 +398,7 @@ def _client_hello_sent_rows() -> list[Row]:
             payload(raw.HANDSHAKE, bytes(2**14 + 1)),
             RECORD_OVERFLOW,
         ),
+        Row("HelloVerifyRequest over and over", point, five_verify_requests, UNEXPECTED_MESSAGE),
         Row("an early ChangeCipherSpec", point, payload(raw.CHANGE_CIPHER_SPEC, b"\x01"), None),
         Row("application data in epoch 0", point, payload(raw.APPLICATION_DATA, b"hello"), None),
     ]
@@ -575,33 +456,3 @@ TABLE = [
     *_client_finished_rows(),
     *_connected_rows(Point.CLIENT_CONNECTED),
 ]
-
-
-# --- bringing a puppet to its point -------------------------------------------------------------------
-
-
-def puppet_at(row: Row) -> Puppet:
-    """A puppet that has behaved up to the row's point, across a rig with the row's configuration."""
-    if row.point.name.startswith("SERVER"):
-        client = PuppetClient(ServerRig(ServerConfig(**row.config)))
-        if row.point is Point.SERVER_HELLO_DUE:
-            return client
-        client.hello()
-        if row.point is Point.SERVER_FINISHED:
-            client.give(client.key_exchange(), client.change_cipher_spec())
-        elif row.point is Point.SERVER_CONNECTED:
-            client.finish()
-        return client
-    config = ClientConfig(psk_identity=IDENTITY, psk_key=KEY, **row.config)
-    server = PuppetServer(ClientRig(config))
-    server.verify_request()
-    if row.point is Point.CLIENT_SERVER_HELLO:
-        server.start_transcript()
-        server.give(server.message(raw.SERVER_HELLO, server.server_hello_body()))
-    elif row.point is Point.CLIENT_FINISHED:
-        server.answer_hello()
-        server.give(server.change_cipher_spec())
-    elif row.point is Point.CLIENT_CONNECTED:
-        server.answer_hello()
-        server.finish()
-    return server

@@ -6,6 +6,9 @@ for its caller (accept every offer, give the keys). ``give`` hands a datagram ov
 
 from __future__ import annotations
 
+import abc
+from typing import TYPE_CHECKING, Any, Self
+
 from cryptography.exceptions import InvalidTag
 
 from sansdtls import (
@@ -20,7 +23,10 @@ from sansdtls import (
 )
 from sansdtls.testing import CounterEntropy
 from tests.core import raw
-from tests.core.key_schedule import Keys
+from tests.core.key_schedule import Keys, Protection
+
+if TYPE_CHECKING:
+    from sansdtls import Cause, Event
 
 IDENTITY = b"dev1"
 KEY = bytes.fromhex("00112233445566778899aabbccddeeff")
@@ -37,8 +43,13 @@ class ServerRig:
         self.now = now
         self.keys = {IDENTITY: [KEY]} if keys is None else keys
         self.server = Server(config or ServerConfig(), entropy=CounterEntropy(seed), now=now)
-        self.events = []
+        self.events: list[Event] = []
         self.answer_offers = self.answer_requests = True
+
+    @property
+    def connection(self) -> Connection:
+        """The established connection that was used last."""
+        return list(self.server.connections)[-1]
 
     def give(self, data: bytes, path="peer") -> list[bytes]:
         self._take(self.server.receive_datagram(data, path=path, now=self.now))
@@ -73,7 +84,7 @@ class ServerRig:
         return [event.data for event in self.events if isinstance(event, DataReceived)]
 
     @property
-    def causes(self) -> list:
+    def causes(self) -> list[Cause]:
         return [event.cause for event in self.events if isinstance(event, ConnectionTerminated)]
 
 
@@ -91,7 +102,7 @@ class ClientRig:
             now=now,
             path=path,
         )
-        self.events = []
+        self.events: list[Event] = []
         self.answer_requests = True
 
     def give(self, data: bytes, path=PATH) -> list[bytes]:
@@ -123,20 +134,26 @@ class ClientRig:
         return [event.data for event in self.events if isinstance(event, DataReceived)]
 
     @property
-    def causes(self) -> list:
+    def causes(self) -> list[Cause]:
         return [event.cause for event in self.events if isinstance(event, ConnectionTerminated)]
 
 
 # --- puppets ------------------------------------------------------------------------------------------
 
 
-class Puppet:
+class Puppet(abc.ABC):
     """What both roles share: numbering, the transcript, keys, and a log of all that came back."""
 
     role: str
     other_role: str
 
-    def __init__(self, rig, *, psk: bytes = KEY, suite: int = raw.AES_128_GCM, ems: bool = True, path="peer"):
+    @abc.abstractmethod
+    def handshake(self) -> Self:
+        """All of it, as an honest peer does it."""
+
+    def __init__(
+        self, rig: Any, *, psk: bytes = KEY, suite: int = raw.AES_128_GCM, ems: bool = True, path="peer"
+    ):
         self.rig = rig
         self.psk = psk
         self.suite = suite
@@ -156,12 +173,14 @@ class Puppet:
 
     def give(self, *encoded: bytes) -> list[bytes]:
         """Hand over these records as one datagram."""
-        answers = self.rig.give(b"".join(encoded), self.path)
+        answers: list[bytes] = self.rig.give(b"".join(encoded), self.path)
         self.answers += answers
         return answers
 
     def wait(self, seconds: float) -> list[bytes]:
-        answers = self.rig.wait(seconds, self.path) if self.role == "client" else self.rig.wait(seconds)
+        answers: list[bytes] = (
+            self.rig.wait(seconds, self.path) if self.role == "client" else self.rig.wait(seconds)
+        )
         self.answers += answers
         return answers
 
@@ -172,8 +191,7 @@ class Puppet:
             self.record_seq[epoch] += 1
         if epoch == 0:
             return raw.record(content_type, payload, seq=seq)
-        assert self.keys is not None
-        return getattr(self.keys, self.role).seal(content_type, payload, epoch=epoch, seq=seq)
+        return self.protection(self.role).seal(content_type, payload, epoch=epoch, seq=seq)
 
     def message(self, message_type: int, body: bytes, *, epoch: int = 0, in_transcript: bool = True) -> bytes:
         """A record with one whole message, with the next message_seq."""
@@ -208,6 +226,11 @@ class Puppet:
             client, server = server, client
         self.keys = Keys.from_psk(self.suite, self.psk, client, server, self.transcript if self.ems else None)
 
+    def protection(self, role: str) -> Protection:
+        """How ``role`` protects what it sends."""
+        assert self.keys is not None
+        return self.keys.client if role == "client" else self.keys.server
+
     # --- reading ---
 
     def opened(self, datagrams: list[bytes] | None = None) -> list[tuple[int, bytes]]:
@@ -217,7 +240,7 @@ class Puppet:
             for each in raw.records(datagram):
                 if each.epoch == 1 and self.keys is not None:
                     try:
-                        found.append((each.type, getattr(self.keys, self.other_role).open(each)))
+                        found.append((each.type, self.protection(self.other_role).open(each)))
                     except InvalidTag:
                         continue
         return found
@@ -301,7 +324,7 @@ class PuppetClient(Puppet):
         self.read_finished(answers)
         return answers
 
-    def handshake(self) -> "PuppetClient":
+    def handshake(self) -> Self:
         self.hello()
         self.finish()
         return self
@@ -373,7 +396,7 @@ class PuppetServer(Puppet):
     def finish(self) -> list[bytes]:
         return self.give(self.change_cipher_spec(), self.finished())
 
-    def handshake(self) -> "PuppetServer":
+    def handshake(self) -> Self:
         self.verify_request()
         self.answer_hello()
         self.finish()

@@ -4,7 +4,8 @@ import pytest
 
 from sansdtls import AlertDescription, AlertLevel, ConnectionState, ConnectionTerminated
 from tests.core import raw
-from tests.core.alert_table import TABLE, Point, puppet_at
+from tests.core.alert_table import TABLE
+from tests.core.misbehaviour import Point, puppet_at
 
 
 def _id(row):

@@ -6,7 +6,7 @@ import time
 import tracemalloc
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sansdtls import ConnectionOffered, CookiePolicy, ServerConfig
@@ -30,7 +30,9 @@ def ask(rig: ServerRig, path="peer", **fields) -> bytes:
 
 
 def is_fresh_request_and_no_state(rig: ServerRig, answers: list[bytes]) -> bool:
-    stateless = rig.server.statistics.half_open == 0 and len(rig.server) == 0 and rig.server.next_timeout() is None
+    stateless = (
+        rig.server.statistics.half_open == 0 and len(rig.server) == 0 and rig.server.next_timeout() is None
+    )
     return stateless and rig.events == [] and len(cookie_in(answers)) == 32
 
 
@@ -96,7 +98,16 @@ def test_the_fields_around_the_cookie_cannot_lend_each_other_bytes():
     assert is_fresh_request_and_no_state(rig, rig.give(hello_datagram(body, message_seq=1)))
 
 
-PATHS = ["a", "ab", ("10.0.0.1", 1000), ("10.0.0.1", 1001), ("10.0.0.2", 1000), ("10.0.0.1", 1000, 0, 1), 5, None]
+PATHS = [
+    "a",
+    "ab",
+    ("10.0.0.1", 1000),
+    ("10.0.0.1", 1001),
+    ("10.0.0.2", 1000),
+    ("10.0.0.1", 1000, 0, 1),
+    5,
+    None,
+]
 
 
 def test_a_cookie_is_worth_nothing_on_another_path():
@@ -141,7 +152,9 @@ def test_an_association_on_the_path_does_not_spare_the_cookie():
 
 @pytest.mark.parametrize("rotation", [1.0, 60.0, 86_400.0])
 @pytest.mark.parametrize("born", [0.0, 0.5, 0.999])
-@pytest.mark.parametrize(("age", "valid"), [(0.0, True), (0.5, True), (0.999, True), (2.001, False), (10.0, False)])
+@pytest.mark.parametrize(
+    ("age", "valid"), [(0.0, True), (0.5, True), (0.999, True), (2.001, False), (10.0, False)]
+)
 def test_a_cookie_lives_one_to_two_rotations(rotation, born, age, valid):
     rig = ServerRig(ServerConfig(cookie=CookiePolicy(rotation=rotation)), now=1000 * rotation)
     rig.now += born * rotation
@@ -158,11 +171,7 @@ def test_a_cookie_made_just_before_a_rotation_lives_a_whole_rotation_more():
         rig = ServerRig(ServerConfig(cookie=CookiePolicy(rotation=60)))
         rig.now = float(born)
         cookie = ask(rig)
-        alive = [
-            age
-            for age in range(0, 130, 5)
-            if _still_valid(cookie, born, age)
-        ]
+        alive = [age for age in range(0, 130, 5) if _still_valid(cookie, born, age)]
         assert alive == list(range(0, max(alive) + 5, 5)), "a cookie never becomes valid again"
         windows.append(max(alive))
     assert all(55 <= window <= 120 for window in windows)

@@ -1,5 +1,7 @@
 """Packing a flight into datagrams."""
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,8 +29,8 @@ def test_a_flight_keeps_within_the_size_loses_nothing_and_leaves_no_useful_room(
     change_at = len(bodies) - 1 if with_change else None
     datagrams = packed(bodies, size, change_at)
     assert all(0 < len(datagram) <= size for datagram in datagrams)
-    found = {seq: b"" for seq in range(len(bodies))}
-    numbers = {0: [], 1: []}
+    found = dict.fromkeys(range(len(bodies)), b"")
+    numbers: dict[int, list[int]] = {0: [], 1: []}
     for datagram in datagrams:
         for record in raw.records(datagram):
             numbers[record.epoch].append(record.seq)
@@ -42,7 +44,7 @@ def test_a_flight_keeps_within_the_size_loses_nothing_and_leaves_no_useful_room(
         assert seen == list(range(len(seen)))
     # Every datagram but the last is full, but for what the smallest useful piece needs, or for the room
     # that keeps ChangeCipherSpec and the message after it together.
-    for datagram, following in zip(datagrams, datagrams[1:], strict=False):
+    for datagram, following in itertools.pairwise(datagrams):
         first = raw.records(following)[0]
         if first.type != raw.CHANGE_CIPHER_SPEC:
             assert size - len(datagram) < HEADERS + 16

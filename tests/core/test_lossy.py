@@ -2,7 +2,14 @@
 
 import pytest
 
-from sansdtls import ClientConfig, ConnectionState, ConnectionTerminated, HandshakeTimeout, RetransmitPolicy, ServerConfig
+from sansdtls import (
+    ClientConfig,
+    ConnectionState,
+    ConnectionTerminated,
+    HandshakeTimeout,
+    RetransmitPolicy,
+    ServerConfig,
+)
 from sansdtls.testing import Network, Pair
 
 SEEDS_PER_TEST = 100

@@ -1,5 +1,6 @@
 """Reassembly against a naive model, and its limits."""
 
+import itertools
 import tracemalloc
 
 import pytest
@@ -24,7 +25,7 @@ def pieces_of(message_seq, body, cuts, message_type=1):
         return [Fragment(message_type, 0, message_seq, 0, b"")]
     return [
         Fragment(message_type, len(body), message_seq, start, body[start:end])
-        for start, end in zip(edges, edges[1:], strict=False)
+        for start, end in itertools.pairwise(edges)
     ]
 
 

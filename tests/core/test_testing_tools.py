@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from sansdtls import (
     ClientConfig,
+    ConnectionOffered,
     ConnectionState,
     DataReceived,
     HandshakeCompleted,
@@ -181,10 +182,12 @@ def test_answers_left_to_the_test_are_left_to_the_test():
     pair.accept_after = None
     pair.run_for(0.5)
     (offer,) = pair.server_events
+    assert isinstance(offer, ConnectionOffered)
     pair.psk_after = None
     pair.server.accept(offer, now=pair.now)
     pair.run_for(0.1)
     (request,) = pair.server_events[1:]
+    assert isinstance(request, PskRequested)
     assert pair.server_connection is request.connection
     pair.provide_psk(request, [Pair.KEY])
     pair.handshake()

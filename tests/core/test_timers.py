@@ -26,7 +26,7 @@ def times_of(pair: Pair, source: str, start: float = 0.0) -> list[float]:
     return sorted({sent.time - start for sent in pair.network.sent_by(source)})
 
 
-POLICIES = {
+POLICIES: dict[str, tuple[RetransmitPolicy, list[float], float]] = {
     # RFC 6347 §4.2.4.1: 1 s, doubled at each retransmission, no more than 60 s
     "default": (RetransmitPolicy(), [0, 1, 3, 7, 15, 31, 63], 123),
     # RFC 7925 §11: 9 s for constrained networks

@@ -27,6 +27,7 @@ from sansdtls import (
     ClientConfig,
     ConfigError,
     IdleTimeout,
+    KeysExhausted,
     Limits,
     MessageTooLarge,
     PeerAlert,
@@ -37,6 +38,8 @@ from sansdtls import (
 from tests.endpoint.devices import IDENTITY, KEY, KEYS, Device
 
 CLIENT = ClientConfig(psk_identity=IDENTITY, psk_key=KEY)
+RECORDS = 62
+"""Datagrams that go out under ``max_sealed_records=64``: the others are Finished and close_notify."""
 
 
 async def echo(channel):
@@ -285,6 +288,57 @@ async def test_a_server_that_falls_silent_breaks_the_clients_channel_while_it_re
         with pytest.raises(AssociationEnded, match="nothing was heard for 5 seconds"):
             await near.receive()
         assert trio.current_time() - start == pytest.approx(5.0, abs=0.01)
+
+
+@pytest.mark.parametrize("end", [0, 1])
+async def test_keys_that_are_used_up_end_the_channel_for_senders_and_receivers(end):
+    limits = Limits(max_sealed_records=64)
+    client = ClientConfig(psk_identity=IDENTITY, psk_key=KEY, limits=limits)
+    async with pair(config=ServerConfig(limits=limits), client=client) as ends:
+        sender, receiver = ends[end], ends[1 - end]
+        causes = []
+
+        async def wait():
+            with pytest.raises(AssociationEnded) as caught:
+                await sender.receive()
+            causes.append(caught.value.cause)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await wait_all_tasks_blocked()
+            for number in range(RECORDS):
+                await sender.send(b"%d" % number)
+        assert causes == [KeysExhausted("seal")]
+        with pytest.raises(AssociationEnded, match="the keys are used up"):
+            await sender.send(b"one too many")
+        assert [data async for data in receiver] == [b"%d" % number for number in range(RECORDS)]
+
+
+async def test_sending_with_used_up_keys_is_an_error_before_anybody_has_received_the_cause():
+    client = ClientConfig(psk_identity=IDENTITY, psk_key=KEY, limits=Limits(max_sealed_records=64))
+    async with pair(client=client) as (near, _far):
+        for _ in range(RECORDS):
+            await near.send(b"x")
+        with pytest.raises(trio.BrokenResourceError, match="has ended"):
+            await near.send(b"one too many")
+
+
+async def test_icmp_errors_do_not_end_a_clients_receive(monkeypatch):
+    errors = [errno.EHOSTUNREACH, errno.ECONNREFUSED, errno.EAGAIN]
+
+    class Noisy(socket.socket):
+        def recv(self, *arguments):
+            if armed and errors:
+                raise OSError(errors.pop(0), "told to")
+            return super().recv(*arguments)
+
+    armed = False
+    give_sockets_to_clients(monkeypatch, Noisy)
+    async with pair() as (near, far):
+        armed = True
+        await far.send(b"x")
+        assert await near.receive() == b"x"
+        assert errors == []
 
 
 async def test_a_device_that_lost_its_state_gets_a_new_channel_and_breaks_the_old_one():

@@ -244,3 +244,16 @@ async def test_without_data_quotas_the_oldest_is_still_the_one_silent_longest(au
         ((gone, cause),) = served.observer.ended
         assert gone.remote == second.path
         assert cause != IdleTimeout(1000.0)
+
+
+async def test_whoever_has_not_proved_an_address_is_counted_nowhere():
+    # Else a flood with forged sources could use up the quota of those it names.
+    async with serving(quotas=QuotaPolicy(handshakes_per_second=0.001, handshake_burst=1)) as served:
+        for _ in range(50):
+            device = served.device()
+            await device.start()
+        await wait_all_tasks_blocked()
+        assert served.engine.statistics()["server"]["cookies_sent"] == 50
+        assert len(served.engine._quotas) == 0
+        assert served.idle
+        assert (await served.device().connect()).connected

@@ -119,6 +119,5 @@ async def test_a_store_that_fails_or_answers_nonsense_is_reported_and_the_identi
 
 async def test_the_key_store_may_be_exchanged_while_the_engine_runs():
     async with serving(keystore=DictKeyStore()) as served:
-        served.engine.keystore = DictKeyStore(KEYS)
+        served.engine.use_keystore(DictKeyStore(KEYS))
         assert (await served.device().connect()).connected
-        assert len(served.engine.keystore) == len(KEYS)
