@@ -14,7 +14,11 @@ PROGRAMS = re.findall(r"```python\n(.*?)```\s+```console\n(.*?)```", README, re.
 @pytest.mark.parametrize(("program", "output"), PROGRAMS, ids=["embedding", "sans-IO"])
 def test_a_program_of_the_readme_prints_what_the_readme_says(program, output):
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-W", "error", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
     assert (done.stdout, done.stderr, done.returncode) == (output, "", 0)
 
