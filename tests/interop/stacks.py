@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 
-from sansdtls import CipherSuite
+from sansdtls import DEFAULT_CIPHER_SUITES, CipherSuite
 from tests.conftest import require_file, require_module, require_program
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ class BouncyCastle(Stack):
     """Bouncy Castle's Java DTLS in a program of our own, compiled on first use."""
 
     name = "bouncycastle"
-    suites: ClassVar = {suite: hex(suite) for suite in CipherSuite}
+    suites: ClassVar = {suite: hex(suite) for suite in DEFAULT_CIPHER_SUITES}
     has_mtu = True
     jars: ClassVar = tuple(f"/usr/share/java/{name}.jar" for name in ("bctls", "bcprov", "bcutil"))
 
