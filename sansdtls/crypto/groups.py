@@ -1,4 +1,4 @@
-"""Ephemeral Diffie-Hellman, RFC 8422 §5.4, §5.7 and §5.10.
+"""Ephemeral Diffie-Hellman, RFC 8422 §5.4, §5.7, §5.10 and §5.11.
 
 The attacker chooses the peer's public value. A point that is not on our curve lies on a weaker one, and each
 handshake against such a point tells a little about our private key; a point of small order makes the
@@ -91,19 +91,21 @@ class EphemeralKey:
     def exchange(self, peer_public: bytes) -> bytes:
         """The shared secret: the premaster secret of ECDHE, the first half of that of ECDHE_PSK.
 
-        RFC 8422 §5.10: it is the x-coordinate with its leading zeros, or the output of X25519 as it is.
+        RFC 8422 §5.10: the x-coordinate, whose leading zeros "MUST NOT be truncated", or what X25519 gives.
         """
         private = self._private
         try:
             if isinstance(private, x25519.X25519PrivateKey):
                 if len(peer_public) != _X25519_LENGTH:
                     raise BadPublicKey(f"{self.group.name}: a public key of {len(peer_public)} bytes")
-                # An all-zero secret is a ValueError here.
+                # RFC 8422 §5.11: "With X25519 and X448, a receiving party MUST check whether the computed
+                # premaster secret is the all-zero value and abort the handshake if so": a ValueError here.
                 return private.exchange(x25519.X25519PublicKey.from_public_bytes(peer_public))
             curve, length, _ = _CURVES[self.group]
             if len(peer_public) != 1 + 2 * length or peer_public[0] != _UNCOMPRESSED:
                 raise BadPublicKey(f"{self.group.name}: not an uncompressed point")
-            # A point that is not on the curve is a ValueError here.
+            # RFC 8422 §5.11: "A receiving party MUST check that the x and y parameters from the peer's public
+            # value satisfy the curve equation, y^2 = x^3 + ax + b mod p.": a ValueError here.
             return private.exchange(
                 ec.ECDH(), ec.EllipticCurvePublicKey.from_encoded_point(curve, peer_public)
             )

@@ -11,23 +11,10 @@ import attrs
 
 from sansdtls.errors import DecodeError
 from sansdtls.iana import AlertDescription
-from sansdtls.wire.codec import Reader, vector
+from sansdtls.wire.codec import Reader, uint16s, vector
 
 _NAMED_CURVE = 3
 """ECCurveType, RFC 8422 §5.4."""
-
-
-def encode_uint16s(values: tuple[int, ...]) -> bytes:
-    """A list of 16-bit code points with its length in two bytes in front."""
-    return vector(2, b"".join(value.to_bytes(2) for value in values))
-
-
-def read_uint16s_untrusted(reader: Reader, what: str) -> tuple[int, ...]:
-    """A list of at least one 16-bit code point. Unknown ones stay: their sender may know more than we do."""
-    body = reader.vector(2, minimum=2)
-    if len(body) % 2:
-        raise DecodeError(f"{what}: an odd number of bytes")
-    return tuple(int.from_bytes(body[i : i + 2]) for i in range(0, len(body), 2))
 
 
 @attrs.frozen
@@ -90,7 +77,7 @@ class CertificateRequest:
         """The message body."""
         return (
             vector(1, self.certificate_types)
-            + encode_uint16s(self.signature_schemes)
+            + uint16s(self.signature_schemes)
             + vector(2, b"".join(vector(2, name) for name in self.authorities))
         )
 
@@ -99,7 +86,7 @@ class CertificateRequest:
         """Parse a message body."""
         reader = Reader(body, "CertificateRequest")
         certificate_types = reader.vector(1, minimum=1)
-        signature_schemes = read_uint16s_untrusted(reader, "CertificateRequest: signature algorithms")
+        signature_schemes = reader.uint16s()
         names = Reader(reader.vector(2), "CertificateRequest: authorities")
         reader.end()
         authorities = []
