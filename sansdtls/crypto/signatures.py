@@ -174,7 +174,8 @@ def spki_of_certificate(certificate: bytes) -> bytes:
         loaded = x509.load_der_x509_certificate(certificate)
         public = loaded.public_key()
         body = loaded.tbs_certificate_bytes
-    except (ValueError, UnsupportedAlgorithm):
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion, Warning):
+        # Under ``python -W error`` even a remark on an odd serial number would raise.
         raise BadPublicKey("the certificate or its public key cannot be read") from None
     spki = _encode(_usable(public))
     if spki not in body:
