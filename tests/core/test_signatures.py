@@ -4,10 +4,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, x25519
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sansdtls.crypto import signatures
 from sansdtls.crypto.groups import BadPublicKey
 from sansdtls.crypto.signatures import SigningKey, schemes_of, spki_of_certificate, verify_signature
 from sansdtls.crypto.suites import NotAuthentic
@@ -145,6 +148,20 @@ def test_the_same_key_and_data_give_the_same_signature_but_for_pss(keys, kind, s
     first, second = (keys[kind].sign(scheme, DATA) for _ in range(2))
     assert (first == second) is ("PSS" not in scheme.name)
     assert keys[kind].sign(scheme, DATA + b".") != first
+
+
+def test_with_an_openssl_that_knows_no_rfc_6979_ecdsa_still_signs(monkeypatch):
+    class OlderEcdsa(ec.ECDSA):
+        def __init__(self, algorithm, deterministic_signing=False):
+            if deterministic_signing:
+                raise UnsupportedAlgorithm("ECDSA with deterministic signature (RFC 6979) is not supported")
+            super().__init__(algorithm)
+
+    monkeypatch.setattr(ec, "ECDSA", OlderEcdsa)
+    algorithm = signatures._ecdsa(hashes.SHA256())
+    private = ec.generate_private_key(ec.SECP256R1())
+    key = SigningKey.wrap(private)
+    verify_signature(key.spki, Scheme.ECDSA_SECP256R1_SHA256, DATA, private.sign(DATA, algorithm))
 
 
 # --- forgeries ----------------------------------------------------------------------------------------
@@ -440,6 +457,12 @@ def test_a_file_without_a_usable_key_is_named_for_what_it_is(files):
 def test_a_private_key_of_a_kind_that_is_not_supported_is_a_config_error(private, kind):
     with pytest.raises(ConfigError, match=f"not supported: {kind}$"):
         SigningKey.wrap(private)
+
+
+def test_a_private_key_on_a_curve_that_nobody_knows_is_a_config_error():
+    private = openssl("ecparam", "-name", "secp160r1", "-genkey", "-noout")
+    with pytest.raises(ConfigError, match="private key: of a kind that is not supported"):
+        SigningKey.from_pem(private)
 
 
 def test_a_short_rsa_key_is_a_config_error_that_says_so():
