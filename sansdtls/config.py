@@ -224,29 +224,38 @@ def _extended_master_secret(value: ExtendedMasterSecret | str) -> ExtendedMaster
         raise ConfigError(f"extended_master_secret: {value!r} is none of {choices}") from error
 
 
-def _code_points(name: str, kind: type[_E]) -> Callable[[Iterable[_E]], tuple[_E, ...]]:
-    def convert(value: Iterable[_E]) -> tuple[_E, ...]:
-        try:
-            members = tuple(kind(member) for member in value)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"{name}: {error}") from error
-        if not members:
-            raise ConfigError(f"{name}: at least one is needed")
-        if len(set(members)) != len(members):
-            raise ConfigError(f"{name}: a {kind.__name__} is named twice")
-        return members
+def _members(name: str, kind: type[_E], value: Iterable[_E]) -> tuple[_E, ...]:
+    try:
+        members = tuple(kind(member) for member in value)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{name}: {error}") from error
+    if not members:
+        raise ConfigError(f"{name}: at least one is needed")
+    if len(set(members)) != len(members):
+        raise ConfigError(f"{name}: a {kind.__name__} is named twice")
+    return members
 
-    return convert
+
+def _cipher_suites(value: Iterable[CipherSuite]) -> tuple[CipherSuite, ...]:
+    return _members("cipher_suites", CipherSuite, value)
+
+
+def _groups(value: Iterable[NamedGroup]) -> tuple[NamedGroup, ...]:
+    return _members("groups", NamedGroup, value)
+
+
+def _signature_schemes(value: Iterable[SignatureScheme]) -> tuple[SignatureScheme, ...]:
+    return _members("signature_schemes", SignatureScheme, value)
 
 
 def _certificate_types(value: Iterable[CertificateType]) -> tuple[CertificateType, ...]:
     value = tuple(value)
-    return _code_points("certificate types", CertificateType)(value) if value else ()
+    return _members("certificate types", CertificateType, value) if value else ()
 
 
 def _alpn_protocols(value: Iterable[bytes]) -> tuple[bytes, ...]:
     names = tuple(value)
-    if not all(isinstance(name, bytes) and 1 <= len(name) <= 255 for name in names):
+    if not all(1 <= len(name) <= 255 for name in names):
         raise ConfigError("alpn_protocols: each is 1 to 255 bytes")
     return names
 
@@ -287,19 +296,17 @@ class _CommonConfig:
     """What clients and servers share."""
 
     cipher_suites: tuple[CipherSuite, ...] = attrs.field(
-        default=DEFAULT_CIPHER_SUITES, converter=_code_points("cipher_suites", CipherSuite)
+        default=DEFAULT_CIPHER_SUITES, converter=_cipher_suites
     )
     """In order of preference. The server's order decides."""
     extended_master_secret: ExtendedMasterSecret = attrs.field(
         default=ExtendedMasterSecret.PREFERRED, converter=_extended_master_secret
     )
     """RFC 7627; ``REQUIRED`` refuses peers without it."""
-    groups: tuple[NamedGroup, ...] = attrs.field(
-        default=DEFAULT_GROUPS, converter=_code_points("groups", NamedGroup)
-    )
+    groups: tuple[NamedGroup, ...] = attrs.field(default=DEFAULT_GROUPS, converter=_groups)
     """Groups for ephemeral Diffie-Hellman, best first. The server's order decides."""
     signature_schemes: tuple[SignatureScheme, ...] = attrs.field(
-        default=DEFAULT_SIGNATURE_SCHEMES, converter=_code_points("signature_schemes", SignatureScheme)
+        default=DEFAULT_SIGNATURE_SCHEMES, converter=_signature_schemes
     )
     """Signatures that are made and accepted, best first."""
     alpn_protocols: tuple[bytes, ...] = attrs.field(default=(), converter=_alpn_protocols)

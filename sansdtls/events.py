@@ -216,7 +216,7 @@ class PskRequested:
 
 @attrs.frozen(eq=False)
 class PeerCertificateReceived:
-    """The peer showed a certificate chain and proved that it holds the first one's key. Is it to be trusted?
+    """The peer showed a certificate chain and proved that it holds the first one's key; whether to trust it is asked.
 
     Answer with ``connection.accept_peer(request, now=...)`` or ``connection.reject_peer(request, alert,
     now=...)``, now or later. ``sansdtls.pki`` checks chains.
@@ -235,7 +235,7 @@ class PeerCertificateReceived:
 
 @attrs.frozen(eq=False)
 class PeerRawKeyReceived:
-    """The peer showed a raw public key (RFC 7250) and proved that it holds it. Is it a known one?
+    """The peer showed a raw public key (RFC 7250) and proved that it holds it; whether it is known is asked.
 
     Answered like ``PeerCertificateReceived``.
     """

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from sansdtls.credentials import RawPublicKeyCredential
 from sansdtls.crypto.groups import BadPublicKey, EphemeralKey
 from sansdtls.crypto.signatures import is_rsa, spki_of_certificate, verify_signature
 from sansdtls.crypto.suites import KeyExchange, NotAuthentic
@@ -51,7 +52,7 @@ def certificate_body(credential: Credential | None) -> bytes:
     """The Certificate message that shows ``credential``; an empty one for none."""
     if credential is None:
         return CertificateMessage(()).encode()
-    if credential.certificate_type is CertificateType.RAW_PUBLIC_KEY:
+    if isinstance(credential, RawPublicKeyCredential):
         return RawPublicKeyMessage(credential.key.spki).encode()
     return CertificateMessage(credential.chain).encode()
 
