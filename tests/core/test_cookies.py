@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sansdtls import ConnectionOffered, CookiePolicy, ServerConfig
+from sansdtls.cookie import first_fragment, whole_hello
 from tests.core import raw
 from tests.core.puppet import IDENTITY, PuppetClient, ServerRig
 
@@ -399,3 +400,16 @@ def test_hellos_of_two_peers_do_not_mix():
     one.finish()
     assert (one.server_hello.suite, other.server_hello.suite) == (raw.AES_128_GCM, raw.CHACHA20)
     assert len(rig.server) == 2
+
+
+def test_no_two_inputs_of_the_cookie_run_together():
+    inputs = [
+        whole_hello("ab", b"c", b"d"),
+        whole_hello("a", b"b'c", b"d"),
+        whole_hello("ab", b"cd", b""),
+        whole_hello("ab", b"", b"cd"),
+        first_fragment("ab", b"c", int.from_bytes(b"d", "big")),
+        first_fragment("ab", b"", 0),
+        whole_hello("ab", b"", b"\0\0\0\0"),
+    ]
+    assert len(set(inputs)) == len(inputs)
