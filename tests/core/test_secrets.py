@@ -24,7 +24,6 @@ from tests.conftest import require_program
 from tests.core import raw
 from tests.core.puppet import IDENTITY, KEY, ClientRig, PuppetClient, PuppetServer, ServerRig
 
-
 CHACHA20 = CipherSuite.TLS_PSK_WITH_CHACHA20_POLY1305_SHA256
 
 
