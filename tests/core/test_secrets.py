@@ -13,6 +13,7 @@ from sansdtls import (
     KeysExhausted,
     Limits,
     PeerClose,
+    RetransmitPolicy,
     SecretDerived,
     ServerConfig,
     UsageError,
@@ -308,3 +309,17 @@ def test_record_numbers_never_wrap():
     numbers = [r.seq for sent in pair.network.sent_by("client") for r in raw.records(sent.data) if r.epoch]
     assert numbers == sorted(set(numbers))
     assert max(numbers) < 2**48
+
+
+def test_a_handshake_that_repeats_itself_until_its_key_is_used_up_ends():
+    policy = RetransmitPolicy(initial_timeout=0.01, maximum_timeout=0.01, max_retransmissions=100)
+    config = ClientConfig(
+        psk_identity=IDENTITY, psk_key=KEY, retransmit=policy, limits=Limits(max_sealed_records=64)
+    )
+    puppet = PuppetServer(ClientRig(config))
+    puppet.verify_request()
+    puppet.answer_hello()
+    puppet.wait(10)
+    assert puppet.rig.causes == [KeysExhausted("seal")]
+    sealed = [r.seq for datagram in puppet.answers for r in raw.records(datagram) if r.epoch == 1]
+    assert len(set(sealed)) == len(sealed) <= 64
