@@ -8,6 +8,7 @@ from sansdtls import (
     AlertReceived,
     CipherSuite,
     ClientConfig,
+    ConfigError,
     Connection,
     ConnectionState,
     ConnectionTerminated,
@@ -278,3 +279,8 @@ def test_a_warning_alert_is_told_and_ends_nothing():
     assert isinstance(event, AlertReceived)
     assert (event.level, event.description) == (AlertLevel.WARNING, AlertDescription.USER_CANCELED)
     assert puppet.rig.causes == []
+
+
+def test_a_policy_for_extended_master_secret_that_does_not_exist_is_refused():
+    with pytest.raises(ConfigError, match="preferred, required"):
+        ClientConfig(psk_identity=IDENTITY, extended_master_secret="maybe")
