@@ -90,7 +90,7 @@ async def test_the_result_of_a_write_is_looked_at():
     (udp,) = await bind_udp("127.0.0.1", 0)
     failed = []
     with udp:
-        udp.on_send_failed = lambda address, code: failed.append(address)
+        udp.on_send_failed = lambda address, _code: failed.append(address)
         udp.send(b"x" * 70_000, ("127.0.0.1", 9))  # larger than a datagram can be
         assert failed == [("127.0.0.1", 9)]
         assert dict(udp.send_errors) == {"EMSGSIZE": 1}
@@ -140,7 +140,7 @@ def test_hint_and_cipher_suites_are_configuration():
     suite = CipherSuite.TLS_PSK_WITH_AES_256_CCM_8
     pair = Pair(server_config=ServerConfig(cipher_suites=[suite], psk_identity_hint=b"fleet"))
     pair.handshake()
-    assert pair.client.negotiated.cipher_suite is suite
+    assert pair.client.negotiated is not None and pair.client.negotiated.cipher_suite is suite
     assert ServerConfig().psk_identity_hint is None
 
 
@@ -164,4 +164,4 @@ def test_names_follow_one_convention(path):
 
 def test_configuration_cannot_be_changed_behind_a_servers_back():
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
-        ServerConfig().limits = Limits()
+        ServerConfig().limits = Limits()  # type: ignore[misc]  # the attempt is the test
