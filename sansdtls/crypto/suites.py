@@ -48,6 +48,10 @@ class KeyExchange(enum.Enum):
     """RFC 8422 §2.2: ephemeral Diffie-Hellman, signed by an RSA key."""
 
 
+PSK_KEY_EXCHANGES = frozenset((KeyExchange.PSK, KeyExchange.ECDHE_PSK))
+"""Those that a pre-shared key authenticates; the others take a certificate or raw public key."""
+
+
 class Aead(Protocol):
     """The interface of ``cryptography``'s AEAD classes, RFC 5116."""
 

@@ -477,3 +477,9 @@ def test_a_hello_above_the_limit_of_messages_is_dropped_before_its_cookie():
     assert rig.give(hello_pieces(large_hello(), 300, message_seq=0)[0]) == []
     assert rig.give(hello_datagram(large_hello())) == []
     assert rig.server.statistics.records_discarded == {DiscardReason.REASSEMBLY_LIMIT: 2}
+
+
+def test_a_hello_with_a_session_id_of_33_bytes_gets_no_cookie():
+    rig = ServerRig()
+    assert rig.give(hello_datagram(raw.client_hello(session_id=bytes(33)))) == []
+    assert rig.server.statistics.records_discarded == {DiscardReason.HANDSHAKE_FRAGMENT: 1}
