@@ -352,6 +352,7 @@ class Handshake(abc.ABC):
 
     def _await_change_cipher_spec(self, now: float) -> None:
         """All messages before it are there; it may have come already."""
+        self._noted_alert = None  # while we were slow, the peer could not disprove it
         self.state = State.AWAIT_CHANGE_CIPHER_SPEC
         if self._change_cipher_spec_seen:
             self._change_read_epoch()
