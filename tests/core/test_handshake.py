@@ -16,6 +16,7 @@ from sansdtls import (
     HandshakeCompleted,
     ProtocolVersion,
     PskRequested,
+    ResumptionPolicy,
     ServerConfig,
 )
 from sansdtls.testing import CounterEntropy, Network, Pair
@@ -117,7 +118,13 @@ def test_the_client_offers_what_the_profiles_ask_for():
     assert hello.session_id == hello.cookie == b""
     assert hello.compression == b"\0"
     offered = [suite for suite in hello.suites if suite != raw.SCSV]
-    assert offered == list(raw.ALL_SUITES)
+    # RFC 9325 §4.1: forward secrecy first. Eight-byte tags last, those with forward secrecy before the others.
+    assert offered == [
+        *raw.ECDHE_PSK_SUITES[:4],
+        *raw.ALL_SUITES[:5],
+        raw.ECDHE_PSK_AES_128_CCM_8,
+        *raw.ALL_SUITES[5:],
+    ]
     # RFC 9325 §3.5: both, and never renegotiation.
     assert hello.extensions is not None
     assert dict(hello.extensions)[23] == b""
@@ -161,6 +168,12 @@ def test_the_server_answers_exactly_what_was_offered(suites, extensions, answere
     puppet.handshake()
     assert puppet.server_hello.extensions == answered
     assert puppet.server_hello.compression == 0
+    # RFC 7627 §5.4: what cannot be resumed safely gets no session ID.
+    assert len(puppet.server_hello.session_id) == (32 if puppet.ems else 0)
+
+
+def test_a_server_that_resumes_nothing_gives_no_session_id():
+    puppet = PuppetClient(ServerRig(ServerConfig(resumption=None))).handshake()
     assert puppet.server_hello.session_id == b""
 
 
@@ -172,11 +185,15 @@ def test_the_order_of_the_server_decides_on_the_suite(order):
     assert puppet.server_hello.suite == order[0]
 
 
-def test_a_session_id_in_the_hello_means_nothing_to_the_server():
-    puppet = PuppetClient()
+@pytest.mark.parametrize("resumption", [None, ResumptionPolicy()])
+def test_a_session_id_that_the_server_never_gave_leads_to_a_full_handshake(resumption):
+    puppet = PuppetClient(ServerRig(ServerConfig(resumption=resumption)))
     puppet.hello_options = {"session_id": bytes(range(32))}
     puppet.handshake()
-    assert puppet.server_hello.session_id == b""
+    assert puppet.server_hello.session_id != bytes(range(32))
+    assert (puppet.server_hello.session_id == b"") is (resumption is None)
+    assert puppet.rig.connection.negotiated is not None
+    assert not puppet.rig.connection.negotiated.resumed
 
 
 # --- PSK: hint, identities, two keys, late answers ----------------------------------------------------
