@@ -140,7 +140,8 @@ def test_hint_and_cipher_suites_are_configuration():
     suite = CipherSuite.TLS_PSK_WITH_AES_256_CCM_8
     pair = Pair(server_config=ServerConfig(cipher_suites=[suite], psk_identity_hint=b"fleet"))
     pair.handshake()
-    assert pair.client.negotiated is not None and pair.client.negotiated.cipher_suite is suite
+    assert pair.client.negotiated is not None
+    assert pair.client.negotiated.cipher_suite is suite
     assert ServerConfig().psk_identity_hint is None
 
 
