@@ -415,12 +415,12 @@ def test_a_replaced_key_ends_the_session_but_a_rotated_one_does_not(way):
 
 @each_way
 def test_without_psk_no_psk_session_is_resumed(way):
-    fleet = new_fleet()
-    config = made(fleet, "ECDHE_PSK", way)
+    fleet = new_fleet(credentials=())
+    config = made(fleet, "ECDHE_PSK", way, server_certificate_types=(CertificateType.X509,))
     fleet.server.replace_config(server_config(psk=False), now=fleet.now)
-    client = fleet.connect(config, "again")
-    fleet.run_for(5)
-    assert client.connection.state is ConnectionState.CLOSED
+    client = refused(fleet, config)
+    assert client.connection.peer is not None
+    assert client.connection.peer.certificate_chain is not None
 
 
 @each_way
