@@ -19,14 +19,18 @@ class ContentType(enum.IntEnum):
 
 @enum.unique
 class HandshakeType(enum.IntEnum):
-    """Handshake message types, RFC 5246 §7.4 and RFC 6347 §4.3.2."""
+    """Handshake message types, RFC 5246 §7.4, RFC 6347 §4.3.2 and, for tickets, RFC 5077 §3.3."""
 
     HELLO_REQUEST = 0
     CLIENT_HELLO = 1
     SERVER_HELLO = 2
     HELLO_VERIFY_REQUEST = 3
+    NEW_SESSION_TICKET = 4
+    CERTIFICATE = 11
     SERVER_KEY_EXCHANGE = 12
+    CERTIFICATE_REQUEST = 13
     SERVER_HELLO_DONE = 14
+    CERTIFICATE_VERIFY = 15
     CLIENT_KEY_EXCHANGE = 16
     FINISHED = 20
 
@@ -66,13 +70,24 @@ class AlertDescription(enum.IntEnum):
     UNSUPPORTED_EXTENSION = 110
     UNRECOGNIZED_NAME = 112
     UNKNOWN_PSK_IDENTITY = 115
+    NO_APPLICATION_PROTOCOL = 120
 
 
 @enum.unique
 class ExtensionType(enum.IntEnum):
-    """Hello extensions, RFC 7627 §5.1 and RFC 5746 §3.2."""
+    """Hello extensions. Which RFC defines each is said where its body is read, in ``wire.extensions``."""
 
+    SERVER_NAME = 0
+    MAX_FRAGMENT_LENGTH = 1
+    SUPPORTED_GROUPS = 10
+    EC_POINT_FORMATS = 11
+    SIGNATURE_ALGORITHMS = 13
+    APPLICATION_LAYER_PROTOCOL_NEGOTIATION = 16
+    CLIENT_CERTIFICATE_TYPE = 19
+    SERVER_CERTIFICATE_TYPE = 20
     EXTENDED_MASTER_SECRET = 23
+    RECORD_SIZE_LIMIT = 28
+    SESSION_TICKET = 35
     RENEGOTIATION_INFO = 0xFF01
 
 
@@ -94,11 +109,68 @@ class CipherSuite(enum.IntEnum):
 
     TLS_PSK_WITH_AES_128_GCM_SHA256 = 0x00A8
     TLS_PSK_WITH_AES_256_GCM_SHA384 = 0x00A9
+    TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 = 0xC02B
+    TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 = 0xC02C
+    TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 = 0xC02F
+    TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 = 0xC030
     TLS_PSK_WITH_AES_128_CCM = 0xC0A4
     TLS_PSK_WITH_AES_256_CCM = 0xC0A5
     TLS_PSK_WITH_AES_128_CCM_8 = 0xC0A8
     TLS_PSK_WITH_AES_256_CCM_8 = 0xC0A9
+    TLS_ECDHE_ECDSA_WITH_AES_128_CCM = 0xC0AC
+    TLS_ECDHE_ECDSA_WITH_AES_256_CCM = 0xC0AD
+    TLS_ECDHE_ECDSA_WITH_AES_128_CCM_8 = 0xC0AE
+    TLS_ECDHE_ECDSA_WITH_AES_256_CCM_8 = 0xC0AF
+    TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 = 0xCCA8
+    TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 = 0xCCA9
     TLS_PSK_WITH_CHACHA20_POLY1305_SHA256 = 0xCCAB
+    TLS_ECDHE_PSK_WITH_CHACHA20_POLY1305_SHA256 = 0xCCAC
+    TLS_ECDHE_PSK_WITH_AES_128_GCM_SHA256 = 0xD001
+    TLS_ECDHE_PSK_WITH_AES_256_GCM_SHA384 = 0xD002
+    TLS_ECDHE_PSK_WITH_AES_128_CCM_8_SHA256 = 0xD003
+    TLS_ECDHE_PSK_WITH_AES_128_CCM_SHA256 = 0xD005
+
+
+@enum.unique
+class NamedGroup(enum.IntEnum):
+    """The groups of this package for ephemeral Diffie-Hellman, RFC 8422 §5.1.1."""
+
+    SECP256R1 = 23
+    SECP384R1 = 24
+    X25519 = 29
+
+
+@enum.unique
+class SignatureScheme(enum.IntEnum):
+    """Signature algorithms under their names of RFC 8446 §4.2.3.
+
+    DTLS 1.2 reads the same two bytes as a hash and a signature algorithm (RFC 5246 §7.4.1.4.1). So there
+    ``ECDSA_SECP256R1_SHA256`` is any ECDSA key with SHA-256, whatever its curve.
+    """
+
+    RSA_PKCS1_SHA256 = 0x0401
+    ECDSA_SECP256R1_SHA256 = 0x0403
+    RSA_PKCS1_SHA384 = 0x0501
+    ECDSA_SECP384R1_SHA384 = 0x0503
+    RSA_PSS_RSAE_SHA256 = 0x0804
+    RSA_PSS_RSAE_SHA384 = 0x0805
+    ED25519 = 0x0807
+
+
+@enum.unique
+class CertificateType(enum.IntEnum):
+    """What a Certificate message carries, RFC 7250 §3."""
+
+    X509 = 0
+    RAW_PUBLIC_KEY = 2
+
+
+@enum.unique
+class ClientCertificateType(enum.IntEnum):
+    """What kind of key a CertificateRequest asks for, RFC 5246 §7.4.4 and RFC 8422 §5.5."""
+
+    RSA_SIGN = 1
+    ECDSA_SIGN = 64
 
 
 TLS_EMPTY_RENEGOTIATION_INFO_SCSV = 0x00FF

@@ -15,6 +15,7 @@ million datagrams. ``Limits.max_failed_opens`` sets another balance.
 
 from __future__ import annotations
 
+import enum
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
@@ -34,6 +35,19 @@ FULL_TAG = 16
 SHORT_TAG = 8
 
 
+class KeyExchange(enum.Enum):
+    """How a suite arrives at its premaster secret, and who proves what."""
+
+    PSK = "PSK"
+    """RFC 4279 §2: from the key alone. Whoever learns the key can read what was recorded before."""
+    ECDHE_PSK = "ECDHE_PSK"
+    """RFC 5489 §2: from ephemeral Diffie-Hellman, authenticated by the key."""
+    ECDHE_ECDSA = "ECDHE_ECDSA"
+    """RFC 8422 §2.1: ephemeral Diffie-Hellman, signed by an ECDSA or Ed25519 key."""
+    ECDHE_RSA = "ECDHE_RSA"
+    """RFC 8422 §2.2: ephemeral Diffie-Hellman, signed by an RSA key."""
+
+
 class Aead(Protocol):
     """The interface of ``cryptography``'s AEAD classes, RFC 5116."""
 
@@ -47,6 +61,7 @@ class SuiteParameters:
     """One row. Lengths in bytes, limits in records."""
 
     suite: CipherSuite
+    key_exchange: KeyExchange
     aead: Callable[[bytes], Aead]
     key_length: int
     fixed_iv_length: int
@@ -64,10 +79,12 @@ class SuiteParameters:
         return self.explicit_nonce_length + self.tag_length
 
 
-def _ccm(suite: CipherSuite, key_length: int, tag_length: int) -> SuiteParameters:
-    # RFC 6655 §3: the nonce is a 4-byte salt and 8 explicit bytes; the PRF is that of RFC 5246.
+def _ccm(suite: CipherSuite, key_exchange: KeyExchange, key_length: int, tag_length: int) -> SuiteParameters:
+    # RFC 6655 §3, RFC 7251 §2, RFC 8442 §3: the nonce is a 4-byte salt and 8 explicit bytes; the PRF is
+    # that of RFC 5246, with keys of both sizes.
     return SuiteParameters(
         suite=suite,
+        key_exchange=key_exchange,
         aead=lambda key: AESCCM(key, tag_length=tag_length),
         key_length=key_length,
         fixed_iv_length=4,
@@ -79,25 +96,27 @@ def _ccm(suite: CipherSuite, key_length: int, tag_length: int) -> SuiteParameter
     )
 
 
-def _gcm(suite: CipherSuite, key_length: int, prf_hash: hashes.HashAlgorithm) -> SuiteParameters:
-    # RFC 5288 §3
+def _gcm(suite: CipherSuite, key_exchange: KeyExchange, key_length: int) -> SuiteParameters:
+    # RFC 5288 §3, RFC 5289 §3.2, RFC 5487 §2, RFC 8442 §3: with the longer key comes the longer hash.
     return SuiteParameters(
         suite=suite,
+        key_exchange=key_exchange,
         aead=AESGCM,
         key_length=key_length,
         fixed_iv_length=4,
         explicit_nonce_length=8,
         tag_length=FULL_TAG,
-        prf_hash=prf_hash,
+        prf_hash=hashes.SHA384() if key_length == 32 else hashes.SHA256(),
         max_sealed=int(2**24.5),
         max_failed_opens=2**36,
     )
 
 
-def _chacha20(suite: CipherSuite) -> SuiteParameters:
+def _chacha20(suite: CipherSuite, key_exchange: KeyExchange) -> SuiteParameters:
     # RFC 7905 §2: a 12-byte IV, combined with the sequence number; nothing explicit
     return SuiteParameters(
         suite=suite,
+        key_exchange=key_exchange,
         aead=ChaCha20Poly1305,
         key_length=32,
         fixed_iv_length=12,
@@ -112,12 +131,27 @@ def _chacha20(suite: CipherSuite) -> SuiteParameters:
 SUITES = {
     row.suite: row
     for row in (
-        _gcm(CipherSuite.TLS_PSK_WITH_AES_128_GCM_SHA256, 16, hashes.SHA256()),
-        _gcm(CipherSuite.TLS_PSK_WITH_AES_256_GCM_SHA384, 32, hashes.SHA384()),
-        _ccm(CipherSuite.TLS_PSK_WITH_AES_128_CCM, 16, FULL_TAG),
-        _ccm(CipherSuite.TLS_PSK_WITH_AES_256_CCM, 32, FULL_TAG),
-        _ccm(CipherSuite.TLS_PSK_WITH_AES_128_CCM_8, 16, SHORT_TAG),
-        _ccm(CipherSuite.TLS_PSK_WITH_AES_256_CCM_8, 32, SHORT_TAG),
-        _chacha20(CipherSuite.TLS_PSK_WITH_CHACHA20_POLY1305_SHA256),
+        _gcm(CipherSuite.TLS_PSK_WITH_AES_128_GCM_SHA256, KeyExchange.PSK, 16),
+        _gcm(CipherSuite.TLS_PSK_WITH_AES_256_GCM_SHA384, KeyExchange.PSK, 32),
+        _ccm(CipherSuite.TLS_PSK_WITH_AES_128_CCM, KeyExchange.PSK, 16, FULL_TAG),
+        _ccm(CipherSuite.TLS_PSK_WITH_AES_256_CCM, KeyExchange.PSK, 32, FULL_TAG),
+        _ccm(CipherSuite.TLS_PSK_WITH_AES_128_CCM_8, KeyExchange.PSK, 16, SHORT_TAG),
+        _ccm(CipherSuite.TLS_PSK_WITH_AES_256_CCM_8, KeyExchange.PSK, 32, SHORT_TAG),
+        _chacha20(CipherSuite.TLS_PSK_WITH_CHACHA20_POLY1305_SHA256, KeyExchange.PSK),
+        _gcm(CipherSuite.TLS_ECDHE_PSK_WITH_AES_128_GCM_SHA256, KeyExchange.ECDHE_PSK, 16),
+        _gcm(CipherSuite.TLS_ECDHE_PSK_WITH_AES_256_GCM_SHA384, KeyExchange.ECDHE_PSK, 32),
+        _ccm(CipherSuite.TLS_ECDHE_PSK_WITH_AES_128_CCM_SHA256, KeyExchange.ECDHE_PSK, 16, FULL_TAG),
+        _ccm(CipherSuite.TLS_ECDHE_PSK_WITH_AES_128_CCM_8_SHA256, KeyExchange.ECDHE_PSK, 16, SHORT_TAG),
+        _chacha20(CipherSuite.TLS_ECDHE_PSK_WITH_CHACHA20_POLY1305_SHA256, KeyExchange.ECDHE_PSK),
+        _gcm(CipherSuite.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, KeyExchange.ECDHE_ECDSA, 16),
+        _gcm(CipherSuite.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, KeyExchange.ECDHE_ECDSA, 32),
+        _ccm(CipherSuite.TLS_ECDHE_ECDSA_WITH_AES_128_CCM, KeyExchange.ECDHE_ECDSA, 16, FULL_TAG),
+        _ccm(CipherSuite.TLS_ECDHE_ECDSA_WITH_AES_256_CCM, KeyExchange.ECDHE_ECDSA, 32, FULL_TAG),
+        _ccm(CipherSuite.TLS_ECDHE_ECDSA_WITH_AES_128_CCM_8, KeyExchange.ECDHE_ECDSA, 16, SHORT_TAG),
+        _ccm(CipherSuite.TLS_ECDHE_ECDSA_WITH_AES_256_CCM_8, KeyExchange.ECDHE_ECDSA, 32, SHORT_TAG),
+        _chacha20(CipherSuite.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, KeyExchange.ECDHE_ECDSA),
+        _gcm(CipherSuite.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, KeyExchange.ECDHE_RSA, 16),
+        _gcm(CipherSuite.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384, KeyExchange.ECDHE_RSA, 32),
+        _chacha20(CipherSuite.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256, KeyExchange.ECDHE_RSA),
     )
 }

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from sansdtls.errors import DecodeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class Reader:
@@ -48,6 +53,13 @@ class Reader:
             raise DecodeError(f"{self._what}: a vector of {length} bytes is out of range")
         return self.take(length)
 
+    def uint16s(self) -> tuple[int, ...]:
+        """A vector of at least one 16-bit integer, its length in two bytes in front."""
+        content = self.vector(2, minimum=2)
+        if len(content) % 2:
+            raise DecodeError(f"{self._what}: a list of 16-bit values has an odd number of bytes")
+        return tuple(int.from_bytes(content[i : i + 2]) for i in range(0, len(content), 2))
+
     def end(self) -> None:
         """Insist that nothing is left over."""
         if self.remaining:
@@ -57,3 +69,8 @@ class Reader:
 def vector(width: int, content: bytes) -> bytes:
     """``content`` with its length in ``width`` bytes in front."""
     return len(content).to_bytes(width) + content
+
+
+def uint16s(values: Iterable[int]) -> bytes:
+    """16-bit integers with their length in bytes in two bytes in front."""
+    return vector(2, b"".join(value.to_bytes(2) for value in values))

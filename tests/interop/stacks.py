@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 
-from sansdtls import CipherSuite
+from sansdtls import DEFAULT_CIPHER_SUITES, CipherSuite
 from tests.conftest import require_file, require_module, require_program
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ class BouncyCastle(Stack):
     server_sees_close = "closed"
     sees_decrypt_error = "decrypt_error(51)"
     closes_on_bye = True
-    suites: ClassVar = {suite: hex(suite) for suite in CipherSuite}
+    suites: ClassVar = {suite: hex(suite) for suite in DEFAULT_CIPHER_SUITES}
     has_mtu = True
     expansion = 8 + 16
     """Bytes that it forgets, up to version 1.72 at least: it drops records whose ciphertext is larger than the
