@@ -36,7 +36,7 @@ from cryptography.hazmat.primitives.serialization import (
 from sansdtls.crypto.groups import BadPublicKey
 from sansdtls.crypto.suites import NotAuthentic
 from sansdtls.errors import ConfigError, UsageError
-from sansdtls.iana import SignatureScheme
+from sansdtls.iana import NamedGroup, SignatureScheme
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,7 +91,7 @@ _RSA_SCHEMES = tuple(_RSA)
 class SigningKey:
     """The private key of a certificate or of a raw public key."""
 
-    __slots__ = ("_private", "schemes", "spki")
+    __slots__ = ("_private", "group", "is_rsa", "schemes", "spki")
 
     def __init__(self, private: _PrivateKey) -> None:
         self._private = private
@@ -99,6 +99,10 @@ class SigningKey:
             public = _usable(private.public_key())
         except BadPublicKey as error:
             raise ConfigError(f"private key: {error.rule}") from None
+        self.group = _group(public)
+        """The curve of an ECDSA key; ``None`` for others."""
+        self.is_rsa = isinstance(public, rsa.RSAPublicKey)
+        """Whether it is for the ECDHE_RSA suites; all others are for ECDHE_ECDSA."""
         self.schemes = _schemes(public)
         """What this key can make, best first."""
         self.spki = _encode(public)
@@ -163,6 +167,11 @@ def verify_signature(spki: bytes, scheme: int, data: bytes, signature: bytes) ->
 def schemes_of(spki: bytes) -> tuple[SignatureScheme, ...]:
     """The schemes that the key can make, best first. :class:`BadPublicKey` if it is not to be used."""
     return _schemes(_load_public(spki))
+
+
+def is_rsa(spki: bytes) -> bool:
+    """Whether the key is for the ECDHE_RSA suites. :class:`BadPublicKey` if it is not to be used."""
+    return isinstance(_load_public(spki), rsa.RSAPublicKey)
 
 
 def spki_of_certificate(certificate: bytes) -> bytes:
@@ -235,6 +244,12 @@ def _schemes(public: _PublicKey) -> tuple[SignatureScheme, ...]:
     if isinstance(public, ed25519.Ed25519PublicKey):
         return _ED25519_SCHEMES
     return _P256_SCHEMES if isinstance(public.curve, ec.SECP256R1) else _P384_SCHEMES
+
+
+def _group(public: _PublicKey) -> NamedGroup | None:
+    if not isinstance(public, ec.EllipticCurvePublicKey):
+        return None
+    return NamedGroup.SECP256R1 if isinstance(public.curve, ec.SECP256R1) else NamedGroup.SECP384R1
 
 
 def _kind(public: object) -> str:

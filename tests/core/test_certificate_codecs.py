@@ -217,6 +217,7 @@ NONCE_AND_TAG = {"gcm": (4, 8, 16), "ccm": (4, 8, 16), "ccm8": (4, 8, 8), "chach
 
 def table_rows():
     words = TABLE.split()
+    exchange = KeyExchange.PSK
     while words:
         if words[0] in KeyExchange.__members__:
             exchange = KeyExchange[words.pop(0)]

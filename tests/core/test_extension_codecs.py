@@ -132,7 +132,8 @@ def test_a_body_with_one_changed_byte_raises_nothing_but_decode_error(case, data
         changed = codec.decode(bytes(body))
     except DecodeError:
         return
-    assert changed != value
+    # Limits beyond 2**14 all say 2**14.
+    assert changed != value or codec is CODECS["record_size_limit"]
 
 
 @pytest.mark.parametrize(
