@@ -49,6 +49,8 @@ QUICK = Scale(
     window=64, echo_bursts=16, handshake_bursts=2, handshake_window=32,
     hello_bursts=8, associations=400, repeat=3,
 )  # fmt: skip
+WARM_UP = attrs.evolve(QUICK, echo_bursts=4, handshake_bursts=1, hello_bursts=2)
+"""Done once before the runs, and not counted."""
 
 
 @attrs.frozen
@@ -95,15 +97,17 @@ class Series:
 
 
 class Running:
-    """A contender whose process is up."""
+    """A contender whose process is starting; once entered, it is up."""
 
     def __init__(self, contender: Contender, process: Measured) -> None:
         self.contender = contender
         self.process = process
-        self.port = int(process.hear())
+        self.port = 0
         self._echo_peers: list[load.Peer] = []
 
     def __enter__(self) -> Self:
+        # Here and not where it is made: several start side by side, and are then entered.
+        self.port = int(self.process.hear())
         return self
 
     def __exit__(self, *exc_info: object) -> None:

@@ -9,7 +9,7 @@ import attrs
 
 from benchmarks import core, endpoint_peer, ours, trio_peer
 from benchmarks.control import Measured
-from benchmarks.harness import QUICK, Contender, Running, Scale, Series
+from benchmarks.harness import WARM_UP, Contender, Running, Scale, Series
 from sansdtls import CipherSuite
 
 if TYPE_CHECKING:
@@ -175,9 +175,7 @@ def _behind_sockets(scale: Scale, progress: Callable[[str], None]) -> list[Serie
         for one in running.values():
             stack.enter_context(one)
         for measurement, contender in table:
-            measurement.take(
-                running[contender], attrs.evolve(QUICK, window=scale.window)
-            )  # warms up; not counted
+            measurement.take(running[contender], attrs.evolve(WARM_UP, window=scale.window))
         for number in range(scale.repeat):
             progress(f"run {number + 1} of {scale.repeat}")
             for measurement in REPEATED:
@@ -202,15 +200,19 @@ def _core(scale: Scale, progress: Callable[[str], None]) -> tuple[list[Series], 
         for suite, aim in measurement.aims
     }
     once: list[Series] = []
-    with Measured(core.serve) as process:
+    with ExitStack() as stack:
+        process, *fresh = [
+            stack.enter_context(Measured(core.serve))
+            for _ in range(1 + sum(len(measurement.aims) for measurement in CORE_ONCE))
+        ]
         for _ in range(scale.repeat):
             for (measurement, each), series in repeated.items():
                 series.add(process.ask((measurement.name, each, scale)))
-    for measurement in CORE_ONCE:
-        for suite, aim in measurement.aims:
-            with Measured(core.serve) as process:  # a new process: no free memory from before
+        for measurement in CORE_ONCE:
+            for suite, aim in measurement.aims:
                 series = _core_series(measurement, suite, aim)
-                series.add(process.ask((measurement.name, suite, scale)))
+                # Each in a process of its own: no free memory from before.
+                series.add(fresh.pop().ask((measurement.name, suite, scale)))
                 once.append(series)
     return list(repeated.values()), once
 
@@ -218,9 +220,11 @@ def _core(scale: Scale, progress: Callable[[str], None]) -> tuple[list[Series], 
 def _memory(scale: Scale, progress: Callable[[str], None]) -> Sequence[Series]:
     progress("memory")
     values: dict[Contender, float] = {}
-    for contender, _ in MEMORY.aims:
-        with contender.start() as running:
-            values[contender] = MEMORY.take(running, scale)
+    with ExitStack() as stack:
+        started = [contender.start() for contender, _ in MEMORY.aims]
+        for running in started:
+            stack.enter_context(running)
+            values[running.contender] = MEMORY.take(running, scale)
     result = []
     for contender, aim in MEMORY.aims:
         series = Series(MEMORY.what, MEMORY.unit, contender.name, contender.suite, aim)
