@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from endpoint.verification import PeerRequest, Verify
-    from sansdtls import Cause, ClientConfig, Event, Session
+    from sansdtls import Cause, ClientConfig, Event
     from sansdtls.pki import TrustPolicy, Verifier
 
 REFUSALS_BELIEVED = 2
@@ -80,7 +80,11 @@ async def open_dtls(
     for number, (family, _, _, _, target) in enumerate(found, start=1):
         try:
             return await _open_one(
-                family, target, config, judge, refusals_believed=REFUSALS_BELIEVED if number == len(found) else 1
+                family,
+                target,
+                config,
+                judge,
+                refusals_believed=REFUSALS_BELIEVED if number == len(found) else 1,
             )
         except OSError as failure:
             failures.append(failure)
@@ -116,9 +120,7 @@ async def _open_one(
 class OpenedChannel(DtlsChannel):
     """A client's channel: one connection on a socket of its own."""
 
-    def __init__(
-        self, connection: Connection, sock: socket.socket, *, remote: str, verify: Verify
-    ) -> None:
+    def __init__(self, connection: Connection, sock: socket.socket, *, remote: str, verify: Verify) -> None:
         super().__init__(connection, identity=b"", kind=CredentialKind.NONE, key_index=None)
         self._verify = verify
         self._verifying: PeerRequest | None = None
@@ -146,11 +148,6 @@ class OpenedChannel(DtlsChannel):
     @property
     def local(self) -> str:
         return self._local
-
-    @property
-    def session(self) -> Session | None:
-        """What resumes this association: for ``ClientConfig.session`` of the next one. Holds a secret."""
-        return self._connection.session
 
     @property
     def statistics(self) -> ChannelStatistics:

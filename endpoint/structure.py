@@ -196,7 +196,9 @@ def _named_tables(kind: Any) -> Callable[[Any, Any], dict[str, Any]]:
                 made[name] = table(inner, kind)
             except StructureError as error:
                 shown = show_text(name)
-                mistakes += [(f'"{shown}".{key}' if key else f'"{shown}"', what) for key, what in error.mistakes]
+                mistakes += [
+                    (f'"{shown}".{key}' if key else f'"{shown}"', what) for key, what in error.mistakes
+                ]
         if mistakes:
             raise StructureError(mistakes)
         return made
