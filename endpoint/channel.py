@@ -76,7 +76,7 @@ class DtlsChannel(trio.abc.Channel[bytes]):
         """Who the peer is, authenticated: its PSK identity, or what the verifier made of what it showed.
 
         On a client with a PSK it is the client's own, for servers have none. Empty for a client that
-        showed nothing, and for a server whose session was resumed.
+        showed nothing.
         """
         return self._identity
 

@@ -68,10 +68,10 @@ def describe(path: Path, config: EndpointConfig, loaded: LoadedCredentials) -> l
         f"logs to standard error from level {config.log.level}; a stop takes at most {listen.drain:g} s",
     ]
     notes = list(loaded.notes)
-    if config.credentials.psk_file and not loaded.psk.keys:
-        notes.append(
-            f"{show_text(str(config.credentials.psk_file))}: no identity, so nobody can connect with one"
-        )
+    told = config.credentials
+    if told.psk_file and not loaded.psk.keys:
+        how = " with a pre-shared key" if told.shows_something else ""
+        notes.append(f"{show_text(str(told.psk_file))}: no identity, so nobody can connect{how}")
     return lines + [f"note: {note}" for note in notes]
 
 

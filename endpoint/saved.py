@@ -4,8 +4,7 @@ The file is one line of text, for its owner only, because it holds what decrypts
 
     sansdtls-session TAG BASE64
 
-TAG stands for server and credentials. A session that was made with others is not offered: a resumed handshake shows
-no certificate again, so nothing would be checked by the new ``--ca``.
+TAG stands for server and credentials. A session that was made with others is not offered.
 """
 
 from __future__ import annotations

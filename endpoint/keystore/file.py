@@ -94,11 +94,6 @@ class FileKeyStore:
         self._path = path
         self._loaded = loaded
 
-    @classmethod
-    def open(cls, path: Path) -> FileKeyStore:
-        """Load ``path``; :class:`KeyFileError` if anything about it is wrong."""
-        return cls(path, load_psk(path))
-
     def __repr__(self) -> str:
         return f"FileKeyStore({str(self._path)!r}, {len(self)} identities)"
 

@@ -131,6 +131,7 @@ class Recorder:
         self.data = []
         self.ended = []
         self.failed = []
+        self.rejections = []
         self.refusals = []
         self.troubles = []
 
@@ -147,8 +148,9 @@ class Recorder:
         self.live.remove(association)
         self.ended.append((association, cause))
 
-    def handshake_failed(self, path, identity, cause):
+    def handshake_failed(self, path, identity, cause, rejection):
         self.failed.append((path_text(path), identity, cause))
+        self.rejections.append(rejection)
 
     def refused(self, path, reason):
         self.refusals.append((path_text(path), reason))
