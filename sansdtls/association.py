@@ -148,12 +148,13 @@ class Association:
         try:
             if epoch == read.epoch and read.protected:
                 return self._receive_protected(record, now)
-            if epoch == read.epoch:
-                return self._receive_plaintext(record, now)
             handshake = self._handshake
-            if handshake is None or epoch != read.epoch + 1:
+            if handshake is None or epoch not in (read.epoch, read.epoch + 1):
                 layer.discard(DiscardReason.OLD_EPOCH if epoch < read.epoch else DiscardReason.UNKNOWN_EPOCH)
                 return False
+            if epoch == read.epoch:
+                self._receive_plaintext(record, handshake, now)
+                return True
             plaintext = handshake.open_next_epoch(record)
             if plaintext is None:
                 return False
@@ -206,17 +207,15 @@ class Association:
         else:
             self._layer.discard(DiscardReason.UNEXPECTED_CHANGE_CIPHER_SPEC)
 
-    def _receive_plaintext(self, record: Record, now: float) -> bool:
+    def _receive_plaintext(self, record: Record, handshake: Handshake, now: float) -> None:
         """A record of epoch 0: only during the handshake, since afterwards the read epoch is 1."""
-        handshake, fragment = self._handshake, record.fragment
-        if handshake is None:
-            return False
+        fragment = record.fragment
         if record.content_type == ContentType.APPLICATION_DATA:
             self._layer.discard(DiscardReason.EARLY_APPLICATION_DATA)
         elif len(fragment) > MAX_PLAINTEXT_LENGTH:
             raise violation(AlertDescription.RECORD_OVERFLOW, f"record of {len(fragment)} bytes")
         elif record.content_type == ContentType.ALERT:
-            self._receive_plaintext_alert(fragment, now)
+            self._receive_plaintext_alert(fragment, handshake, now)
         elif record.version != ProtocolVersion.DTLS_1_2 and fragment[:1] not in _ANY_VERSION_MESSAGES:
             self._layer.discard(DiscardReason.BAD_RECORD_HEADER)
         elif record.content_type == ContentType.HANDSHAKE:
@@ -225,7 +224,6 @@ class Association:
         else:
             handshake.receive_change_cipher_spec(fragment)
             self._advance(now)
-        return True
 
     def _receive_alert(self, body: bytes) -> None:
         try:
@@ -241,7 +239,7 @@ class Association:
         elif alert.level != AlertLevel.WARNING:
             self.terminate(PeerAlert(alert.description))
 
-    def _receive_plaintext_alert(self, body: bytes, now: float) -> None:
+    def _receive_plaintext_alert(self, body: bytes, handshake: Handshake, now: float) -> None:
         """Anybody may have sent it: reported and noted, see ``handshake.py``."""
         try:
             alert = decode_alert_untrusted(body)
@@ -251,12 +249,10 @@ class Association:
         self._events.append(
             AlertReceived(cast("Connection", self), alert.level, alert.description, authenticated=False)
         )
-        if self._handshake is None:
-            return
         if alert.description == AlertDescription.CLOSE_NOTIFY:
-            self._handshake.note_alert(PeerClose(), now)
+            handshake.note_alert(PeerClose(), now)
         elif alert.level != AlertLevel.WARNING:
-            self._handshake.note_alert(PeerAlert(alert.description, authenticated=False), now)
+            handshake.note_alert(PeerAlert(alert.description, authenticated=False), now)
 
     def _receive_late_handshake(self, plaintext: bytes, now: float) -> None:
         """Authentic handshake messages after the handshake."""

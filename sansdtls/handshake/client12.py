@@ -56,7 +56,7 @@ from sansdtls.handshake.failure import violation
 from sansdtls.handshake.flight import FlightPart
 from sansdtls.handshake.handshake import Handshake, Outcome, Peer, State
 from sansdtls.handshake.keys import HandshakeParameters, KeyCandidate
-from sansdtls.handshake.negotiation import check_answer, client_extensions, offered_suites
+from sansdtls.handshake.negotiation import check_answer, client_extensions
 from sansdtls.iana import (
     NULL_COMPRESSION,
     AlertDescription,
@@ -138,9 +138,11 @@ class ClientHandshake12(Handshake):
 
     def _first_hello(self) -> ClientHello:
         config, session = self._client_config, self._client_config.session
-        suites = offered_suites(config)
+        suites = config.usable_cipher_suites
         if session is not None and (
-            session.cipher_suite not in suites or session.server_name != _lower(config.server_name)
+            session.cipher_suite not in suites
+            or session.server_name != _lower(config.server_name)
+            or session.psk_identity not in (None, config.psk_identity)
         ):
             session = None  # it would not be accepted, and should not be shown to another server
         random = self._entropy(RANDOM_LENGTH)

@@ -42,7 +42,8 @@ class ServerRig:
     def __init__(self, config: ServerConfig | None = None, keys=None, *, seed: int = 1, now: float = 0.0):
         self.now = now
         self.keys = {IDENTITY: [KEY]} if keys is None else keys
-        self.server = Server(config or ServerConfig(), entropy=CounterEntropy(seed), now=now)
+        self.entropy = CounterEntropy(seed)
+        self.server = Server(config or ServerConfig(), entropy=self.entropy, now=now)
         self.events: list[Event] = []
         self.answer_offers = self.answer_requests = True
 

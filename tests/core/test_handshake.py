@@ -399,3 +399,48 @@ def test_extended_master_secret_can_be_insisted_on_by_both():
     pair.handshake()
     assert pair.client.negotiated is not None
     assert pair.client.negotiated.extended_master_secret
+
+
+@settings(max_examples=60)
+@given(
+    suite=st.sampled_from(raw.ALL_SUITES),
+    hint=st.none() | st.binary(min_size=1, max_size=128),
+    identity=st.binary(max_size=128),
+    lookup=st.sampled_from([0.0, 0.3, 2.5]),
+    index=st.sampled_from([0, 1]),
+    mtus=st.tuples(st.integers(256, 1400), st.integers(256, 1400)),
+    key_lengths=st.tuples(st.integers(1, 64), st.integers(1, 64)),
+)
+def test_any_combination_of_options_completes(suite, hint, identity, lookup, index, mtus, key_lengths):
+    keys = [b"k" * key_lengths[0], b"n" * key_lengths[1]]
+    pair = Pair(
+        ClientConfig(psk_identity=identity, psk_key=keys[index], mtu=mtus[0]),
+        ServerConfig(psk_identity_hint=hint, mtu=mtus[1], cipher_suites=[suite]),
+        keys={identity: keys},
+    )
+    pair.psk_after = lookup
+    pair.handshake()
+    assert pair.server_connection.negotiated == pair.client.negotiated
+    assert completed(pair.server_events).psk_key_index == index
+    pair.client.send(b"up", now=pair.now)
+    pair.server_connection.send(b"down", now=pair.now)
+    pair.run_for(0.1)
+    assert (pair.server_received(), pair.client_end.received) == ([b"up"], [b"down"])
+
+
+@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize("ems", [True, False], ids=["EMS", "no EMS"])
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "late"])
+def test_either_key_lets_an_independent_client_in_with_or_without_ems(suite, ems, index, late):
+    rig = ServerRig(keys={IDENTITY: [OLD_KEY, NEW_KEY]})
+    rig.answer_requests = not late
+    puppet = PuppetClient(rig, suite=suite, ems=ems, psk=(OLD_KEY, NEW_KEY)[index])
+    puppet.hello()
+    answers = puppet.give(puppet.key_exchange(), puppet.change_cipher_spec(), puppet.finished())
+    if late:
+        (request,) = [event for event in rig.events if isinstance(event, PskRequested)]
+        rig._take(request.connection.provide_psk(request, [OLD_KEY, NEW_KEY], now=rig.now))
+        answers += rig.sent()
+    puppet.read_finished(answers)
+    assert completed(rig.events).psk_key_index == index

@@ -8,6 +8,7 @@ from sansdtls import (
     AlertReceived,
     CipherSuite,
     ClientConfig,
+    ConfigError,
     Connection,
     ConnectionState,
     ConnectionTerminated,
@@ -237,7 +238,7 @@ def test_closing_during_a_handshake_tells_the_peer():
     puppet.verify_request()
     puppet.rig.connection.close(now=0.0)
     alerts = puppet.alerts(puppet.rig.sent())
-    assert (AlertLevel.WARNING, AlertDescription.USER_CANCELED) in alerts or (1, 0) in alerts
+    assert alerts == [(1, AlertDescription.USER_CANCELED), (1, AlertDescription.CLOSE_NOTIFY)]
     puppet.wait(0.001)
     assert puppet.rig.causes == [LocalClose()]
     puppet.give(*puppet.flight_4())
@@ -278,3 +279,17 @@ def test_a_warning_alert_is_told_and_ends_nothing():
     assert isinstance(event, AlertReceived)
     assert (event.level, event.description) == (AlertLevel.WARNING, AlertDescription.USER_CANCELED)
     assert puppet.rig.causes == []
+
+
+def test_a_policy_for_extended_master_secret_that_does_not_exist_is_refused():
+    with pytest.raises(ConfigError, match="preferred, required"):
+        ClientConfig(psk_identity=IDENTITY, extended_master_secret="maybe")
+
+
+@pytest.mark.parametrize("role", ["client", "server"])
+def test_close_notify_is_answered_by_close_notify(role):
+    # RFC 5246 §7.2.1
+    puppet: PuppetServer | PuppetClient = PuppetServer() if role == "client" else PuppetClient()
+    puppet.handshake()
+    assert puppet.alerts(puppet.give(puppet.alert(1, 0, epoch=1))) == [(1, 0)]
+    assert puppet.rig.causes == [PeerClose()]
