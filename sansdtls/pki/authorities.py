@@ -25,6 +25,8 @@ from sansdtls.pki.rejection import CertificateProblem, CertificateRejected
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from sansdtls.pki.rejection import Place
+
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
 
@@ -52,7 +54,7 @@ def extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extensi
         return None
 
 
-def require_authority(certificate: x509.Certificate, purpose: Purpose, what: str) -> None:
+def require_authority(certificate: x509.Certificate, purpose: Purpose, what: Place | str) -> None:
     """Return if ``certificate`` may issue certificates for ``purpose``."""
     # RFC 5280 §4.2.1.9: "If the basic constraints extension is not present in a version 3 certificate, or the
     # extension is present but the cA boolean is not asserted, then the certified public key MUST NOT be used to
@@ -71,7 +73,7 @@ def require_authority(certificate: x509.Certificate, purpose: Purpose, what: str
     _require_authority_key(certificate, what)
 
 
-def require_purpose(certificate: x509.Certificate, purpose: Purpose, what: str) -> None:
+def require_purpose(certificate: x509.Certificate, purpose: Purpose, what: Place | str) -> None:
     """Return if the extended key usage allows ``purpose``, or if there is none.
 
     As in OpenSSL, and unlike the letter of RFC 5280, a CA's extended key usage bounds what it issues. The
@@ -85,7 +87,7 @@ def require_purpose(certificate: x509.Certificate, purpose: Purpose, what: str) 
         )
 
 
-def _require_authority_key(certificate: x509.Certificate, what: str) -> None:
+def _require_authority_key(certificate: x509.Certificate, what: Place | str) -> None:
     # P-521 beside the kinds that a handshake can use: a long-lived CA may well be stronger than its devices.
     key = certificate.public_key()
     match key:
@@ -102,7 +104,9 @@ def _require_authority_key(certificate: x509.Certificate, what: str) -> None:
     raise CertificateRejected(CertificateProblem.UNUSABLE_KEY, f"{what} has {found}")
 
 
-def require_strong_signature(signed: x509.Certificate | x509.CertificateRevocationList, what: str) -> None:
+def require_strong_signature(
+    signed: x509.Certificate | x509.CertificateRevocationList, what: Place | str
+) -> None:
     """Return if ``signed`` is signed with a hash that nobody can find collisions for."""
     try:
         algorithm = signed.signature_hash_algorithm

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from OpenSSL.crypto import X509, X509Store, X509StoreContext, X509StoreContextError, X509StoreFlags
 
-from sansdtls.pki.rejection import CertificateProblem, CertificateRejected, shown_name
+from sansdtls.pki.rejection import CertificateProblem, CertificateRejected, Place, shown_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -120,7 +120,7 @@ def rejection(
     number, position, text = error.errors
     problem = PROBLEMS.get(number, CertificateProblem.OTHER)
     certificate = error.certificate.to_cryptography()
-    what = place(position, certificate)
+    what = Place(position, certificate)
     match problem:
         case CertificateProblem.EXPIRED:
             detail = f"{what} expired {certificate.not_valid_after_utc:%Y-%m-%d %H:%M:%S}Z"
@@ -142,16 +142,6 @@ def rejection(
         case _:
             detail = f"{what}: {text}"
     return CertificateRejected(problem, detail)
-
-
-def place(position: int, certificate: x509.Certificate) -> str:
-    """Which certificate of the path, for the operator."""
-    subject = shown_name(certificate.subject)
-    return (
-        f"the peer's certificate ({subject})"
-        if position == 0
-        else f"certificate {position} above it ({subject})"
-    )
 
 
 def _when(certificate: x509.Certificate, lists: Sequence[x509.CertificateRevocationList]) -> str:

@@ -94,11 +94,19 @@ def _der(value: Iterable[bytes] | bytes | bytearray | str) -> tuple[bytes, ...]:
     return tuple(value)
 
 
-def _counted(value: tuple[bytes, ...]) -> str:
+def _in_order(value: Iterable[IdentitySource]) -> tuple[IdentitySource, ...]:
+    return tuple(value)
+
+
+def _set_of(value: Iterable[bytes]) -> frozenset[bytes]:
+    return frozenset(value)
+
+
+def _counted(value: tuple[bytes, ...] | frozenset[bytes]) -> str:
     return f"<{len(value)}>"
 
 
-def _member_of(kind: type[enum.Enum]) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
+def _member_of(kind: type) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
     def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         if not isinstance(value, kind):
             raise ConfigError(f"{type(instance).__name__}.{attribute.name}: {value!r} is no {kind.__name__}")
@@ -131,16 +139,16 @@ class TrustPolicy:
             IdentitySource.SERIAL_NUMBER,
             IdentitySource.COMMON_NAME,
         ),
-        converter=tuple,
+        converter=_in_order,
     )
     """Where the peer's identity may stand, first come first served. The default is for a CA that vouches for all
     it signs; name fewer for a CA that lets its customers choose parts of a name."""
-    pins: frozenset[bytes] = attrs.field(default=frozenset(), converter=frozenset, repr=_counted)
+    pins: frozenset[bytes] = attrs.field(default=frozenset(), converter=_set_of, repr=_counted)
     """SHA-256 digests of SubjectPublicKeyInfos. If there are any, one key of the path, the peer's or a CA's,
     must be among them. A pin adds to path validation and replaces none of it."""
-    allow_wildcards: bool = attrs.field(default=False)
+    allow_wildcards: bool = attrs.field(default=False, validator=_member_of(bool))
     """Whether ``*.example.com`` in a server's certificate stands for one label. RFC 7925 §4.4 wants none."""
-    require_server_name: bool = attrs.field(default=True)
+    require_server_name: bool = attrs.field(default=True, validator=_member_of(bool))
     """Whether a client has to say which server it wants. ``False`` trusts every server that the anchors
     vouch for, whatever its name: for a CA that signs servers only, and yours only."""
 

@@ -6,6 +6,8 @@ import contextlib
 import enum
 from typing import TYPE_CHECKING
 
+import attrs
+
 from sansdtls.iana import AlertDescription
 
 if TYPE_CHECKING:
@@ -131,6 +133,8 @@ def shown_text(text: str) -> str:
     """``text`` fit for a log: printable characters only, and not too many."""
     if len(text) > MAX_SHOWN:
         text = text[:MAX_SHOWN] + "…"
+    if text.isprintable():
+        return text
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
         for character in text
@@ -140,3 +144,17 @@ def shown_text(text: str) -> str:
 def shown_name(name: x509.Name) -> str:
     """A distinguished name fit for a log, in the form of RFC 4514."""
     return shown_text(name.rfc4514_string()) or "(no name)"
+
+
+@attrs.frozen
+class Place:
+    """Which certificate of a path, for the operator; put into words only when something is wrong."""
+
+    position: int
+    certificate: x509.Certificate
+
+    def __str__(self) -> str:
+        subject = shown_name(self.certificate.subject)
+        if self.position == 0:
+            return f"the peer's certificate ({subject})"
+        return f"certificate {self.position} above it ({subject})"

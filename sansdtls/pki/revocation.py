@@ -16,8 +16,8 @@ import attrs
 from cryptography import x509
 from OpenSSL.crypto import X509, X509Store, X509StoreContextError
 
-from sansdtls.pki.openssl import NO_CRL, build_path, place, rejection, revocation_store
-from sansdtls.pki.rejection import CertificateProblem, CertificateRejected, shown_name
+from sansdtls.pki.openssl import NO_CRL, build_path, rejection, revocation_store
+from sansdtls.pki.rejection import CertificateProblem, CertificateRejected, Place, shown_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,8 +29,8 @@ class _Division:
     """The lists, divided by the time."""
 
     is_current: tuple[bool, ...]
-    current: X509Store
-    others: X509Store
+    current: X509Store | None
+    others: X509Store | None
 
 
 class RevocationLists:
@@ -65,16 +65,20 @@ class RevocationLists:
         if self._covered(division.others, certificate, above, position):
             raise CertificateRejected(
                 CertificateProblem.CRL_NOT_CURRENT,
-                f"the revocation list of {issuer}, for {place(position, shown)}, is {self._dates(shown.issuer)}",
+                f"the revocation list of {issuer}, for {Place(position, shown)}, is {self._dates(shown.issuer)}",
             )
         if self._required:
             raise CertificateRejected(
                 CertificateProblem.CRL_MISSING,
-                f"there is no revocation list of {issuer} for {place(position, shown)}",
+                f"there is no revocation list of {issuer} for {Place(position, shown)}",
             )
 
-    def _covered(self, store: X509Store, certificate: X509, above: Sequence[X509], position: int) -> bool:
+    def _covered(
+        self, store: X509Store | None, certificate: X509, above: Sequence[X509], position: int
+    ) -> bool:
         """Whether a list in ``store`` covers the certificate; :class:`CertificateRejected` if it is on it."""
+        if store is None:
+            return False
         try:
             build_path(store, certificate, above)
         except X509StoreContextError as error:
@@ -96,9 +100,9 @@ class RevocationLists:
             self._division = division
         return division
 
-    def _store(self, is_current: tuple[bool, ...], *, wanted: bool) -> X509Store:
+    def _store(self, is_current: tuple[bool, ...], *, wanted: bool) -> X509Store | None:
         lists = [crl for crl, current in zip(self._lists, is_current, strict=True) if current is wanted]
-        return revocation_store(self._anchors, lists)
+        return revocation_store(self._anchors, lists) if lists else None
 
     def _dates(self, issuer: x509.Name) -> str:
         spans = [

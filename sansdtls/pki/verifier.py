@@ -28,9 +28,15 @@ from sansdtls.pki.names import (
     identity,
     require_server_name,
 )
-from sansdtls.pki.openssl import build_path, dated_store, place, rejection
+from sansdtls.pki.openssl import build_path, dated_store, rejection
 from sansdtls.pki.policy import CrlPolicy, TrustPolicy, whole_second
-from sansdtls.pki.rejection import CertificateProblem, CertificateRejected, reading_untrusted
+from sansdtls.pki.rejection import (
+    CertificateProblem,
+    CertificateRejected,
+    Place,
+    reading_untrusted,
+    shown_text,
+)
 from sansdtls.pki.revocation import RevocationLists
 
 if TYPE_CHECKING:
@@ -50,7 +56,7 @@ class VerifiedPeer:
     """For a client the name that the policy's sources found; for a server the name that was wanted."""
     identity_source: IdentitySource
     subject: str
-    """The whole subject, in the form of RFC 4514. For logs: what to act on is ``identity``."""
+    """The whole subject, in the form of RFC 4514, shortened and escaped for logs. To act on, take ``identity``."""
     spki: bytes
     """The SubjectPublicKeyInfo in DER: the key that must have signed the handshake."""
     fingerprint: str
@@ -126,20 +132,20 @@ class Verifier:
         if len(between) > self._policy.max_path_length:
             raise CertificateRejected(
                 CertificateProblem.TOO_DEEP,
-                f"{len(between)} intermediates are above {place(0, own)}, {self._policy.max_path_length} allowed",
+                f"{len(between)} intermediates are above {Place(0, own)}, {self._policy.max_path_length} allowed",
             )
         with reading_untrusted("a certificate of the path"):
             for position, certificate in enumerate(between, 1):
-                require_authority(certificate, self._policy.purpose, place(position, certificate))
+                require_authority(certificate, self._policy.purpose, Place(position, certificate))
             for position, certificate in enumerate(certificates[:-1]):
-                require_strong_signature(certificate, place(position, certificate))
-            require_purpose(own, self._policy.purpose, place(0, own))
+                require_strong_signature(certificate, Place(position, certificate))
+            require_purpose(own, self._policy.purpose, Place(0, own))
             usage = extension(own, x509.KeyUsage)
         # Every key exchange here has the holder of a certificate sign: RFC 5246 §7.4.2, RFC 8422 §2.
         if usage is not None and not usage.digital_signature:
             raise CertificateRejected(
                 CertificateProblem.WRONG_KEY_USAGE,
-                f"{place(0, own)} has a key usage without digital signatures",
+                f"{Place(0, own)} has a key usage without digital signatures",
             )
         return certificates
 
@@ -148,7 +154,7 @@ class Verifier:
         if pins and not pins & spki_digests(certificates):
             raise CertificateRejected(
                 CertificateProblem.NOT_PINNED,
-                f"no key on the path of {place(0, certificates[0])} is pinned",
+                f"no key on the path of {Place(0, certificates[0])} is pinned",
             )
 
     def _peer(
@@ -165,7 +171,7 @@ class Verifier:
         return VerifiedPeer(
             identity=name,
             identity_source=source,
-            subject=names.subject,
+            subject=shown_text(names.subject),
             spki=spki,
             fingerprint=own.fingerprint(hashes.SHA256()).hex(),
             not_after=own.not_valid_after_utc,
@@ -197,5 +203,5 @@ def _usable_key(certificate: x509.Certificate) -> bytes:
         return spki_of_certificate(certificate.public_bytes(Encoding.DER))
     except BadPublicKey as error:
         raise CertificateRejected(
-            CertificateProblem.UNUSABLE_KEY, f"{place(0, certificate)}: {error.rule}"
+            CertificateProblem.UNUSABLE_KEY, f"{Place(0, certificate)}: {error.rule}"
         ) from None
