@@ -37,6 +37,7 @@ from sansdtls import (
     PeerCertificateReceived,
     PeerRawKeyReceived,
 )
+from sansdtls.pki import Purpose
 
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -76,7 +77,7 @@ async def open_dtls(
     """
     if config.psk_identity is not None and config.psk_key is None:
         raise ConfigError("ClientConfig.psk_key: open_dtls needs the key")
-    judge = as_verify(verify)
+    judge = as_verify(verify, Purpose.SERVER)
     found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
     failures: list[OSError] = []
     for number, (family, _, _, _, target) in enumerate(found, start=1):

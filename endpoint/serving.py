@@ -18,6 +18,7 @@ from endpoint.quotas import QuotaPolicy, TokenBucket
 from endpoint.udp import bind_udp
 from endpoint.verification import as_verify
 from sansdtls import LocalClose
+from sansdtls.pki import Purpose
 
 if TYPE_CHECKING:
     from endpoint.addresses import Path
@@ -87,7 +88,7 @@ async def serve_dtls(
                 config,
                 sockets=sockets,
                 keystore=store,
-                verify=as_verify(verify),
+                verify=as_verify(verify, Purpose.CLIENT),
                 quotas=QuotaPolicy() if quotas is None else quotas,
                 observer=channels,
             )

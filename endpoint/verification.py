@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 
-from sansdtls import AlertDescription, PeerCertificateReceived, PeerRawKeyReceived
+from sansdtls import AlertDescription, ConfigError, PeerCertificateReceived, PeerRawKeyReceived
 from sansdtls.pki import CertificateRejected, Purpose, TrustPolicy, Verifier
 
 if TYPE_CHECKING:
@@ -112,13 +112,18 @@ class PeerVerifier:
         return peer.identity.encode()
 
 
-def as_verify(given: Verify | Verifier | TrustPolicy | None) -> Verify:
-    """What ``serve_dtls`` and ``open_dtls`` are given, as a verifier."""
+def as_verify(given: Verify | Verifier | TrustPolicy | None, purpose: Purpose) -> Verify:
+    """What ``serve_dtls`` and ``open_dtls`` are given, as a verifier; ``purpose`` is what the peers are."""
     if given is None:
         return reject_all
-    if isinstance(given, Verifier | TrustPolicy):
-        return PeerVerifier(given)
-    return given
+    if not isinstance(given, Verifier | TrustPolicy):
+        return given
+    policy = given.policy if isinstance(given, Verifier) else given
+    if policy.purpose is not purpose:
+        raise ConfigError(
+            f"verify: a policy with Purpose.{purpose.name} is needed, not with Purpose.{policy.purpose.name}"
+        )
+    return PeerVerifier(given)
 
 
 class Verifications:
