@@ -80,6 +80,7 @@ async def serve_dtls(
     if isinstance(keystore, Mapping):
         keystore = DictKeyStore(keystore)
     store = DictKeyStore() if keystore is None else keystore
+    judge = as_verify(verify, Purpose.CLIENT)
     with contextlib.ExitStack() as opened:
         sockets = [opened.enter_context(udp) for udp in await bind_udp(host, port)]
         async with trio.open_nursery() as nursery:
@@ -88,7 +89,7 @@ async def serve_dtls(
                 config,
                 sockets=sockets,
                 keystore=store,
-                verify=as_verify(verify, Purpose.CLIENT),
+                verify=judge,
                 quotas=QuotaPolicy() if quotas is None else quotas,
                 observer=channels,
             )

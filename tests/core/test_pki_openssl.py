@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from datetime import datetime
+from typing import TYPE_CHECKING
 
 import attrs
 import pytest
@@ -27,6 +27,9 @@ from tests.core.certificates import (
     make_key,
     pem,
 )
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 ROOT = Authority.root("Fleet root")
 FACTORY = ROOT.authority("Factory 7")
