@@ -24,7 +24,7 @@ from sansdtls.events import (
     PeerClose,
 )
 from sansdtls.handshake.failure import HandshakeFailure, violation
-from sansdtls.handshake.flight import pack_flight
+from sansdtls.handshake.flight import MINIMUM_DATAGRAM_SIZE, pack_flight
 from sansdtls.iana import AlertDescription, AlertLevel, ContentType, HandshakeType, ProtocolVersion
 from sansdtls.wire.handshake import decode_fragments_untrusted
 from sansdtls.wire.record import MAX_PLAINTEXT_LENGTH, MAX_SEQUENCE_NUMBER, decode_alert_untrusted
@@ -105,6 +105,7 @@ class Association:
         "_next_receive_seq",
         "_peer",
         "_repeat_until",
+        "_repeats",
         "_session",
         "_state",
         "_watcher",
@@ -129,6 +130,7 @@ class Association:
         self._exporter: _Exporter | None = None
         self._last_flight: list[FlightPart] = []
         self._repeat_until = now
+        self._repeats = 0
         self._next_receive_seq = 0
         self.last_received = now
         """When something authentic last arrived (or the connection began), in seconds."""
@@ -278,7 +280,11 @@ class Association:
     def _repeat_last_flight(self, now: float) -> None:
         if now < self._repeat_until and self._layer.write.remaining > len(self._last_flight):
             self._layer.count_retransmission()
-            self._layer.send_datagrams(pack_flight(self._last_flight, self._config.mtu))
+            self._repeats += 1
+            halvings = self._repeats // self._config.retransmit.shrink_after
+            size = max(MINIMUM_DATAGRAM_SIZE, self._config.mtu >> halvings)
+            # What fits a record of application data fits one of the flight's, and is what the peer takes.
+            self._layer.send_datagrams(pack_flight(self._last_flight, size, self._max_payload))
 
     # --- the handshake's progress and the end ---------------------------------------------------------
 

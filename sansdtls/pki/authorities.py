@@ -1,9 +1,8 @@
 """What is asked of the certificates above the peer's, and of every signature on the way.
 
 OpenSSL builds the path and checks its signatures, dates, names, CA flags and path lengths. Through pyOpenSSL
-it has no purpose and no security level, and it forgives a CA without basicConstraints if its key usage says
-keyCertSign; what is missing is here. The same rules hold for the certificates of a policy, so that an operator
-learns of them at the start, and not from the first device.
+it has no purpose and no security level: those are here. The same rules hold for the certificates of a policy, CA
+flags included, so that an operator learns of them at the start, and not from the first device.
 """
 
 from __future__ import annotations

@@ -131,14 +131,13 @@ def reading_untrusted(what: str) -> Iterator[None]:
 
 def shown_text(text: str) -> str:
     """``text`` fit for a log: printable characters only, and not too many."""
-    if len(text) > MAX_SHOWN:
-        text = text[:MAX_SHOWN] + "…"
-    if text.isprintable():
+    if len(text) <= MAX_SHOWN and text.isprintable():
         return text
-    return "".join(
+    escaped = "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
-        for character in text
+        for character in text[: MAX_SHOWN + 1]
     )
+    return escaped if len(escaped) <= MAX_SHOWN else escaped[:MAX_SHOWN] + "…"
 
 
 def shown_name(name: x509.Name) -> str:

@@ -120,10 +120,10 @@ class Verifier:
     def _path(self, presented: Sequence[x509.Certificate], moment: datetime) -> list[X509]:
         with reading_untrusted("a certificate of the peer"):
             own, *others = (X509.from_cryptography(certificate) for certificate in presented)
-        try:
-            return build_path(dated_store(self._anchors, moment), own, [*others, *self._intermediates])
-        except X509StoreContextError as error:
-            raise rejection(error, self._anchors) from None
+            try:
+                return build_path(dated_store(self._anchors, moment), own, [*others, *self._intermediates])
+            except X509StoreContextError as error:
+                raise rejection(error, self._anchors) from None
 
     def _require_rules(self, path: Sequence[X509], own: x509.Certificate) -> list[x509.Certificate]:
         """The path once more as ``cryptography`` has it, if it keeps the rules that OpenSSL was not asked for."""
@@ -137,11 +137,13 @@ class Verifier:
         with reading_untrusted("a certificate of the path"):
             for position, certificate in enumerate(between, 1):
                 require_authority(certificate, self._policy.purpose, Place(position, certificate))
+            # What an anchor is signed with proves nothing, and nobody looks at it.
             for position, certificate in enumerate(certificates[:-1]):
                 require_strong_signature(certificate, Place(position, certificate))
             require_purpose(own, self._policy.purpose, Place(0, own))
             usage = extension(own, x509.KeyUsage)
-        # Every key exchange here has the holder of a certificate sign: RFC 5246 §7.4.2, RFC 8422 §2.
+        # With every key exchange here the holder of a certificate signs (RFC 8422 §2): RFC 5246 §7.4.2 and §7.4.6
+        # ask for digitalSignature then.
         if usage is not None and not usage.digital_signature:
             raise CertificateRejected(
                 CertificateProblem.WRONG_KEY_USAGE,

@@ -199,12 +199,13 @@ class Authority(Credential):
         start: datetime = NOW - A_DAY,
         end: datetime | None = NOW + A_DAY,
         key: PrivateKey | None = None,
+        issuer: x509.Name | None = None,
         algorithm: Any = hashes.SHA256(),  # noqa: B008 - immutable
         extensions: Sequence[tuple[x509.ExtensionType, bool]] = (),
     ) -> bytes:
-        """A revocation list of this CA, in DER; ``key`` forges its signature."""
+        """A revocation list of this CA, in DER; ``key`` and ``issuer`` make it another's."""
         builder = x509.CertificateRevocationListBuilder(
-            issuer_name=self.certificate.subject, last_update=start, next_update=end or NEVER
+            issuer_name=issuer or self.certificate.subject, last_update=start, next_update=end or NEVER
         )
         for credential in revoked:
             entry = x509.RevokedCertificateBuilder(credential.certificate.serial_number, START + A_DAY)

@@ -1,6 +1,7 @@
 """PRF, key block and record protection, against published vectors, a recording of OpenSSL and a second implementation."""
 
 import hashlib
+from typing import NamedTuple
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -13,7 +14,8 @@ from sansdtls.iana import CipherSuite
 from sansdtls.record.epochs import ReadEpoch, WriteEpoch
 from sansdtls.record.protection import make_protection
 from sansdtls.wire.record import Record, read_record_untrusted
-from tests.core import key_schedule, raw, recordings
+from tests.core import key_schedule, raw
+from tests.recordings import recorded_datagrams, recorded_secrets
 
 # Circulated on the IETF TLS mailing list and used by several implementations' test suites; the second
 # implementation in tests/core/key_schedule.py arrives at the same output, with hmac of the standard library.
@@ -77,9 +79,28 @@ KEY = bytes.fromhex("00112233445566778899aabbccddeeff")
 # --- the recording of openssl 3.0 with itself ---------------------------------------------------------
 
 
+class Recording(NamedTuple):
+    """A recorded session, by sender."""
+
+    client: list[bytes]
+    server: list[bytes]
+    client_random: bytes
+    master_secret: bytes
+
+    def sent_by(self, role: str) -> list[bytes]:
+        return self.client if role == "client" else self.server
+
+
 @pytest.fixture(scope="module")
 def recording():
-    return recordings.load("openssl-psk-ccm8", 22501)
+    datagrams = list(recorded_datagrams("openssl-psk-ccm8"))
+    ((client_random, master_secret),) = recorded_secrets("openssl-psk-ccm8").items()
+    return Recording(
+        [each.payload for each in datagrams if each.destination_port == 22501],
+        [each.payload for each in datagrams if each.source_port == 22501],
+        client_random,
+        master_secret,
+    )
 
 
 @pytest.fixture(scope="module")

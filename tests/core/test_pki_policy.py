@@ -165,6 +165,13 @@ def test_an_anchor_with_basic_constraints_that_cannot_be_read_is_refused():
         policy(anchors=[Authority.root(extensions=[(odd, False)]).der])
 
 
+def test_an_intermediate_signed_in_an_unknown_way_is_refused_by_the_number_of_that_way():
+    ecdsa_with_sha256 = bytes.fromhex("06082a8648ce3d040302")
+    der = FACTORY.der.replace(ecdsa_with_sha256, ecdsa_with_sha256[:-1] + b"\x7f")
+    with pytest.raises(ConfigError, match=r"is signed with 1\.2\.840\.10045\.4\.3\.127"):
+        policy(intermediates=[der])
+
+
 def test_the_defaults_are_the_careful_ones():
     made = policy()
     assert made.crl_policy is CrlPolicy.NONE

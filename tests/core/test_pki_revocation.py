@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.x509.oid import NameOID
 
 from sansdtls import AlertDescription, ConfigError
 from sansdtls.pki import (
@@ -100,6 +102,18 @@ def test_the_newer_of_two_current_lists_counts():
         accept(verifier(ROOT.crl(), *order), BAD.chain)
 
 
+def test_a_list_of_a_ca_whose_name_is_written_in_other_letters_counts():
+    shouting = x509.Name(
+        [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "FLEET"),
+            x509.NameAttribute(NameOID.COMMON_NAME, "FACTORY  7"),
+        ]
+    )
+    refused = refusal(verifier(ROOT.crl(), FACTORY.crl(BAD, issuer=shouting)), BAD.chain)
+    assert refused.problem is CertificateProblem.REVOKED
+    assert refused.detail == "the peer's certificate (CN=bad,O=Fleet) is revoked"
+
+
 # --- lists that are not there -------------------------------------------------------------------------
 
 
@@ -136,7 +150,7 @@ def test_a_list_counts_from_its_first_second_through_its_last(crl_policy):
     checker = verifier(
         ROOT.crl(end=NOW + 9 * A_DAY), FACTORY.crl(BAD, start=start, end=end), crl_policy=crl_policy
     )
-    for at in (start, start + A_SECOND, end - A_SECOND, end):
+    for at in (start, start + A_SECOND, end - A_SECOND, end, end + timedelta(microseconds=999_999)):
         accept(checker, GOOD.chain, at=at)
     for at in (start - A_SECOND, end + A_SECOND):
         refused = refusal(checker, GOOD.chain, at=at)
@@ -170,6 +184,17 @@ def test_one_verifier_follows_the_time_back_and_forth():
 def test_a_list_signed_with_another_key_is_refused_when_its_ca_is_known():
     with pytest.raises(ConfigError, match=r"crls: number 1 \(CN=Fleet root,O=Fleet\) is not signed"):
         verifier(ROOT.crl(key=make_key()))
+
+
+def test_a_list_counts_if_any_of_two_cas_of_one_name_has_signed_it():
+    namesake = Authority.root("Fleet root")
+    policy = TrustPolicy(
+        purpose=Purpose.CLIENT,
+        anchors=[ROOT.der, namesake.der],
+        crls=[ROOT.crl(), FACTORY.crl()],
+        crl_policy=CrlPolicy.REQUIRED,
+    )
+    accept(Verifier(policy), GOOD.chain)
 
 
 def test_a_list_signed_with_another_key_is_found_out_when_its_ca_turns_up():

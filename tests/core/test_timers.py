@@ -184,7 +184,7 @@ def test_after_repeated_loss_datagrams_become_smaller(shrink_after):
     identity = b"i" * 1000
     policy = RetransmitPolicy(shrink_after=shrink_after)
     pair = Pair(
-        ClientConfig(psk_identity=identity, psk_key=KEY, retransmit=policy),
+        ClientConfig(psk_identity=identity, psk_key=KEY, retransmit=policy, request_ticket=False),
         keys={identity: [KEY]},
         network=Network(mtu=400),
     )

@@ -173,7 +173,7 @@ def test_negotiated_and_peer_are_there_when_connected_and_stay(when):
         pair.client.close(now=pair.now)
         pair.run_for(1)
     assert pair.client.negotiated is not None
-    assert pair.client.negotiated.cipher_suite is CipherSuite.TLS_PSK_WITH_AES_128_GCM_SHA256
+    assert pair.client.negotiated.cipher_suite is CipherSuite.TLS_ECDHE_PSK_WITH_AES_128_GCM_SHA256
     for connection in (pair.client, pair.server_connection):
         assert connection.peer is not None
         assert connection.peer.psk_identity == IDENTITY
