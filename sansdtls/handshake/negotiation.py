@@ -215,8 +215,7 @@ def _choose_credential(
     named = [credential for credential in config.credentials if server_name in credential.server_names]
     general = [credential for credential in config.credentials if not credential.server_names]
     for certificate_type in types:
-        # With a name that is nobody's, any credential is better than none (RFC 6066 §3 allows to go on).
-        for credential in (*named, *general, *config.credentials):
+        for credential in (*named, *general):
             if credential.certificate_type != certificate_type:
                 continue
             if credential.key.is_rsa != (kind is KeyExchange.ECDHE_RSA):
