@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -9,9 +10,9 @@ from tests.core.certificates import CLIENT_AUTH, Authority, Credential, make_key
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 DAY = timedelta(days=1)
-VALID = {"start": NOW - 10 * DAY, "end": NOW + 10 * DAY}
-EXPIRED = {"start": NOW - 10 * DAY, "end": NOW - 2 * DAY}
-FUTURE = {"start": NOW + 2 * DAY, "end": NOW + 10 * DAY}
+VALID: dict[str, Any] = {"start": NOW - 10 * DAY, "end": NOW + 10 * DAY}
+EXPIRED: dict[str, Any] = {"start": NOW - 10 * DAY, "end": NOW - 2 * DAY}
+FUTURE: dict[str, Any] = {"start": NOW + 2 * DAY, "end": NOW + 10 * DAY}
 
 
 class Files:

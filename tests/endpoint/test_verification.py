@@ -2,6 +2,7 @@
 
 import threading
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
@@ -45,7 +46,7 @@ def raw(credential):
 
 
 def server_config(**more):
-    fields = {
+    fields: dict[str, Any] = {
         "credentials": (own(SERVER), raw(SERVER)),
         "client_authentication": ClientAuthentication.REQUIRED,
         "client_certificate_types": TYPES,
@@ -54,7 +55,7 @@ def server_config(**more):
 
 
 def client_config(*credentials, **more):
-    fields = {
+    fields: dict[str, Any] = {
         "server_certificate_types": (CertificateType.X509,),
         "credentials": credentials,
         # How long a plaintext alert, which may be forged, is not believed.

@@ -14,6 +14,7 @@ from sansdtls import (
     CertificateCredential,
     CertificateType,
     ClientConfig,
+    PeerAlert,
     RetransmitPolicy,
     SigningKey,
 )
@@ -178,6 +179,7 @@ async def test_each_refused_device_is_one_line_with_the_exact_problem(home):
         ):
             with pytest.raises(HandshakeFailed) as caught:
                 await open_dtls("127.0.0.1", port, config=home.client(device), verify=home.servers)
+            assert isinstance(caught.value.cause, PeerAlert)
             assert caught.value.cause.description is alert
             failed = await fact(service, "handshake_failed")
             assert failed["cause"] == "AuthenticationFailed.peer_rejected"
@@ -294,6 +296,7 @@ async def test_a_reload_takes_all_new_credentials_and_keeps_the_associations(hom
             await echo(old)
             with pytest.raises(HandshakeFailed) as caught:
                 await open_dtls("127.0.0.1", port, config=home.client(home.meter), verify=home.servers)
+            assert isinstance(caught.value.cause, PeerAlert)
             assert caught.value.cause.description is AlertDescription.CERTIFICATE_REVOKED
             fresh = home.device("meter-8")
             async with await open_dtls(
@@ -424,6 +427,8 @@ def test_openssl_s_client_connects_with_its_certificate(home):
         )  # fmt: skip
         try:
             assert service.fact("connected")["identity"] == "meter-7"
+            assert device.stdin
+            assert device.stdout
             device.stdin.write(b"from openssl\n")
             device.stdin.flush()
             assert device.stdout.readline() == b"from openssl\n"

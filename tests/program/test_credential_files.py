@@ -39,6 +39,12 @@ def told(**more):
     return structure({key: value for key, value in table.items() if value is not None}, Credentials)
 
 
+def policy_of(**more):
+    policy = load_credentials(told(**more)).policy
+    assert policy is not None
+    return policy
+
+
 def problems(**more):
     with pytest.raises(KeyFileError) as caught:
         load_credentials(told(**more))
@@ -92,9 +98,7 @@ def test_without_a_psk_file_no_psk_is_taken(files):
 
 def test_the_policy_for_clients_is_as_told(files):
     files.crl()
-    policy = load_credentials(
-        told(client_crl="crl.pem", client_identity=["uri"], client_crl_policy="required")
-    ).policy
+    policy = policy_of(client_crl="crl.pem", client_identity=["uri"], client_crl_policy="required")
     assert policy.crl_policy is CrlPolicy.REQUIRED
     assert len(policy.crls) == 1
     assert policy.identity_sources == (IdentitySource.URI,)
@@ -102,8 +106,8 @@ def test_the_policy_for_clients_is_as_told(files):
 
 def test_a_crl_is_looked_at_if_there_is_one(files):
     files.crl()
-    assert load_credentials(told(client_crl="crl.pem")).policy.crl_policy is CrlPolicy.IF_PRESENT
-    assert load_credentials(told()).policy.crl_policy is CrlPolicy.NONE
+    assert policy_of(client_crl="crl.pem").crl_policy is CrlPolicy.IF_PRESENT
+    assert policy_of().crl_policy is CrlPolicy.NONE
 
 
 def test_a_directory_of_crls_is_read(files):
@@ -113,7 +117,7 @@ def test_a_directory_of_crls_is_read(files):
     files.crl(name="crls/a.pem")
     files.write("crls/b.pem", pem(other.crl(start=NOW - DAY, end=NOW + DAY), label="X509 CRL"))
     files.write("crls/b.pem~", "an editor's")
-    assert len(load_credentials(told(client_crl="crls")).policy.crls) == 2
+    assert len(policy_of(client_crl="crls").crls) == 2
 
 
 # --- what is wrong ------------------------------------------------------------------------------------
