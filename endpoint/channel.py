@@ -24,7 +24,7 @@ from sansdtls import LocalClose, PeerClose, WrongState
 
 if TYPE_CHECKING:
     from endpoint.association import CredentialKind
-    from sansdtls import Cause, Connection, ConnectionStatistics, Negotiated, Peer
+    from sansdtls import Cause, Connection, ConnectionStatistics, Negotiated, Peer, Session
 
 
 class AssociationEnded(trio.BrokenResourceError):
@@ -73,9 +73,11 @@ class DtlsChannel(trio.abc.Channel[bytes]):
 
     @property
     def identity(self) -> bytes:
-        """Who the peer is, authenticated: what the verifier made of its certificate or raw public key, or the PSK
-        identity (on a server the peer's; on a client one's own, for servers have none). Empty for a client
-        that showed nothing."""
+        """Who the peer is, authenticated: its PSK identity, or what the verifier made of what it showed.
+
+        On a client with a PSK it is the client's own, for servers have none. Empty for a client that
+        showed nothing.
+        """
         return self._identity
 
     @property
@@ -111,6 +113,14 @@ class DtlsChannel(trio.abc.Channel[bytes]):
         negotiated = self._connection.negotiated
         assert negotiated is not None  # noqa: S101 - a channel exists only after the handshake
         return negotiated
+
+    @property
+    def session(self) -> Session | None:
+        """On a client, what resumes this association: for ``ClientConfig.session`` of the next one. Holds a secret.
+
+        ``None`` where the server offers nothing, and on a server.
+        """
+        return self._connection.session
 
     @property
     def max_payload(self) -> int:

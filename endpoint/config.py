@@ -161,7 +161,7 @@ def parse_config(content: bytes, *, name: str, directory: Path) -> EndpointConfi
         problems = [f"{where}: {key}: {what}" if key else f"{where}: {what}" for key, what in error.mistakes]
         raise ConfigFileError(problems, _credentials_in(tables, directory)) from None
     credentials = config.credentials.below(directory)
-    mistakes = credentials.contradictions()
+    mistakes = list(credentials.contradictions())
     if mistakes:
         raise ConfigFileError(
             [f"{where}: credentials{key and '.'}{key}: {what}" for key, what in mistakes], credentials

@@ -14,9 +14,9 @@ the files hold is read by ``endpoint.keystore.loading``.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 
@@ -28,7 +28,7 @@ def _hint(_instance: object, _attribute: attrs.Attribute[str | None], value: str
         raise ValueError(f"identity_hint: has {len(value.encode())} bytes, not 1 to 128")
 
 
-def _file_name(_instance: object, attribute: attrs.Attribute[Path | None], value: Path | None) -> None:
+def _file_name(_instance: object, attribute: attrs.Attribute[Any], value: Path | None) -> None:
     if value is None:
         return
     if "\0" in str(value):
@@ -39,19 +39,23 @@ def _file_name(_instance: object, attribute: attrs.Attribute[Path | None], value
         )
 
 
-def _names(_instance: object, _attribute: attrs.Attribute[Mapping[str, object]], value: Mapping[str, object]) -> None:
+def _names(
+    _instance: object, _attribute: attrs.Attribute[Mapping[str, object]], value: Mapping[str, object]
+) -> None:
     for name in value:
         if not re.fullmatch(r"(?=.{1,253}$)[0-9A-Za-z_-]{1,63}(\.[0-9A-Za-z_-]{1,63})*", name):
             raise ValueError(
-                "names: a DNS name is needed in quotes, such as [credentials.names.\"gateway.example\"]"
+                'names: a DNS name is needed in quotes, such as [credentials.names."gateway.example"]'
                 " (an international one in its ASCII form, xn--…)"
             )
 
 
 def _sources(
-    _instance: object, _attribute: attrs.Attribute[object], value: tuple[IdentitySource, ...]
+    _instance: object,
+    _attribute: attrs.Attribute[tuple[IdentitySource, ...] | None],
+    value: tuple[IdentitySource, ...] | None,
 ) -> None:
-    if not value:
+    if value == ():
         raise ValueError("client_identity: at least one is needed")
 
 
@@ -98,9 +102,7 @@ class Credentials:
     """``if_present``: a CA that has a list must have a current one, and what is on it is refused.
     ``required``: every certificate below ``client_ca`` must be covered by a current list. ``none``:
     revocation is not looked at. The default is ``if_present`` with ``client_crl``, else ``none``."""
-    client_identity: tuple[IdentitySource, ...] | None = attrs.field(
-        default=None, validator=attrs.validators.optional(_sources)
-    )
+    client_identity: tuple[IdentitySource, ...] | None = attrs.field(default=None, validator=_sources)
     """Where in a client's certificate its identity stands, the first that is there: ``eui64``, ``dns``,
     ``uri``, ``address``, ``serial_number``, ``common_name``, ``subject``. The default is
     that of :class:`sansdtls.pki.TrustPolicy`."""
@@ -128,7 +130,7 @@ class Credentials:
 
     def below(self, directory: Path) -> Credentials:
         """The same with every file name completed by ``directory``."""
-        files = {
+        files: dict[str, Any] = {
             field.name: directory / value
             for field in attrs.fields(Credentials)
             if isinstance(value := getattr(self, field.name), Path)
@@ -141,62 +143,48 @@ class Credentials:
         }
         return attrs.evolve(self, names=names, **files)
 
-    def contradictions(self) -> list[tuple[str, str]]:
+    def contradictions(self) -> Iterator[tuple[str, str]]:
         """What does not go together, as (key, text) pairs."""
-        found = []
-        if self.psk_file is None and not self.shows_something:
-            if self.knows_clients or self.certificate or self.private_key:
-                pass  # the lines below say what is missing
-            else:
-                found.append(
-                    ("", 'nobody could connect; remedy: add  psk_file = "psk.txt"  or a certificate with its key')
-                )
+        if not (self.psk_file or self.shows_something or self.knows_clients or self.private_key):
+            yield "", 'nobody could connect; remedy: add  psk_file = "psk.txt"  or a certificate and its key'
+            return
         if self.certificate and not self.private_key:
-            found.append(("private_key", 'missing; remedy: add  private_key = "server.key"  to certificate'))
+            yield "private_key", 'missing; remedy: add  private_key = "server.key"  to certificate'
         if self.private_key and not self.certificate:
-            found.append(
+            yield (
+                "certificate",
                 (
-                    "certificate",
-                    'missing; remedy: add  certificate = "server.pem"  to private_key,'
-                    " or name the key raw_public_key if clients know its public half",
-                )
+                    'missing; remedy: add  certificate = "server.pem"  to private_key, or name the key'
+                    " raw_public_key if clients know its public half"
+                ),
             )
         if self.knows_clients and not self.shows_something and not self.private_key:
-            found.append(
+            yield (
+                "client_ca" if self.client_ca else "raw_public_keys",
                 (
-                    "client_ca" if self.client_ca else "raw_public_keys",
                     "is of no use without something to show to clients; remedy: add certificate and private_key,"
-                    " or raw_public_key",
-                )
+                    " or raw_public_key"
+                ),
             )
-        found += self._about_clients()
-        return found
+        yield from self._about_clients()
 
-    def _about_clients(self) -> list[tuple[str, str]]:
-        found = []
-        if self.shows_something and not self.knows_clients:
-            if self.client_authentication is None:
-                found.append(
-                    (
-                        "client_authentication",
-                        "missing; it is not said which clients may connect; remedy: add client_ca or"
-                        ' raw_public_keys, or  client_authentication = "none"  to let anybody connect',
-                    )
-                )
-            elif self.client_authentication != "none":
-                found.append(
-                    (
-                        "client_authentication",
-                        f'"{self.client_authentication}" needs client_ca or raw_public_keys',
-                    )
-                )
-        if self.client_crl_policy == "required" and not self.client_crl:
-            found.append(("client_crl", 'missing; client_crl_policy = "required" needs it'))
-        if self.client_crl_policy == "none" and self.client_crl:
-            found.append(
-                ("client_crl", 'client_crl_policy = "none" says that it is not looked at; remedy: remove one')
+    def _about_clients(self) -> Iterator[tuple[str, str]]:
+        told = self.client_authentication
+        if self.shows_something and not self.knows_clients and told is None:
+            yield (
+                "client_authentication",
+                (
+                    "missing; it is not said which clients may connect; remedy: add client_ca or raw_public_keys, or"
+                    '  client_authentication = "none"  to let anybody connect'
+                ),
             )
-        needs_ca = [name for name in ("client_crl", "client_crl_policy", "client_identity") if getattr(self, name)]
-        if needs_ca and not self.client_ca:
-            found.append((needs_ca[0], "is of no use without client_ca"))
-        return found
+        elif not self.knows_clients and told not in (None, "none"):
+            yield "client_authentication", f'"{told}" needs client_ca or raw_public_keys'
+        if self.client_crl_policy == "required" and not self.client_crl:
+            yield "client_crl", 'missing; client_crl_policy = "required" needs it'
+        if self.client_crl_policy == "none" and self.client_crl:
+            yield "client_crl", 'is not looked at with client_crl_policy = "none"; remedy: remove one of them'
+        needs_ca = ("client_crl", "client_crl_policy", "client_identity")
+        first = next((name for name in needs_ca if getattr(self, name)), None)
+        if first and not self.client_ca:
+            yield first, "is of no use without client_ca"

@@ -26,6 +26,8 @@ from endpoint.channel import ChannelStatistics, DtlsChannel, HandshakeFailed
 from endpoint.sockets import MAX_DATAGRAM_SIZE
 from endpoint.verification import PeerRejected, as_verify
 from sansdtls import (
+    AuthenticationFailed,
+    AuthenticationProblem,
     ConfigError,
     Connection,
     ConnectionState,
@@ -35,12 +37,13 @@ from sansdtls import (
     PeerCertificateReceived,
     PeerRawKeyReceived,
 )
+from sansdtls.pki import Purpose
 
 if TYPE_CHECKING:
     from typing import NoReturn
 
     from endpoint.verification import PeerRequest, Verify
-    from sansdtls import Cause, ClientConfig, Event, Session
+    from sansdtls import Cause, ClientConfig, Event, Peer
     from sansdtls.pki import TrustPolicy, Verifier
 
 REFUSALS_BELIEVED = 2
@@ -74,13 +77,17 @@ async def open_dtls(
     """
     if config.psk_identity is not None and config.psk_key is None:
         raise ConfigError("ClientConfig.psk_key: open_dtls needs the key")
-    judge = as_verify(verify)
+    judge = as_verify(verify, Purpose.SERVER)
     found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
     failures: list[OSError] = []
     for number, (family, _, _, _, target) in enumerate(found, start=1):
         try:
             return await _open_one(
-                family, target, config, judge, refusals_believed=REFUSALS_BELIEVED if number == len(found) else 1
+                family,
+                target,
+                config,
+                judge,
+                refusals_believed=REFUSALS_BELIEVED if number == len(found) else 1,
             )
         except OSError as failure:
             failures.append(failure)
@@ -105,7 +112,9 @@ async def _open_one(
         except OSError as error:
             raise OSError(error.errno, f"{remote}: {error.strerror}") from error
         connection = Connection.client(config, entropy=os.urandom, now=trio.current_time())
-        channel = OpenedChannel(connection, sock, remote=remote, verify=verify)
+        channel = OpenedChannel(
+            connection, sock, remote=remote, verify=verify, server_name=config.server_name
+        )
         await channel.shake_hands(refusals_believed)
     except BaseException:
         sock.close()
@@ -117,10 +126,17 @@ class OpenedChannel(DtlsChannel):
     """A client's channel: one connection on a socket of its own."""
 
     def __init__(
-        self, connection: Connection, sock: socket.socket, *, remote: str, verify: Verify
+        self,
+        connection: Connection,
+        sock: socket.socket,
+        *,
+        remote: str,
+        verify: Verify,
+        server_name: str | None,
     ) -> None:
         super().__init__(connection, identity=b"", kind=CredentialKind.NONE, key_index=None)
         self._verify = verify
+        self._server_name = server_name
         self._verifying: PeerRequest | None = None
         """What is to be verified next; only during the handshake."""
         self._rejection: PeerRejected | None = None
@@ -148,11 +164,6 @@ class OpenedChannel(DtlsChannel):
         return self._local
 
     @property
-    def session(self) -> Session | None:
-        """What resumes this association: for ``ClientConfig.session`` of the next one. Holds a secret."""
-        return self._connection.session
-
-    @property
     def statistics(self) -> ChannelStatistics:
         return ChannelStatistics(0, self._send_errors, self._connection.statistics)
 
@@ -168,7 +179,7 @@ class OpenedChannel(DtlsChannel):
                     raise ConnectionRefusedError(f"{self._remote}: connection refused; nothing listens there")
             if self._cause is not None:
                 self._raise_handshake_failed(self._cause)
-            self._note_peer()
+            await self._note_peer()
         except BaseException:
             # Cancelled, or failed: the server need not wait for the rest.
             self._closed = True
@@ -182,12 +193,34 @@ class OpenedChannel(DtlsChannel):
         why = cause_text(cause) if self._rejection is None else self._rejection.detail
         raise HandshakeFailed(f"{self._remote}: the handshake failed: {why}", cause)
 
-    def _note_peer(self) -> None:
+    async def _note_peer(self) -> None:
         peer = self.peer
         self._kind = CredentialKind.of(peer)
         if peer.psk_identity is not None:
             self._identity = peer.psk_identity
             self._key_index = peer.psk_key_index
+        elif self.negotiated.resumed:
+            await self._judge_again(peer)
+
+    async def _judge_again(self, peer: Peer) -> None:
+        """Ask about what the server showed when the session was made: it is not shown again, and may have run out."""
+        request: PeerRequest
+        if peer.certificate_chain is not None:
+            request = PeerCertificateReceived(
+                self._connection, peer.certificate_chain, self._server_name, resumption=True
+            )
+        elif peer.raw_public_key is not None:
+            request = PeerRawKeyReceived(
+                self._connection, peer.raw_public_key, self._server_name, resumption=True
+            )
+        else:
+            return
+        try:
+            answer = self._verify(request)
+            self._identity = await answer if isinstance(answer, Awaitable) else answer
+        except PeerRejected as rejected:
+            self._rejection = rejected
+            self._raise_handshake_failed(AuthenticationFailed(AuthenticationProblem.PEER_REJECTED))
 
     async def _verify_peer(self, request: PeerRequest) -> None:
         """Ask the verifier; where it takes its time, the connection's timers run on meanwhile."""

@@ -18,6 +18,7 @@ from endpoint.quotas import QuotaPolicy, TokenBucket
 from endpoint.udp import bind_udp
 from endpoint.verification import as_verify
 from sansdtls import LocalClose
+from sansdtls.pki import Purpose
 
 if TYPE_CHECKING:
     from endpoint.addresses import Path
@@ -79,6 +80,7 @@ async def serve_dtls(
     if isinstance(keystore, Mapping):
         keystore = DictKeyStore(keystore)
     store = DictKeyStore() if keystore is None else keystore
+    judge = as_verify(verify, Purpose.CLIENT)
     with contextlib.ExitStack() as opened:
         sockets = [opened.enter_context(udp) for udp in await bind_udp(host, port)]
         async with trio.open_nursery() as nursery:
@@ -87,7 +89,7 @@ async def serve_dtls(
                 config,
                 sockets=sockets,
                 keystore=store,
-                verify=as_verify(verify),
+                verify=judge,
                 quotas=QuotaPolicy() if quotas is None else quotas,
                 observer=channels,
             )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime as dt
 import difflib
 import enum
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -196,7 +197,9 @@ def _named_tables(kind: Any) -> Callable[[Any, Any], dict[str, Any]]:
                 made[name] = table(inner, kind)
             except StructureError as error:
                 shown = show_text(name)
-                mistakes += [(f'"{shown}".{key}' if key else f'"{shown}"', what) for key, what in error.mistakes]
+                mistakes += [
+                    (f'"{shown}".{key}' if key else f'"{shown}"', what) for key, what in error.mistakes
+                ]
         if mistakes:
             raise StructureError(mistakes)
         return made
@@ -322,8 +325,10 @@ def _did_you_mean(value: object, known: Iterable[str]) -> str:
 
 
 def _without_value(what: str) -> str:
-    """A mistake's text without the value it shows in brackets."""
-    return what.partition(" (")[0] if " is needed, not " in what else what
+    """A mistake's text without the value that it shows."""
+    if " is needed, not " in what:
+        return what.partition(" (")[0]
+    return re.sub(r'^".*" is not one of ', "the value is not one of ", what)
 
 
 def _is_literal(kind: Any) -> bool:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 
-from sansdtls import AlertDescription, PeerCertificateReceived, PeerRawKeyReceived
+from sansdtls import AlertDescription, ConfigError, PeerCertificateReceived, PeerRawKeyReceived
 from sansdtls.pki import CertificateRejected, Purpose, TrustPolicy, Verifier
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ take long to compute; an awaitable runs in a task of its own and is cancelled wh
 ``request.resumption`` it is asked whether a peer seen before is still welcome; refusing then means a full handshake."""
 
 
-class PeerRejected(Exception):  # noqa: N818 - what it says is that somebody was rejected, not that something broke
+class PeerRejected(Exception):
     """The peer is not let in.
 
     ``problem`` is a short label for counters and ``detail`` a sentence for the operator; neither is told
@@ -53,9 +53,14 @@ class PeerRejected(Exception):  # noqa: N818 - what it says is that somebody was
         self.alert = alert
 
 
-def reject_all(request: PeerRequest) -> bytes:
+def reject_all(_request: PeerRequest) -> bytes:
     """The verifier of those who gave none: nobody is accepted."""
     raise PeerRejected("no_verifier", "no verifier was given, so nobody is accepted")
+
+
+def wall_clock() -> datetime:
+    """The time that certificates are valid at."""
+    return datetime.now(UTC)
 
 
 class PeerVerifier:
@@ -67,7 +72,7 @@ class PeerVerifier:
         raw_keys: Mapping[bytes, bytes] | None = None,
         *,
         server_name: str | None = None,
-        wall_clock: Callable[[], datetime] = partial(datetime.now, UTC),
+        wall_clock: Callable[[], datetime] = wall_clock,
         limiter: trio.CapacityLimiter | None = None,
     ) -> None:
         """``raw_keys`` maps a SubjectPublicKeyInfo in DER to an identity.
@@ -107,13 +112,18 @@ class PeerVerifier:
         return peer.identity.encode()
 
 
-def as_verify(given: Verify | Verifier | TrustPolicy | None) -> Verify:
-    """What ``serve_dtls`` and ``open_dtls`` are given, as a verifier."""
+def as_verify(given: Verify | Verifier | TrustPolicy | None, purpose: Purpose) -> Verify:
+    """What ``serve_dtls`` and ``open_dtls`` are given, as a verifier; ``purpose`` is what the peers are."""
     if given is None:
         return reject_all
-    if isinstance(given, Verifier | TrustPolicy):
-        return PeerVerifier(given)
-    return given
+    if not isinstance(given, Verifier | TrustPolicy):
+        return given
+    policy = given.policy if isinstance(given, Verifier) else given
+    if policy.purpose is not purpose:
+        raise ConfigError(
+            f"verify: a policy with Purpose.{purpose.name} is needed, not with Purpose.{policy.purpose.name}"
+        )
+    return PeerVerifier(given)
 
 
 class Verifications:
@@ -128,8 +138,10 @@ class Verifications:
         deliver: Callable[[list[Event], float], None],
         report: Callable[[str], None],
     ) -> None:
-        """``decided(request, verdict)`` comes before the core is told; ``deliver(events, now)`` gets what a late
-        answer brings about; ``report(reason)`` each failure of the verifier itself."""
+        """Tell a verdict to ``decided`` before the core hears of it, and what a late one brings about to ``deliver``.
+
+        ``report(reason)`` gets each failure of the verifier itself.
+        """
         self.verify = verify
         """May be replaced at any time; verifications under way finish with the one before."""
         self.pending = 0

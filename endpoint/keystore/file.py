@@ -89,15 +89,10 @@ class Difference:
 class FileKeyStore:
     """Answers from the loaded set; :meth:`replace` swaps the whole set at once."""
 
-    def __init__(self, path: Path, loaded: PskSet):
-        """``loaded`` is what :func:`load_psk` made of ``path``."""
+    def __init__(self, path: Path | None, loaded: PskSet):
+        """``loaded`` is what :func:`load_psk` made of ``path``; ``None`` = there are no pre-shared keys."""
         self._path = path
         self._loaded = loaded
-
-    @classmethod
-    def open(cls, path: Path) -> FileKeyStore:
-        """Load ``path``; :class:`KeyFileError` if anything about it is wrong."""
-        return cls(path, load_psk(path))
 
     def __repr__(self) -> str:
         return f"FileKeyStore({str(self._path)!r}, {len(self)} identities)"
@@ -114,18 +109,16 @@ class FileKeyStore:
         """The keys of ``identity``, current first; empty if it is unknown."""
         return self._loaded.keys.get(identity, ())
 
-    def read_again(self) -> PskSet:
-        """Read the files anew without using them yet; may run in another thread.
+    def require_some(self, fresh: PskSet) -> None:
+        """:class:`KeyFileError` for a set without any identity where there were some.
 
-        A set without any identity is refused here, though not at the start: it is what a file
-        looks like while something is writing it, and would lock out the whole fleet.
+        At the start it is taken, but this is what a file looks like while something is writing it, and it
+        would lock out the whole fleet.
         """
-        fresh = load_psk(self._path)
         if not fresh.keys and self._loaded.keys:
             where = show_text(str(self._path))
             kept = f"the {len(self)} loaded before stay (restart to run without any)"
             raise KeyFileError([f"{where}: holds no identity now; {kept}"])
-        return fresh
 
     def replace(self, fresh: PskSet) -> Difference:
         """Use ``fresh`` from now on. Live associations are not touched."""
@@ -208,7 +201,9 @@ class _Reader:
                 "current and next key belong in one file"
             )
         if key in known:
-            return f"identity {quoted_identity(identity)} has this very key already (first on line {place[1]})"
+            return (
+                f"identity {quoted_identity(identity)} has this very key already (first on line {place[1]})"
+            )
         if len(known) == 2:
             return (
                 f"a third key for identity {quoted_identity(identity)} (first on line {place[1]}); "

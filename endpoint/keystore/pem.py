@@ -130,9 +130,7 @@ class Validity:
         """What is wrong with it at ``now``, if anything."""
         what = "the CRL" if self.crl else "the certificate"
         if now < self.begins:
-            return (
-                f"{what} of {self.name} is not yet valid (from {_day(self.begins)}); remedy: look at the clock"
-            )
+            return f"{what} of {self.name} is not yet valid (from {_day(self.begins)}); remedy: look at the clock"
         if self.ends is not None and now > self.ends:
             remedy = "fetch the current one" if self.crl else "renew it"
             return f"{what} of {self.name} expired at {_day(self.ends)}; remedy: {remedy}"
