@@ -254,11 +254,12 @@ def _certificate_types(value: Iterable[CertificateType]) -> tuple[CertificateTyp
     return _members("certificate types", CertificateType, value) if value else ()
 
 
+# Spelled out, because type checkers do not see through ``converter=tuple``.
 def _credentials(value: Iterable[Credential]) -> tuple[Credential, ...]:
     return tuple(value)
 
 
-def _distinguished_names(value: Iterable[bytes]) -> tuple[bytes, ...]:
+def _authorities(value: Iterable[bytes]) -> tuple[bytes, ...]:
     return tuple(value)
 
 
@@ -409,9 +410,7 @@ class ServerConfig(_CommonConfig):
         default=(CertificateType.X509,), converter=_certificate_types
     )
     """What clients may show, best first."""
-    client_certificate_authorities: tuple[bytes, ...] = attrs.field(
-        default=(), converter=_distinguished_names
-    )
+    client_certificate_authorities: tuple[bytes, ...] = attrs.field(default=(), converter=_authorities)
     """Distinguished names in DER, a hint for clients with several certificates; none = any."""
     psk_identity_hint: bytes | None = attrs.field(
         default=None, validator=_optional(_bytes_of_length(1, 128, secret=False))

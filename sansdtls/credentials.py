@@ -26,11 +26,12 @@ class ClientAuthentication(enum.Enum):
     REQUIRED = "required"
 
 
+# Spelled out, because type checkers do not see through ``converter=tuple``.
 def _chain(value: Iterable[bytes]) -> tuple[bytes, ...]:
     return tuple(value)
 
 
-def _names(value: Iterable[str]) -> tuple[str, ...]:
+def _server_names(value: Iterable[str]) -> tuple[str, ...]:
     return tuple(value)
 
 
@@ -44,7 +45,7 @@ class CertificateCredential:
     chain: tuple[bytes, ...] = attrs.field(converter=_chain, repr=False)
     """DER, our own certificate first, each signed by the next; the trust anchor is left out."""
     key: SigningKey = attrs.field(repr=False)
-    server_names: tuple[str, ...] = attrs.field(default=(), converter=_names)
+    server_names: tuple[str, ...] = attrs.field(default=(), converter=_server_names)
     """Names (SNI, RFC 6066 §3) it is for, in lower case; none = for all names that no other credential is for."""
 
     certificate_type = CertificateType.X509
@@ -65,7 +66,7 @@ class RawPublicKeyCredential:
     """A key pair whose public half is known to the peer beforehand, RFC 7250."""
 
     key: SigningKey = attrs.field(repr=False)
-    server_names: tuple[str, ...] = attrs.field(default=(), converter=_names)
+    server_names: tuple[str, ...] = attrs.field(default=(), converter=_server_names)
     """As for :class:`CertificateCredential`."""
 
     certificate_type = CertificateType.RAW_PUBLIC_KEY
