@@ -18,7 +18,7 @@ from sansdtls import (
     ServerConfig,
 )
 from sansdtls.pki import CrlPolicy, IdentitySource
-from tests.core.certificates import Authority, pem
+from tests.core.certificates import CLIENT_AUTH, Authority, key_usage, pem
 from tests.fleet_files import DAY, EXPIRED, FUTURE, NOW, VALID, Files
 
 KEY = "00112233445566778899aabbccddeeff"
@@ -304,6 +304,32 @@ def test_a_crl_that_has_run_out_is_a_lapse(files):
     (lapse,) = load_credentials(told(client_crl="crl.pem")).lapses(NOW)
     assert lapse.startswith('crl.pem: the CRL of "CN=Fleet root,O=Fleet" expired at ')
     assert lapse.endswith("; remedy: fetch the current one")
+
+
+def test_a_ca_for_later_beside_one_for_now_is_no_lapse(files):
+    files.ca(files.root, Authority.root("Next root", **FUTURE))
+    loaded = load_credentials(told())
+    assert loaded.lapses(NOW) == []
+    (remark,) = loaded.remarks(NOW)
+    assert "Next root" in remark
+    assert "not yet valid" in remark
+    assert len(loaded.lapses(FUTURE["end"] + DAY)) == 3
+
+
+def test_no_ca_that_is_valid_is_a_lapse(files):
+    files.ca(Authority.root("Old root", **EXPIRED))
+    (lapse,) = load_credentials(told()).lapses(NOW)
+    assert lapse.startswith('ca.pem: the certificate of "CN=Old root,O=Fleet" expired at ')
+
+
+def test_what_clients_would_refuse_about_a_certificate_is_noted(files):
+    usage, purposes = key_usage("key_agreement"), [CLIENT_AUTH]
+    files.credential("server", files.root.device("gw", usage=usage, purposes=purposes, **VALID))
+    assert load_credentials(told()).notes == (
+        "server.pem: its extended key usage lacks serverAuth, so clients refuse it",
+        "server.pem: its key usage lacks digitalSignature, so clients refuse it",
+        "server.pem: it has no subjectAltName, so clients that look for a name refuse it",
+    )
 
 
 def test_a_lapse_is_new_unless_the_same_certificate_was_there_before(files):
