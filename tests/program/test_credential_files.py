@@ -4,6 +4,8 @@ import base64
 import subprocess
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from endpoint.credentials import Credentials
 from endpoint.keystore.file import KeyFileError
@@ -399,3 +401,26 @@ def test_a_private_key_among_the_public_ones_is_refused_with_the_remedy(files):
     assert raw_problems(path) == (
         f"{path}: holds a private key; remedy: take the public half of it: openssl pkey -in FILE -pubout",
     )
+
+
+# --- whatever a file holds ----------------------------------------------------------------------------
+
+PIECES = st.sampled_from(
+    [b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----", b"-----BEGIN ", b"-----END PUBLIC KEY-----",
+     b"-----BEGIN PUBLIC KEY-----", b"MIIB", b"MAA=", b"\n", b"\r\n", b":", b"#", b"m:MAA=", b"Proc-Type: 4,ENCRYPTED"]
+)  # fmt: skip
+
+
+@given(st.lists(PIECES | st.binary(max_size=6), max_size=12).map(b"".join))
+def test_whatever_a_file_holds_is_read_or_told(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("any") / "file.pem"
+    path.write_bytes(content)
+    path.chmod(0o600)
+    everything = dict.fromkeys(
+        ("certificate", "private_key", "client_ca", "client_crl", "raw_public_keys"), str(path)
+    )
+    with pytest.raises(KeyFileError) as caught:
+        load_credentials(told(**everything))
+    for problem in caught.value.problems:
+        assert problem.startswith(str(path))
+        assert problem.isprintable()
