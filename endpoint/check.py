@@ -15,6 +15,7 @@ from endpoint.text import show_text
 from sansdtls import CertificateCredential, ConfigError
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
 
     from endpoint.config import EndpointConfig
@@ -51,7 +52,7 @@ def load_all(path: Path) -> tuple[EndpointConfig, LoadedCredentials]:
     return config, loaded
 
 
-def describe(path: Path, config: EndpointConfig, loaded: LoadedCredentials) -> list[str]:
+def describe(path: Path, config: EndpointConfig, loaded: LoadedCredentials, now: datetime) -> list[str]:
     """What a service with this configuration would do, and what is worth a look."""
     listen, server = config.listen, loaded.complete(config.dtls, config.credentials)
     lines = [
@@ -67,7 +68,7 @@ def describe(path: Path, config: EndpointConfig, loaded: LoadedCredentials) -> l
         _forward(config),
         f"logs to standard error from level {config.log.level}; a stop takes at most {listen.drain:g} s",
     ]
-    notes = list(loaded.notes)
+    notes = [*loaded.notes, *loaded.remarks(now)]
     told = config.credentials
     if told.psk_file and not loaded.psk.keys:
         how = " with a pre-shared key" if told.shows_something else ""

@@ -155,10 +155,11 @@ def _check(options: argparse.Namespace) -> int:
         config, credentials = check.load_all(options.config)
     except check.NotRightError as error:
         return _complain(error.problems)
-    lapses = credentials.lapses(wall_clock())
+    now = wall_clock()
+    lapses = credentials.lapses(now)
     if lapses:
         return _complain(lapses)
-    print("\n".join(check.describe(options.config, config, credentials)), flush=True)
+    print("\n".join(check.describe(options.config, config, credentials, now)), flush=True)
     return 0
 
 

@@ -28,7 +28,6 @@ from sansdtls import (
     ConfigError,
     RawPublicKeyCredential,
     SigningKey,
-    UsageError,
 )
 from sansdtls.pki import Purpose, TrustPolicy
 
@@ -104,10 +103,7 @@ class Device:
                 keys = {public_key(der): name for der in self._read(self.raw_public_key, PUBLIC_KEY)}
             except PemError as error:
                 raise _problem(self.raw_public_key, error) from None
-        try:
-            return PeerVerifier(policy, keys, server_name=self.server_name or self.host)
-        except UsageError as error:
-            raise DeviceError([f"dtls-endpoint connect: --server-name: {error}"]) from None
+        return PeerVerifier(policy, keys, server_name=self.server_name or self.host)
 
     def _require_enough(self) -> None:
         def wrong(what: str) -> DeviceError:

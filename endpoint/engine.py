@@ -27,7 +27,7 @@ import attrs
 import trio
 
 from endpoint.addresses import address_text
-from endpoint.association import Association, CredentialKind
+from endpoint.association import Association, CredentialKind, Handshake
 from endpoint.lookups import Lookups
 from endpoint.quotas import IdentityOverflow, QuotaPolicy, Quotas
 from endpoint.sockets import errno_name
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from endpoint.addresses import Address, Path
     from endpoint.keystore import KeyStore
     from endpoint.observer import Observer
-    from endpoint.quotas import Prefix
     from endpoint.sockets import UdpSocket
     from endpoint.verification import PeerRequest, Verify
     from sansdtls import Cause, Connection, Event, ServerConfig
@@ -64,20 +63,6 @@ EXHAUSTED_PAUSE = 0.1
 
 DRAIN_BATCH = 64
 """Associations closed before other tasks get a turn."""
-
-
-@attrs.define(eq=False)
-class _Handshake:
-    """What is remembered of a handshake under way; dropped with it."""
-
-    path: Path
-    prefix: Prefix
-    identity: bytes | None = None
-    """As claimed with a PSK, or as verified from a certificate or raw public key."""
-    lookup: trio.CancelScope | None = None
-    rejection: PeerRejected | None = None
-    unwanted: bool = False
-    """Closed by this side; its end is no failure to report."""
 
 
 class Engine:
@@ -110,7 +95,7 @@ class Engine:
         self._turn_limit = turn
         self._quotas = Quotas(quotas)
         self._server = Server(config, entropy=entropy, now=clock())
-        self._handshakes: dict[Connection, _Handshake] = {}
+        self._handshakes: dict[Connection, Handshake] = {}
         self._associations: dict[Connection, Association] = {}
         self._live: dict[Path, Association] = {}
         self._identities: dict[bytes, dict[Association, None]] = {}
@@ -302,7 +287,7 @@ class Engine:
             self._tell(self._observer.refused, path, reason)
             return
         connection = self._server.accept(offer, now=now)
-        self._handshakes[connection] = _Handshake(path, prefix)
+        self._handshakes[connection] = Handshake(path, prefix)
 
     def _completed(self, event: HandshakeCompleted, now: float) -> None:
         connection = event.connection
@@ -349,13 +334,8 @@ class Engine:
             if handshake.lookup is not None:
                 handshake.lookup.cancel()
             if not handshake.unwanted and not isinstance(cause, LocalClose):
-                self._tell(
-                    self._observer.handshake_failed,
-                    handshake.path,
-                    handshake.identity,
-                    cause,
-                    handshake.rejection,
-                )
+                claimed, rejection = handshake.identity, handshake.rejection
+                self._tell(self._observer.handshake_failed, handshake.path, claimed, cause, rejection)
             return
         self._quotas.release(association.prefix)
         if self._live.get(association.path) is association:
@@ -367,17 +347,21 @@ class Engine:
         self._tell(self._observer.terminated, association, cause)
 
     def _psk_requested(self, request: PskRequested, now: float) -> None:
-        handshake = self._handshakes[request.connection]
-        handshake.identity = request.identity
+        self._handshakes[request.connection].identity = request.identity
         assert self._nursery is not None  # noqa: S101 - requests come up in the tasks of run only
-        events, handshake.lookup = self._lookups.answer(request, self._nursery, now=now)
-        for event in events:
-            self._handle(event, now)
+        self._answered(request.connection, *self._lookups.answer(request, self._nursery, now=now), now)
 
     def _peer_requested(self, request: PeerRequest, now: float) -> None:
-        handshake = self._handshakes[request.connection]
         assert self._nursery is not None  # noqa: S101 - as above
-        events, handshake.lookup = self._verifications.answer(request, self._nursery, now=now)
+        self._answered(request.connection, *self._verifications.answer(request, self._nursery, now=now), now)
+
+    def _answered(
+        self, connection: Connection, events: list[Event], later: trio.CancelScope | None, now: float
+    ) -> None:
+        """Go on with what an answer brought about, or remember how to cancel the one that comes later."""
+        handshake = self._handshakes.get(connection)
+        if handshake is not None:
+            handshake.lookup = later
         for event in events:
             self._handle(event, now)
 
@@ -458,14 +442,5 @@ class Engine:
             "refused": dict(self._quotas.refused),
             "datagrams_dropped": dict(self._dropped),
             "observer_failures": self._observer_failures,
-            "sockets": [
-                {
-                    "local": udp.local_text,
-                    "send_errors": dict(udp.send_errors),
-                    "receive_errors": dict(udp.receive_errors),
-                    "dropped_by_kernel": udp.dropped_by_kernel,
-                    "receive_buffer": udp.receive_buffer,
-                }
-                for udp in self.sockets
-            ],
+            "sockets": [udp.statistics() for udp in self.sockets],
         }

@@ -28,6 +28,7 @@ from endpoint.keystore.pem import (
     issued,
     name_text,
     parse_certificate,
+    refused_by_clients,
 )
 from endpoint.keystore.rawkeys import RawKeySet, load_raw_keys
 from endpoint.text import show_text
@@ -61,6 +62,12 @@ class Dated:
 
     file: str
     validity: Validity
+    anchor: bool = False
+    """One CA of several may have expired, or be for later; of other things each is needed."""
+
+    def lapse(self, now: datetime) -> str:
+        """What is wrong with it at this time, and where it is."""
+        return f"{self.file}: {self.validity.lapse(now)}"
 
 
 @attrs.frozen(kw_only=True)
@@ -76,18 +83,27 @@ class LoadedCredentials:
     """Nothing wrong, but worth a look; ``file: what``."""
 
     def lapses(self, now: datetime) -> list[str]:
-        """What is not valid at this time; ``file: what is wrong; remedy: …``."""
-        return [
-            f"{dated.file}: {lapse}"
-            for dated in self.dated
-            if (lapse := dated.validity.lapse(now)) is not None
-        ]
+        """What is not valid at this time and has to be; ``file: what is wrong; remedy: …``."""
+        return [dated.lapse(now) for dated in self._lapsed(now, needed=True)]
+
+    def remarks(self, now: datetime) -> list[str]:
+        """What is not valid at this time and need not be: CAs beside one that is, while a fleet changes CAs."""
+        return [dated.lapse(now) for dated in self._lapsed(now, needed=False)]
 
     def new_lapses(self, before: LoadedCredentials, now: datetime) -> list[str]:
         """The lapses that ``before`` did not have."""
         known = {dated.validity.der for dated in before.dated}
-        fresh = tuple(dated for dated in self.dated if dated.validity.der not in known)
-        return attrs.evolve(self, dated=fresh).lapses(now)
+        return [
+            dated.lapse(now) for dated in self._lapsed(now, needed=True) if dated.validity.der not in known
+        ]
+
+    def _lapsed(self, now: datetime, *, needed: bool) -> list[Dated]:
+        trusted = any(dated.anchor and not dated.validity.lapse(now) for dated in self.dated)
+        return [
+            dated
+            for dated in self.dated
+            if dated.validity.lapse(now) and (dated.anchor and trusted) is not needed
+        ]
 
     def complete(self, base: ServerConfig, credentials: Credentials) -> ServerConfig:
         """``base``, which is ``[dtls]``, with these credentials."""
@@ -210,6 +226,7 @@ class _Loader:
                 return None
         if key is None:
             return None
+        self._notes += [f"{show_text(str(path))}: {note}" for note in refused_by_clients(certificates[0])]
         try:
             return CertificateCredential(tuple(chain), key, server_names)
         except ConfigError as error:
@@ -266,7 +283,10 @@ class _Loader:
     def _trusted(self, path: Path, kind: str, plural: str, read: Callable[[bytes], Validity]) -> list[bytes]:
         try:
             found = blocks_of(read_trusted(path, what=plural, plural=plural), kind)
-            self._dated += [Dated(file=show_text(str(path)), validity=read(der)) for der in found]
+            self._dated += [
+                Dated(file=show_text(str(path)), validity=read(der), anchor=kind == CERTIFICATE)
+                for der in found
+            ]
         except (RefusedFileError, PemError) as error:
             self._wrong(path, error)
             return []

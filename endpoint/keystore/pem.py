@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import re
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ import attrs
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from endpoint.text import show_text
 
@@ -184,6 +186,26 @@ def issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
     except Exception:  # noqa: BLE001 - a wrong name, a wrong signature, a key of another kind: all mean no
         return False
     return True
+
+
+def refused_by_clients(certificate: x509.Certificate) -> list[str]:
+    """Why careful clients would not take ``certificate`` for that of a server; nothing of it is a mistake."""
+    extensions = certificate.extensions
+    found = []
+    with contextlib.suppress(x509.ExtensionNotFound):
+        if (
+            ExtendedKeyUsageOID.SERVER_AUTH
+            not in extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        ):
+            found.append("its extended key usage lacks serverAuth, so clients refuse it")
+    with contextlib.suppress(x509.ExtensionNotFound):
+        if not extensions.get_extension_for_class(x509.KeyUsage).value.digital_signature:
+            found.append("its key usage lacks digitalSignature, so clients refuse it")
+    try:
+        extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        found.append("it has no subjectAltName, so clients that look for a name refuse it")
+    return found
 
 
 def _first_line(error: Exception) -> str:

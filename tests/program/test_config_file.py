@@ -251,7 +251,8 @@ VALUES = st.recursive(
 KEYS = st.sampled_from(
     "address port retry psk_file identity_hint cipher_suites extended_master_secret mtu retransmit limits cookie "
     "initial_timeout maximum_timeout idle_timeout replay_window handshake_burst identity_overflow kind buffer "
-    "level failures_burst unknown".split()
+    "level failures_burst unknown certificate private_key names client_ca client_identity client_authentication "
+    "raw_public_keys groups signature_schemes alpn_protocols record_size_limit resumption lifetime".split()
 )
 TABLES = st.sampled_from(["listen", "credentials", "dtls", "quotas", "forward", "log", "other"])
 

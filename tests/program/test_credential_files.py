@@ -4,6 +4,8 @@ import base64
 import subprocess
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from endpoint.credentials import Credentials
 from endpoint.keystore.file import KeyFileError
@@ -18,7 +20,7 @@ from sansdtls import (
     ServerConfig,
 )
 from sansdtls.pki import CrlPolicy, IdentitySource
-from tests.core.certificates import Authority, pem
+from tests.core.certificates import CLIENT_AUTH, Authority, key_usage, pem
 from tests.fleet_files import DAY, EXPIRED, FUTURE, NOW, VALID, Files
 
 KEY = "00112233445566778899aabbccddeeff"
@@ -306,6 +308,32 @@ def test_a_crl_that_has_run_out_is_a_lapse(files):
     assert lapse.endswith("; remedy: fetch the current one")
 
 
+def test_a_ca_for_later_beside_one_for_now_is_no_lapse(files):
+    files.ca(files.root, Authority.root("Next root", **FUTURE))
+    loaded = load_credentials(told())
+    assert loaded.lapses(NOW) == []
+    (remark,) = loaded.remarks(NOW)
+    assert "Next root" in remark
+    assert "not yet valid" in remark
+    assert len(loaded.lapses(FUTURE["end"] + DAY)) == 3
+
+
+def test_no_ca_that_is_valid_is_a_lapse(files):
+    files.ca(Authority.root("Old root", **EXPIRED))
+    (lapse,) = load_credentials(told()).lapses(NOW)
+    assert lapse.startswith('ca.pem: the certificate of "CN=Old root,O=Fleet" expired at ')
+
+
+def test_what_clients_would_refuse_about_a_certificate_is_noted(files):
+    usage, purposes = key_usage("key_agreement"), [CLIENT_AUTH]
+    files.credential("server", files.root.device("gw", usage=usage, purposes=purposes, **VALID))
+    assert load_credentials(told()).notes == (
+        "server.pem: its extended key usage lacks serverAuth, so clients refuse it",
+        "server.pem: its key usage lacks digitalSignature, so clients refuse it",
+        "server.pem: it has no subjectAltName, so clients that look for a name refuse it",
+    )
+
+
 def test_a_lapse_is_new_unless_the_same_certificate_was_there_before(files):
     before = load_credentials(told())
     soon = VALID["end"] + DAY
@@ -373,3 +401,26 @@ def test_a_private_key_among_the_public_ones_is_refused_with_the_remedy(files):
     assert raw_problems(path) == (
         f"{path}: holds a private key; remedy: take the public half of it: openssl pkey -in FILE -pubout",
     )
+
+
+# --- whatever a file holds ----------------------------------------------------------------------------
+
+PIECES = st.sampled_from(
+    [b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----", b"-----BEGIN ", b"-----END PUBLIC KEY-----",
+     b"-----BEGIN PUBLIC KEY-----", b"MIIB", b"MAA=", b"\n", b"\r\n", b":", b"#", b"m:MAA=", b"Proc-Type: 4,ENCRYPTED"]
+)  # fmt: skip
+
+
+@given(st.lists(PIECES | st.binary(max_size=6), max_size=12).map(b"".join))
+def test_whatever_a_file_holds_is_read_or_told(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("any") / "file.pem"
+    path.write_bytes(content)
+    path.chmod(0o600)
+    everything = dict.fromkeys(
+        ("certificate", "private_key", "client_ca", "client_crl", "raw_public_keys"), str(path)
+    )
+    with pytest.raises(KeyFileError) as caught:
+        load_credentials(told(**everything))
+    for problem in caught.value.problems:
+        assert problem.startswith(str(path))
+        assert problem.isprintable()
