@@ -3,17 +3,20 @@
 Everything public is named here. Start with :class:`Connection` for one peer and :class:`Server` for many.
 """
 
-from sansdtls.association import ConnectionState, Peer
+from sansdtls.association import ConnectionState
 from sansdtls.config import (
     DEFAULT_CIPHER_SUITES,
     ClientConfig,
     CookiePolicy,
     ExtendedMasterSecret,
     Limits,
+    ResumptionPolicy,
     RetransmitPolicy,
     ServerConfig,
 )
 from sansdtls.connection import Connection
+from sansdtls.credentials import CertificateCredential, ClientAuthentication, RawPublicKeyCredential
+from sansdtls.crypto.signatures import SigningKey
 from sansdtls.errors import ConfigError, DtlsError, MessageTooLarge, UsageError, WrongState
 from sansdtls.events import (
     AlertReceived,
@@ -32,17 +35,29 @@ from sansdtls.events import (
     LimitExceeded,
     LocalClose,
     PeerAlert,
+    PeerCertificateReceived,
     PeerClose,
     PeerIncompatible,
+    PeerRawKeyReceived,
     ProtocolViolation,
     PskRequested,
     SecretDerived,
     key_log_line,
 )
+from sansdtls.handshake.handshake import Peer
 from sansdtls.handshake.negotiation import Negotiated
-from sansdtls.iana import AlertDescription, AlertLevel, CipherSuite, ProtocolVersion
+from sansdtls.iana import (
+    AlertDescription,
+    AlertLevel,
+    CertificateType,
+    CipherSuite,
+    NamedGroup,
+    ProtocolVersion,
+    SignatureScheme,
+)
 from sansdtls.record.layer import Outgoing
 from sansdtls.server import Server
+from sansdtls.session import Session
 from sansdtls.statistics import ConnectionStatistics, ServerStatistics, cause_name
 
 __all__ = [
@@ -53,7 +68,10 @@ __all__ = [
     "AuthenticationFailed",
     "AuthenticationProblem",
     "Cause",
+    "CertificateCredential",
+    "CertificateType",
     "CipherSuite",
+    "ClientAuthentication",
     "ClientConfig",
     "ConfigError",
     "Connection",
@@ -75,20 +93,28 @@ __all__ = [
     "Limits",
     "LocalClose",
     "MessageTooLarge",
+    "NamedGroup",
     "Negotiated",
     "Outgoing",
     "Peer",
     "PeerAlert",
+    "PeerCertificateReceived",
     "PeerClose",
     "PeerIncompatible",
+    "PeerRawKeyReceived",
     "ProtocolVersion",
     "ProtocolViolation",
     "PskRequested",
+    "RawPublicKeyCredential",
+    "ResumptionPolicy",
     "RetransmitPolicy",
     "SecretDerived",
     "Server",
     "ServerConfig",
     "ServerStatistics",
+    "Session",
+    "SignatureScheme",
+    "SigningKey",
     "UsageError",
     "WrongState",
     "cause_name",

@@ -34,9 +34,10 @@ if TYPE_CHECKING:
     from sansdtls.connection import Connection
     from sansdtls.events import Cause, Event
     from sansdtls.handshake.flight import FlightPart
-    from sansdtls.handshake.handshake import Handshake, Outcome
+    from sansdtls.handshake.handshake import Handshake, Outcome, Peer
     from sansdtls.handshake.negotiation import Negotiated
     from sansdtls.record.layer import RecordLayer
+    from sansdtls.session import Session
     from sansdtls.wire.record import Record
 
 REPEAT_LAST_FLIGHT_FOR = 240.0
@@ -63,16 +64,6 @@ class ConnectionState(enum.Enum):
     HANDSHAKING = "handshaking"
     CONNECTED = "connected"
     CLOSED = "closed"
-
-
-@attrs.frozen
-class Peer:
-    """Who is at the other end, as far as the handshake proved it."""
-
-    psk_identity: bytes
-    """The identity the key belongs to: the client's, on both sides."""
-    psk_key_index: int
-    """Which of the identity's keys matched: 0 is the current one, 1 the next."""
 
 
 @attrs.frozen
@@ -108,11 +99,13 @@ class Association:
         "_is_client",
         "_last_flight",
         "_layer",
+        "_max_accepted",
         "_max_payload",
         "_negotiated",
         "_next_receive_seq",
         "_peer",
         "_repeat_until",
+        "_session",
         "_state",
         "_watcher",
         "last_received",
@@ -125,12 +118,14 @@ class Association:
         self._config = config
         self._layer = layer
         self._max_payload = 0
+        self._max_accepted = MAX_PLAINTEXT_LENGTH
         self._is_client = is_client
         self._state = ConnectionState.HANDSHAKING
         self._events: list[Event] = []
         self._handshake: Handshake | None = None
         self._negotiated: Negotiated | None = None
         self._peer: Peer | None = None
+        self._session: Session | None = None
         self._exporter: _Exporter | None = None
         self._last_flight: list[FlightPart] = []
         self._repeat_until = now
@@ -193,13 +188,13 @@ class Association:
         return True
 
     def _receive_authentic(self, content_type: int, plaintext: bytes, now: float) -> None:
-        if content_type == _APPLICATION_DATA and len(plaintext) <= MAX_PLAINTEXT_LENGTH:
+        if content_type == _APPLICATION_DATA and len(plaintext) <= self._max_accepted:
             statistics = self._layer.statistics
             statistics.records_received += 1
             statistics.bytes_received += len(plaintext)
             self._events.append(DataReceived(cast("Connection", self), plaintext))
-        elif len(plaintext) > MAX_PLAINTEXT_LENGTH:
-            # RFC 5246 §6.2.1: "The length MUST NOT exceed 2^14."
+        elif len(plaintext) > self._max_accepted:
+            # RFC 5246 §6.2.1: "The length MUST NOT exceed 2^14."; RFC 8449 §4 and RFC 6066 §4 for less
             raise violation(AlertDescription.RECORD_OVERFLOW, f"record of {len(plaintext)} bytes")
         elif content_type == ContentType.HANDSHAKE and self._handshake is not None:
             self._handshake.receive_plaintext(plaintext, self._layer.read.epoch, now)
@@ -309,16 +304,20 @@ class Association:
     def _establish(self, outcome: Outcome, now: float) -> None:
         self._handshake = None
         self._state = ConnectionState.CONNECTED
-        self._max_payload = min(self._config.mtu - self._layer.write.overhead, MAX_PLAINTEXT_LENGTH)
+        self._max_payload = min(self._config.mtu - self._layer.write.overhead, outcome.max_plaintext)
         self._negotiated = outcome.negotiated
-        self._peer = Peer(outcome.psk_identity, outcome.psk_key_index)
+        self._peer = outcome.peer
+        self._session = outcome.session
+        self._max_accepted = outcome.max_accepted
         self._exporter = _Exporter(outcome.master_secret, outcome.client_random + outcome.server_random)
         self._last_flight = outcome.last_flight
         self._repeat_until = now + REPEAT_LAST_FLIGHT_FOR if outcome.last_flight else now
         self._next_receive_seq = outcome.next_receive_seq
         self.last_received = now
         self._events.append(
-            HandshakeCompleted(cast("Connection", self), outcome.psk_identity, outcome.psk_key_index)
+            HandshakeCompleted(
+                cast("Connection", self), outcome.peer.psk_identity, outcome.peer.psk_key_index
+            )
         )
 
     def _deadline(self) -> float | None:

@@ -6,28 +6,64 @@ A ``ConfigError`` names the class, the field, the value and the range. Nothing h
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
+from sansdtls.credentials import ClientAuthentication, Credential
 from sansdtls.errors import ConfigError
-from sansdtls.iana import CipherSuite
+from sansdtls.iana import CertificateType, CipherSuite, NamedGroup, SignatureScheme
+from sansdtls.session import Session
+from sansdtls.wire.extensions import MAX_FRAGMENT_LENGTHS, MAX_HOST_NAME_LENGTH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 DEFAULT_CIPHER_SUITES = (
+    CipherSuite.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    CipherSuite.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+    CipherSuite.TLS_ECDHE_ECDSA_WITH_AES_128_CCM,
+    CipherSuite.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+    CipherSuite.TLS_ECDHE_ECDSA_WITH_AES_256_CCM,
+    CipherSuite.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+    CipherSuite.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+    CipherSuite.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+    CipherSuite.TLS_ECDHE_PSK_WITH_AES_128_GCM_SHA256,
+    CipherSuite.TLS_ECDHE_PSK_WITH_CHACHA20_POLY1305_SHA256,
+    CipherSuite.TLS_ECDHE_PSK_WITH_AES_128_CCM_SHA256,
+    CipherSuite.TLS_ECDHE_PSK_WITH_AES_256_GCM_SHA384,
     CipherSuite.TLS_PSK_WITH_AES_128_GCM_SHA256,
     CipherSuite.TLS_PSK_WITH_CHACHA20_POLY1305_SHA256,
     CipherSuite.TLS_PSK_WITH_AES_128_CCM,
     CipherSuite.TLS_PSK_WITH_AES_256_GCM_SHA384,
     CipherSuite.TLS_PSK_WITH_AES_256_CCM,
+    CipherSuite.TLS_ECDHE_ECDSA_WITH_AES_128_CCM_8,
+    CipherSuite.TLS_ECDHE_ECDSA_WITH_AES_256_CCM_8,
+    CipherSuite.TLS_ECDHE_PSK_WITH_AES_128_CCM_8_SHA256,
     CipherSuite.TLS_PSK_WITH_AES_128_CCM_8,
     CipherSuite.TLS_PSK_WITH_AES_256_CCM_8,
 )
-"""Best first. AEAD only (RFC 9325 §4.1); full 16-byte tags before 8-byte ones, because a forged DTLS
-record does not end the connection and so may be tried again; AES_128_CCM_8 is there because RFC 7925
-§4 makes it mandatory for PSK devices, many of which speak nothing else."""
+"""Best first; those for which there is no credential are passed over. AEAD only, forward secrecy first (RFC
+9325 §4.1); full 16-byte tags before 8-byte ones, because a forged DTLS record does not end the connection
+and so may be tried again; the AES_128_CCM_8 suites are there because RFC 7925 §4 makes them mandatory for
+devices, many of which speak nothing else."""
+
+DEFAULT_GROUPS = (NamedGroup.X25519, NamedGroup.SECP256R1, NamedGroup.SECP384R1)
+"""X25519 first because it is the fastest; secp256r1 is what RFC 7925 §4.4 makes mandatory."""
+
+DEFAULT_SIGNATURE_SCHEMES = (
+    SignatureScheme.ECDSA_SECP256R1_SHA256,
+    SignatureScheme.ED25519,
+    SignatureScheme.ECDSA_SECP384R1_SHA384,
+    SignatureScheme.RSA_PSS_RSAE_SHA256,
+    SignatureScheme.RSA_PSS_RSAE_SHA384,
+    SignatureScheme.RSA_PKCS1_SHA256,
+    SignatureScheme.RSA_PKCS1_SHA384,
+)
+"""No SHA-1, RFC 9325 §4.4."""
+
+
+_E = TypeVar("_E", bound=enum.IntEnum)
 
 
 def _in_range(low: float, high: float, unit: str) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
@@ -59,6 +95,16 @@ def _optional(
             check(instance, attribute, value)
 
     return check_unless_none
+
+
+def _instance_of(kind: type) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
+    def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if not isinstance(value, kind):
+            raise ConfigError(
+                f"{type(instance).__name__}.{attribute.name}: {kind.__name__} is needed, not {type(value).__name__}"
+            )
+
+    return check
 
 
 @attrs.frozen(kw_only=True)
@@ -148,22 +194,26 @@ class CookiePolicy:
     rotations."""
 
 
+@attrs.frozen(kw_only=True)
+class ResumptionPolicy:
+    """How a server lets clients go on from an earlier handshake. See ``handshake/resumption.py``."""
+
+    tickets: bool = attrs.field(default=True, validator=_instance_of(bool))
+    """Whether clients that ask for a ticket (RFC 5077) get one; the server keeps nothing for it."""
+    cache_size: int = attrs.field(default=1000, validator=_whole(0, 10_000_000, "sessions"))
+    """Sessions kept for clients that do not know tickets, under session IDs; the one used least recently
+    makes room. About 0.5 KiB each."""
+    lifetime: float = attrs.field(default=86_400.0, validator=_in_range(1, 604_800, "seconds"))
+    """After this a session is not resumed. The keys that seal tickets are replaced as often; RFC 9325 §3.4
+    asks for at most a week."""
+
+
 @enum.unique
 class ExtendedMasterSecret(enum.Enum):
     """Whether RFC 7627 is insisted on."""
 
     PREFERRED = "preferred"
     REQUIRED = "required"
-
-
-def _instance_of(kind: type) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
-    def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-        if not isinstance(value, kind):
-            raise ConfigError(
-                f"{type(instance).__name__}.{attribute.name}: {kind.__name__} is needed, not {type(value).__name__}"
-            )
-
-    return check
 
 
 def _extended_master_secret(value: ExtendedMasterSecret | str) -> ExtendedMasterSecret:
@@ -174,16 +224,51 @@ def _extended_master_secret(value: ExtendedMasterSecret | str) -> ExtendedMaster
         raise ConfigError(f"extended_master_secret: {value!r} is none of {choices}") from error
 
 
-def _cipher_suites(value: Iterable[CipherSuite]) -> tuple[CipherSuite, ...]:
+def _members(name: str, kind: type[_E], value: Iterable[_E]) -> tuple[_E, ...]:
     try:
-        suites = tuple(CipherSuite(suite) for suite in value)
+        members = tuple(kind(member) for member in value)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"cipher_suites: {error}") from error
-    if not suites:
-        raise ConfigError("cipher_suites: at least one is needed")
-    if len(set(suites)) != len(suites):
-        raise ConfigError("cipher_suites: a suite is named twice")
-    return suites
+        raise ConfigError(f"{name}: {error}") from error
+    if not members:
+        raise ConfigError(f"{name}: at least one is needed")
+    if len(set(members)) != len(members):
+        raise ConfigError(f"{name}: a {kind.__name__} is named twice")
+    return members
+
+
+def _cipher_suites(value: Iterable[CipherSuite]) -> tuple[CipherSuite, ...]:
+    return _members("cipher_suites", CipherSuite, value)
+
+
+def _groups(value: Iterable[NamedGroup]) -> tuple[NamedGroup, ...]:
+    return _members("groups", NamedGroup, value)
+
+
+def _signature_schemes(value: Iterable[SignatureScheme]) -> tuple[SignatureScheme, ...]:
+    return _members("signature_schemes", SignatureScheme, value)
+
+
+def _certificate_types(value: Iterable[CertificateType]) -> tuple[CertificateType, ...]:
+    value = tuple(value)
+    return _members("certificate types", CertificateType, value) if value else ()
+
+
+def _alpn_protocols(value: Iterable[bytes]) -> tuple[bytes, ...]:
+    names = tuple(value)
+    if not all(1 <= len(name) <= 255 for name in names):
+        raise ConfigError("alpn_protocols: each is 1 to 255 bytes")
+    return names
+
+
+def _server_name(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, str) or not value.isascii() or not 1 <= len(value) <= MAX_HOST_NAME_LENGTH:
+        raise ConfigError(f"{type(instance).__name__}.{attribute.name}: {value!r} is no ASCII host name")
+
+
+def _fragment_length(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value not in MAX_FRAGMENT_LENGTHS.values():
+        choices = ", ".join(str(length) for length in MAX_FRAGMENT_LENGTHS.values())
+        raise ConfigError(f"{type(instance).__name__}.{attribute.name}: {value!r} is none of {choices}")
 
 
 def _bytes_of_length(
@@ -218,6 +303,20 @@ class _CommonConfig:
         default=ExtendedMasterSecret.PREFERRED, converter=_extended_master_secret
     )
     """RFC 7627; ``REQUIRED`` refuses peers without it."""
+    groups: tuple[NamedGroup, ...] = attrs.field(default=DEFAULT_GROUPS, converter=_groups)
+    """Groups for ephemeral Diffie-Hellman, best first. The server's order decides."""
+    signature_schemes: tuple[SignatureScheme, ...] = attrs.field(
+        default=DEFAULT_SIGNATURE_SCHEMES, converter=_signature_schemes
+    )
+    """Signatures that are made and accepted, best first."""
+    alpn_protocols: tuple[bytes, ...] = attrs.field(default=(), converter=_alpn_protocols)
+    """Application protocols, RFC 7301, best first; the server's order decides. A server that has some refuses
+    clients that offer others only; none = the extension is neither sent nor answered."""
+    record_size_limit: int | None = attrs.field(
+        default=None, validator=_optional(_whole(64, 16_384, "bytes"))
+    )
+    """Largest plaintext of a protected record that is accepted, announced by RFC 8449; ``None`` = 2**14, and
+    not announced unless the peer announces its own. A peer's limit is obeyed in any case."""
     mtu: int = attrs.field(default=1232, validator=_whole(256, 65_507, "bytes"))
     """Largest UDP payload sent. 1232 passes every IPv6 link: 1280 less 40 for IPv6 and 8 for UDP."""
     retransmit: RetransmitPolicy = attrs.field(
@@ -232,14 +331,33 @@ class _CommonConfig:
 class ClientConfig(_CommonConfig):
     """Configuration of one client connection."""
 
-    psk_identity: bytes = attrs.field(validator=_bytes_of_length(0, MAX_IDENTITY_LENGTH, secret=False))
-    """The PSK identity, RFC 4279 §5.1. UTF-8 by convention, but any bytes are allowed."""
+    psk_identity: bytes | None = attrs.field(
+        default=None, validator=_optional(_bytes_of_length(0, MAX_IDENTITY_LENGTH, secret=False))
+    )
+    """The PSK identity, RFC 4279 §5.1. UTF-8 by convention, but any bytes are allowed. ``None`` = no PSK."""
     psk_key: bytes | None = attrs.field(
         default=None,
         repr=False,
         validator=_optional(_bytes_of_length(1, MAX_PSK_LENGTH, secret=True)),
     )
     """The key; ``None`` = asked for by a ``PskRequested`` event during the handshake."""
+    server_certificate_types: tuple[CertificateType, ...] = attrs.field(
+        default=(), converter=_certificate_types
+    )
+    """What the server may prove itself with besides a PSK, best first. Each is judged by the caller, who gets
+    ``PeerCertificateReceived`` or ``PeerRawKeyReceived``."""
+    credentials: tuple[Credential, ...] = attrs.field(default=(), converter=tuple)
+    """What to show a server that asks for a certificate or raw public key, best first."""
+    server_name: str | None = attrs.field(default=None, validator=_optional(_server_name))
+    """Name of the server, sent as SNI (RFC 6066 §3) and repeated in ``PeerCertificateReceived``."""
+    max_fragment_length: int | None = attrs.field(default=None, validator=_optional(_fragment_length))
+    """512, 1024, 2048 or 4096 bytes of plaintext per record asked of the server, RFC 6066 §4: for servers
+    that do not know ``record_size_limit``."""
+    session: Session | None = attrs.field(default=None, validator=_optional(_instance_of(Session)))
+    """A session to resume, from ``connection.session`` of an earlier connection. A server that does not
+    accept it makes a full handshake."""
+    request_ticket: bool = attrs.field(default=True, validator=_instance_of(bool))
+    """Whether to ask for a session ticket (4 bytes in the hello)."""
     require_renegotiation_info: bool = attrs.field(default=False, validator=_instance_of(bool))
     """Refuse servers that do not send renegotiation_info (RFC 5746 §4.1). Off because small servers
     often lack it and this client never renegotiates."""
@@ -249,6 +367,21 @@ class ClientConfig(_CommonConfig):
 class ServerConfig(_CommonConfig):
     """Configuration of a server, or of one server-side connection."""
 
+    psk: bool = attrs.field(default=True, validator=_instance_of(bool))
+    """Whether clients may use pre-shared keys."""
+    credentials: tuple[Credential, ...] = attrs.field(default=(), converter=tuple)
+    """Certificates and raw public keys to show to clients, best first, chosen among by server name, by
+    what the client can verify and by its preference of certificate types."""
+    client_authentication: ClientAuthentication = attrs.field(
+        default=ClientAuthentication.NONE, validator=_instance_of(ClientAuthentication)
+    )
+    """Whether clients that do not use a PSK are asked for a certificate or raw public key."""
+    client_certificate_types: tuple[CertificateType, ...] = attrs.field(
+        default=(CertificateType.X509,), converter=_certificate_types
+    )
+    """What clients may show, best first."""
+    client_certificate_authorities: tuple[bytes, ...] = attrs.field(default=(), converter=tuple)
+    """Distinguished names in DER, a hint for clients with several certificates; none = any."""
     psk_identity_hint: bytes | None = attrs.field(
         default=None, validator=_optional(_bytes_of_length(1, 128, secret=False))
     )
@@ -256,4 +389,8 @@ class ServerConfig(_CommonConfig):
     unknown_identity_key_length: int = attrs.field(default=16, validator=_whole(1, MAX_PSK_LENGTH, "bytes"))
     """Length of the random key that stands in for an unknown identity. Set it to the length your
     fleet uses: then even the arithmetic takes equally long."""
+    resumption: ResumptionPolicy | None = attrs.field(
+        default=ResumptionPolicy(), validator=_optional(_instance_of(ResumptionPolicy))
+    )
+    """``None`` = every handshake is a full one."""
     cookie: CookiePolicy = attrs.field(default=CookiePolicy(), validator=_instance_of(CookiePolicy))

@@ -7,6 +7,7 @@ bytes out.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sansdtls.association import Association, ConnectionState, Watcher
@@ -25,10 +26,18 @@ from sansdtls.wire.record import MAX_PLAINTEXT_LENGTH, RECORD_HEADER_LENGTH, rea
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
-    from sansdtls.association import Peer
     from sansdtls.config import ClientConfig, ServerConfig
-    from sansdtls.events import ConnectionOffered, Event, PskRequested
+    from sansdtls.events import (
+        ConnectionOffered,
+        Event,
+        PeerCertificateReceived,
+        PeerRawKeyReceived,
+        PskRequested,
+    )
+    from sansdtls.handshake.handshake import Handshake, Peer, Request
     from sansdtls.handshake.negotiation import Negotiated
+    from sansdtls.handshake.resumption import Sessions
+    from sansdtls.session import Session
     from sansdtls.statistics import ConnectionStatistics, ServerStatistics
 
 _RESERVED_LABELS = frozenset(
@@ -71,6 +80,7 @@ class Connection(Association):
         outbox: list[Outgoing],
         totals: ServerStatistics,
         watcher: Watcher,
+        sessions: Sessions | None,
         lapsed: bool,
     ) -> Connection:
         """For :class:`~sansdtls.Server`: the answer to an offer; where it has ``lapsed``, a closed connection."""
@@ -89,7 +99,9 @@ class Connection(Association):
             connection.terminate(HandshakeTimeout("ACCEPT"))
             watcher.wake(now)
             return connection
-        handshake = ServerHandshake12(connection, config, layer, connection._events, entropy, now, offer)
+        handshake = ServerHandshake12(
+            connection, config, layer, connection._events, entropy, now, offer, sessions
+        )
         connection._handshake = handshake
         try:
             handshake.start(now)
@@ -123,6 +135,11 @@ class Connection(Association):
     def peer(self) -> Peer | None:
         """Who was authenticated; ``None`` before the handshake is complete."""
         return self._peer
+
+    @property
+    def session(self) -> Session | None:
+        """Client: what can be resumed by another connection (``ClientConfig.session``), once connected."""
+        return self._session
 
     @property
     def statistics(self) -> ConnectionStatistics:
@@ -198,19 +215,57 @@ class Connection(Association):
         A client takes the first. Raises UsageError for anything else, and WrongState if the request was
         answered before. If the connection has ended meanwhile nothing happens.
         """
-        if request.connection is not self:
-            raise UsageError("this request belongs to another connection")
         keys = tuple(keys)
         if len(keys) > MAX_KEYS or not all(map(_is_key, keys)):
             raise UsageError(f"keys: at most {MAX_KEYS}, each of 1 to {MAX_PSK_LENGTH} bytes, are possible")
-        if self._state is ConnectionState.CLOSED:
+        handshake = self._asked_by(request)
+        if handshake is None:
             return self.take_events()
-        if self._handshake is None or not self._handshake.awaits(request):
-            raise WrongState("this request has been answered before")
         if not keys and self._layer.totals is not None:
             self._layer.totals.psk_unknown += 1
+        return self._answer(partial(handshake.provide_psk, keys, now), now)
+
+    def accept_peer(
+        self, request: PeerCertificateReceived | PeerRawKeyReceived, *, now: float
+    ) -> list[Event]:
+        """Answer a ``PeerCertificateReceived`` or ``PeerRawKeyReceived`` event: the peer is to be trusted.
+
+        Raises UsageError for a request of another connection, and WrongState if it was answered before. If
+        the connection has ended meanwhile nothing happens.
+        """
+        handshake = self._asked_by(request)
+        return (
+            self.take_events()
+            if handshake is None
+            else self._answer(partial(handshake.accept_peer, now), now)
+        )
+
+    def reject_peer(
+        self, request: PeerCertificateReceived | PeerRawKeyReceived, alert: AlertDescription, *, now: float
+    ) -> list[Event]:
+        """Answer as :meth:`accept_peer`, but with no; ``alert`` is all that the peer is told.
+
+        The connection ends with ``AuthenticationFailed``; where a session was to be resumed, a full
+        handshake follows instead.
+        """
+        handshake = self._asked_by(request)
+        if handshake is None:
+            return self.take_events()
+        return self._answer(partial(handshake.reject_peer, AlertDescription(alert), now), now)
+
+    def _asked_by(self, request: Request) -> Handshake | None:
+        """The handshake that waits for an answer to ``request``; ``None`` if the connection has ended."""
+        if request.connection is not self:
+            raise UsageError("this request belongs to another connection")
+        if self._state is ConnectionState.CLOSED:
+            return None
+        if self._handshake is None or not self._handshake.awaits(request):
+            raise WrongState("this request has been answered before")
+        return self._handshake
+
+    def _answer(self, answer: Callable[[], None], now: float) -> list[Event]:
         try:
-            self._handshake.provide_psk(keys, now)
+            answer()
             self._advance(now)
         except HandshakeFailure as failure:
             self.fail(failure)

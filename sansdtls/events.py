@@ -111,10 +111,16 @@ class PeerIncompatible:
 
 @enum.unique
 class AuthenticationProblem(enum.Enum):
-    """What the operator is told about a failed authentication. The peer sees decrypt_error for each."""
+    """What the operator is told about a failed authentication. The peer sees an alert that says less."""
 
     UNKNOWN_IDENTITY = "unknown_identity"
     WRONG_KEY = "wrong_key"
+    NO_CERTIFICATE = "no_certificate"
+    """The client showed none, and one is required."""
+    BAD_SIGNATURE = "bad_signature"
+    """The peer does not hold the private key of what it showed."""
+    PEER_REJECTED = "peer_rejected"
+    """The caller rejected the peer's certificate or raw public key."""
     BAD_FINISHED = "bad_finished"
     """The record authenticated but verify_data did not match: the peers saw different handshakes."""
 
@@ -203,6 +209,42 @@ class PskRequested:
     connection: Connection
     identity: bytes
     hint: bytes | None = None
+    resumption: bool = False
+    """Server: the identity wants to resume a session. If the keys given include the one that the session
+    was made with, it may; otherwise a full handshake follows."""
+
+
+@attrs.frozen(eq=False)
+class PeerCertificateReceived:
+    """The peer showed a certificate chain and proved that it holds the first one's key; whether to trust it is asked.
+
+    Answer with ``connection.accept_peer(request, now=...)`` or ``connection.reject_peer(request, alert,
+    now=...)``, now or later. ``sansdtls.pki`` checks chains.
+    """
+
+    connection: Connection
+    chain: tuple[bytes, ...] = attrs.field(repr=lambda chain: f"<{len(chain)} certificates>")
+    """DER, the peer's own certificate first."""
+    server_name: str | None
+    """On a client the name of the server as configured, which the certificate has to be for; on a server
+    the name that the client asked for."""
+    resumption: bool = False
+    """Server: the client wants to resume a session that was made with this chain. Rejected, it gets a full
+    handshake instead."""
+
+
+@attrs.frozen(eq=False)
+class PeerRawKeyReceived:
+    """The peer showed a raw public key (RFC 7250) and proved that it holds it; whether it is known is asked.
+
+    Answered like ``PeerCertificateReceived``.
+    """
+
+    connection: Connection
+    spki: bytes
+    """SubjectPublicKeyInfo in DER."""
+    server_name: str | None
+    resumption: bool = False
 
 
 @attrs.frozen(eq=False)
@@ -210,12 +252,13 @@ class HandshakeCompleted:
     """Both Finished messages are verified; data may flow.
 
     ``psk_identity`` is the authenticated identity (on a client its own) and ``psk_key_index`` which of
-    the keys given for it matched: 0 is the current, 1 the next.
+    the keys given for it matched: 0 is the current, 1 the next. Both are ``None`` without a PSK; then
+    ``connection.peer`` has what was shown and accepted, if anything.
     """
 
     connection: Connection
-    psk_identity: bytes
-    psk_key_index: int
+    psk_identity: bytes | None
+    psk_key_index: int | None
 
 
 @attrs.frozen(eq=False)
@@ -264,6 +307,8 @@ class ConnectionTerminated:
 Event = (
     ConnectionOffered
     | PskRequested
+    | PeerCertificateReceived
+    | PeerRawKeyReceived
     | HandshakeCompleted
     | DataReceived
     | AlertReceived

@@ -38,6 +38,7 @@ from sansdtls.events import (
     SecretDerived,
 )
 from sansdtls.handshake.failure import HandshakeFailure, violation
+from sansdtls.handshake.resumption import Sessions
 from sansdtls.hello import (
     Answer,
     HelloReassembly,
@@ -77,6 +78,7 @@ class Server:
         self._limits = config.limits
         self._entropy = entropy
         self._now = now
+        self._sessions = _sessions(config, entropy, now)
         self._verifier = HelloVerifier(config.cookie, self.statistics, entropy, now)
         self._routes: dict[Hashable, Route] = {}
         self._established: OrderedDict[Member, None] = OrderedDict()  # least recently used first
@@ -159,6 +161,7 @@ class Server:
             outbox=self._outbox,
             totals=self.statistics,
             watcher=member,
+            sessions=self._sessions,
             lapsed=lapsed,
         )
         self._schedule(member)
@@ -171,6 +174,15 @@ class Server:
             self._drop_route(route)
         self.statistics.offers_refused += 1
         count(self.statistics.records_discarded, DiscardReason.REFUSED)
+
+    def replace_config(self, config: ServerConfig, *, now: float) -> None:
+        """Use ``config`` for the handshakes that begin from now on; what is under way or established stays.
+
+        The cookie's policy cannot be replaced, nor what bounds this object, ``limits``: they stay as they are.
+        """
+        if config.resumption != self._config.resumption:
+            self._sessions = _sessions(config, self._entropy, now)
+        self._config = config
 
     # --- records ------------------------------------------------------------------------------------
 
@@ -451,3 +463,7 @@ class Server:
     def _take_events(self) -> list[Event]:
         events, self._events = self._events, []
         return events
+
+
+def _sessions(config: ServerConfig, entropy: Callable[[int], bytes], now: float) -> Sessions | None:
+    return None if config.resumption is None else Sessions(config.resumption, entropy, now)

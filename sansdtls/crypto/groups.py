@@ -96,10 +96,9 @@ class EphemeralKey:
         private = self._private
         try:
             if isinstance(private, x25519.X25519PrivateKey):
-                if len(peer_public) != _X25519_LENGTH:
-                    raise BadPublicKey(f"{self.group.name}: a public key of {len(peer_public)} bytes")
                 # RFC 8422 §5.11: "With X25519 and X448, a receiving party MUST check whether the computed
-                # premaster secret is the all-zero value and abort the handshake if so": a ValueError here.
+                # premaster secret is the all-zero value and abort the handshake if so": a ValueError here,
+                # as is a key of another length than 32.
                 return private.exchange(x25519.X25519PublicKey.from_public_bytes(peer_public))
             curve, length, _ = _CURVES[self.group]
             if len(peer_public) != 1 + 2 * length or peer_public[0] != _UNCOMPRESSED:

@@ -36,10 +36,18 @@ def digest(algorithm: hashes.HashAlgorithm, data: bytes) -> bytes:
     return context.finalize()
 
 
-def psk_premaster_secret(psk: bytes) -> bytes:
-    """RFC 4279 §2: as many zero bytes as the key has, then the key, each with its length in front."""
-    length = len(psk).to_bytes(2)
-    return length + bytes(len(psk)) + length + psk
+def sha256(data: bytes) -> bytes:
+    """The SHA-256 hash of ``data``."""
+    return digest(hashes.SHA256(), data)
+
+
+def psk_premaster_secret(psk: bytes, shared_secret: bytes | None = None) -> bytes:
+    """The other secret, then the key, each with its length in front.
+
+    The other secret is that of ECDHE (RFC 5489 §2), or as many zero bytes as the key has (RFC 4279 §2).
+    """
+    other = bytes(len(psk)) if shared_secret is None else shared_secret
+    return len(other).to_bytes(2) + other + len(psk).to_bytes(2) + psk
 
 
 def hmac_sha256(key: bytes, data: bytes) -> bytes:

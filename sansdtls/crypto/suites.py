@@ -155,3 +155,8 @@ SUITES = {
         _chacha20(CipherSuite.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256, KeyExchange.ECDHE_RSA),
     )
 }
+
+
+def new_ticket_aead(key: bytes) -> Aead:
+    """AES-256-GCM, for what a server seals for itself."""
+    return AESGCM(key)

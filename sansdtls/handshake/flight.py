@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sansdtls.iana import ContentType
 from sansdtls.wire.handshake import HANDSHAKE_HEADER_LENGTH, encode_fragment
+from sansdtls.wire.record import MAX_PLAINTEXT_LENGTH
 
 if TYPE_CHECKING:
     from sansdtls.record.epochs import WriteEpoch
@@ -30,8 +31,10 @@ class FlightPart(NamedTuple):
     message: HandshakeMessage | None
 
 
-def pack_flight(parts: list[FlightPart], size: int) -> list[bytes]:
+def pack_flight(parts: list[FlightPart], size: int, max_plaintext: int = MAX_PLAINTEXT_LENGTH) -> list[bytes]:
     """The flight as datagrams of at most ``size`` bytes, each filled before the next begins.
+
+    ``max_plaintext`` is what the peer takes in one record.
 
     One message per record: small stacks are known not to look for a second one. ChangeCipherSpec goes
     with the message after it into one datagram wherever both fit one, so that neither is of no use alone.
@@ -53,7 +56,7 @@ def pack_flight(parts: list[FlightPart], size: int) -> list[bytes]:
             continue
         offset = 0
         while True:
-            room = size - len(current) - epoch.overhead - HANDSHAKE_HEADER_LENGTH
+            room = min(size - len(current) - epoch.overhead, max_plaintext) - HANDSHAKE_HEADER_LENGTH
             remaining = len(message.body) - offset
             if room < min(remaining, _MINIMUM_PIECE):
                 datagrams.append(current)

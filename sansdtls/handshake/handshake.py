@@ -37,6 +37,9 @@ from sansdtls.events import (
     DiscardReason,
     HandshakeTimeout,
     KeysExhausted,
+    PeerCertificateReceived,
+    PeerRawKeyReceived,
+    PskRequested,
     SecretDerived,
 )
 from sansdtls.handshake.failure import HandshakeFailure, violation
@@ -46,17 +49,19 @@ from sansdtls.handshake.reassembly import Reassembler
 from sansdtls.handshake.timer import RetransmitTimer
 from sansdtls.iana import AlertDescription, ContentType, HandshakeType, ProtocolVersion
 from sansdtls.wire.handshake import HandshakeMessage, decode_fragments_untrusted, encode_message
+from sansdtls.wire.record import MAX_PLAINTEXT_LENGTH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sansdtls.config import ClientConfig, ServerConfig
     from sansdtls.connection import Connection
-    from sansdtls.events import Cause, Event, PskRequested
+    from sansdtls.events import Cause, Event
     from sansdtls.handshake.keys import EpochKeys, HandshakeParameters, KeyCandidate
     from sansdtls.handshake.negotiation import Negotiated
     from sansdtls.record.epochs import WriteEpoch
     from sansdtls.record.layer import RecordLayer
+    from sansdtls.session import Session
     from sansdtls.wire.handshake import Fragment
     from sansdtls.wire.record import Record
 
@@ -71,22 +76,53 @@ class State(enum.Enum):
     """What a handshake waits for, in protocol order."""
 
     AWAIT_SERVER_HELLO = enum.auto()
+    AWAIT_SERVER_CERTIFICATE = enum.auto()
     AWAIT_SERVER_KEY_EXCHANGE = enum.auto()
+    AWAIT_IDENTITY_HINT = enum.auto()
+    """ServerKeyExchange of plain PSK, which may be left out."""
+    AWAIT_CERTIFICATE_REQUEST = enum.auto()
+    """Which may be left out."""
     AWAIT_SERVER_HELLO_DONE = enum.auto()
+    AWAIT_CLIENT_CERTIFICATE = enum.auto()
     AWAIT_CLIENT_KEY_EXCHANGE = enum.auto()
+    AWAIT_CERTIFICATE_VERIFY = enum.auto()
     AWAIT_PSK = enum.auto()
+    """The caller's answer to ``PskRequested``."""
+    AWAIT_ACCEPTANCE = enum.auto()
+    """The caller's answer to ``PeerCertificateReceived`` or ``PeerRawKeyReceived``."""
+    AWAIT_SESSION_TICKET = enum.auto()
     AWAIT_CHANGE_CIPHER_SPEC = enum.auto()
     AWAIT_FINISHED = enum.auto()
     DONE = enum.auto()
 
 
+WAITING_FOR_CALLER = frozenset((State.AWAIT_PSK, State.AWAIT_ACCEPTANCE))
+"""States in which nothing is processed: an event waits for its answer."""
+
+Request = PskRequested | PeerCertificateReceived | PeerRawKeyReceived
+"""The events that a handshake waits to have answered."""
+
+
 @attrs.frozen
+class Peer:
+    """Who is at the other end, as far as the handshake proved it. All ``None``: a client that showed nothing."""
+
+    psk_identity: bytes | None = None
+    """The identity the key belongs to: the client's, on both sides."""
+    psk_key_index: int | None = None
+    """Which of the identity's keys matched: 0 is the current one, 1 the next."""
+    certificate_chain: tuple[bytes, ...] | None = attrs.field(default=None, repr=False)
+    """DER, the peer's own certificate first; the caller has accepted it."""
+    raw_public_key: bytes | None = attrs.field(default=None, repr=False)
+    """SubjectPublicKeyInfo in DER; the caller has accepted it."""
+
+
+@attrs.frozen(kw_only=True)
 class Outcome:
     """A handshake that succeeded: all that the connection keeps of it."""
 
     negotiated: Negotiated
-    psk_identity: bytes
-    psk_key_index: int
+    peer: Peer
     master_secret: bytes = attrs.field(repr=False)
     client_random: bytes
     server_random: bytes
@@ -94,6 +130,12 @@ class Outcome:
     last_flight: list[FlightPart]
     """To be repeated whenever the peer repeats its own; empty if the peer had the last word."""
     next_receive_seq: int
+    max_plaintext: int
+    """Bytes that the peer takes in one record."""
+    max_accepted: int
+    """Bytes that we take in one record."""
+    session: Session | None
+    """Client: what can be resumed later."""
 
 
 class Handshake(abc.ABC):
@@ -103,6 +145,8 @@ class Handshake(abc.ABC):
     """The only place that says which message is legal in which state, and what handles it."""
     OUR_LABEL: ClassVar[bytes]
     PEER_LABEL: ClassVar[bytes]
+    CHANGE_CIPHER_SPEC_MAY_COME: ClassVar[frozenset[State]]
+    """States before AWAIT_CHANGE_CIPHER_SPEC in which a reordering path may deliver it already."""
 
     def __init__(
         self,
@@ -139,7 +183,9 @@ class Handshake(abc.ABC):
         self._candidates: list[KeyCandidate] = []
         self._chosen: KeyCandidate | None = None
         self._change_cipher_spec_seen = False
-        self._request: PskRequested | None = None
+        self._request: Request | None = None
+        self._max_plaintext = MAX_PLAINTEXT_LENGTH
+        self._parameters: HandshakeParameters  # set when the keys can be derived
         self._noted_alert: Cause | None = None
         self._undecryptable_periods = 0
         self._last_undecryptable_period = -1
@@ -151,9 +197,17 @@ class Handshake(abc.ABC):
     def provide_psk(self, keys: Sequence[bytes], now: float) -> None:
         """The answer to the request that was emitted; validated by the connection."""
 
-    def awaits(self, request: PskRequested) -> bool:
+    @abc.abstractmethod
+    def accept_peer(self, now: float) -> None:
+        """The answer to the request that was emitted: go on."""
+
+    def reject_peer(self, alert: AlertDescription, now: float) -> None:
+        """The answer to the request that was emitted: end, saying ``alert``."""
+        raise HandshakeFailure(alert, AuthenticationFailed(AuthenticationProblem.PEER_REJECTED))
+
+    def awaits(self, request: Request) -> bool:
         """Whether ``request`` is the one that waits for an answer."""
-        return self.state is State.AWAIT_PSK and request is self._request
+        return self.state in WAITING_FOR_CALLER and request is self._request
 
     def receive_plaintext(self, plaintext: bytes, epoch: int, now: float) -> None:
         """The content of a handshake record. Raises HandshakeFailure."""
@@ -169,7 +223,7 @@ class Handshake(abc.ABC):
 
     def receive_change_cipher_spec(self, body: bytes) -> None:
         """RFC 5246 §7.1. It has no message_seq, so on a reordering path it may come before its turn."""
-        if self.state in (State.AWAIT_CLIENT_KEY_EXCHANGE, State.AWAIT_PSK, State.AWAIT_CHANGE_CIPHER_SPEC):
+        if self.state is State.AWAIT_CHANGE_CIPHER_SPEC or self.state in self.CHANGE_CIPHER_SPEC_MAY_COME:
             if len(body) != 1:
                 raise violation(
                     AlertDescription.DECODE_ERROR, f"ChangeCipherSpec: {len(body)} bytes instead of 1"
@@ -271,7 +325,7 @@ class Handshake(abc.ABC):
         self._process_messages(now)
 
     def _process_messages(self, now: float) -> None:
-        while self.state is not State.AWAIT_PSK and (message := self._reassembler.pop()) is not None:
+        while self.state not in WAITING_FOR_CALLER and (message := self._reassembler.pop()) is not None:
             self._noted_alert = None  # the peer is alive and going on
             handler = self.EXPECTED.get(self.state, {}).get(message.message_type)
             if handler is None:
@@ -283,6 +337,20 @@ class Handshake(abc.ABC):
                 handler(self, message, now)
             except DecodeError as error:
                 raise violation(error.description, error.rule) from None
+
+    def _ask(self, request: Request) -> None:
+        """Emit ``request`` and wait for its answer. The peer has nothing to repeat meanwhile."""
+        self.state = State.AWAIT_PSK if isinstance(request, PskRequested) else State.AWAIT_ACCEPTANCE
+        self.timer.pause()
+        self._request = request
+        self._events.append(request)
+
+    def _await_change_cipher_spec(self, now: float) -> None:
+        """All messages before it are there; it may have come already."""
+        self.state = State.AWAIT_CHANGE_CIPHER_SPEC
+        if self._change_cipher_spec_seen:
+            self._change_read_epoch()
+        self._process_messages(now)
 
     def _message(self, message_type: HandshakeType, body: bytes) -> HandshakeMessage:
         """The next message to send; it enters the transcript."""
@@ -302,7 +370,7 @@ class Handshake(abc.ABC):
 
     def _answer_repeat(self, now: float) -> None:
         """RFC 6347 §4.2.4: a repeated flight of the peer means that ours was lost."""
-        if self.state is not State.AWAIT_PSK and self.timer.may_answer_repeat(now):
+        if self.state not in WAITING_FOR_CALLER and self.timer.may_answer_repeat(now):
             self._layer.count_retransmission()
             self._transmit()
             self.timer.restart(now)
@@ -310,7 +378,7 @@ class Handshake(abc.ABC):
     def _transmit(self) -> None:
         if any(part.epoch.remaining < len(self._flight) for part in self._flight):
             raise HandshakeFailure(None, KeysExhausted("seal"))
-        self._layer.send_datagrams(pack_flight(self._flight, self._datagram_size))
+        self._layer.send_datagrams(pack_flight(self._flight, self._datagram_size, self._max_plaintext))
 
     # --- keys ---------------------------------------------------------------------------------------
 
@@ -340,28 +408,37 @@ class Handshake(abc.ABC):
         # RFC 7925 §4: decrypt_error, and not unknown_psk_identity, which would let identities be probed
         return HandshakeFailure(AlertDescription.DECRYPT_ERROR, AuthenticationFailed(problem))
 
-    def _finished(self, keys: EpochKeys, parameters: HandshakeParameters) -> HandshakeMessage:
-        """Our Finished."""
-        return self._message(
+    def _send_finished(
+        self, messages: list[HandshakeMessage], key: KeyCandidate, now: float
+    ) -> list[FlightPart]:
+        """Send ``messages``, ChangeCipherSpec and Finished, and write in epoch 1 from now on."""
+        keys = key.keys
+        finished = self._message(
             HandshakeType.FINISHED,
-            verify_data(parameters.suite, keys.master_secret, self.OUR_LABEL, self._transcript),
+            verify_data(self._parameters.suite, keys.master_secret, self.OUR_LABEL, self._transcript),
         )
+        self._layer.write = keys.write
+        flight = [FlightPart(self._epoch_0, message) for message in messages]
+        flight += [FlightPart(self._epoch_0, None), FlightPart(keys.write, finished)]
+        self._send_flight(flight, now)
+        return flight
 
-    def _verify_finished(self, message: HandshakeMessage, parameters: HandshakeParameters) -> KeyCandidate:
+    def _verify_finished(self, message: HandshakeMessage) -> KeyCandidate:
         """Check the peer's Finished; the candidate it was made with, or HandshakeFailure."""
         if len(message.body) != VERIFY_DATA_LENGTH:
             raise DecodeError(f"Finished: {len(message.body)} bytes instead of {VERIFY_DATA_LENGTH}")
         chosen = self._chosen
         if chosen is None:  # a record of epoch 1 was opened, so there is one; never go on without
             raise violation(AlertDescription.INTERNAL_ERROR, "Finished without keys")
-        expected = verify_data(parameters.suite, chosen.keys.master_secret, self.PEER_LABEL, self._transcript)
+        expected = verify_data(
+            self._parameters.suite, chosen.keys.master_secret, self.PEER_LABEL, self._transcript
+        )
         if not equal(expected, message.body):
             raise self._authentication_failure(AuthenticationProblem.BAD_FINISHED)
         self._transcript += encode_message(message)
         return chosen
 
-    def _log_secret(self, parameters: HandshakeParameters, keys: EpochKeys) -> None:
+    def _log_secret(self, keys: EpochKeys) -> None:
         if self._config.log_secrets:
-            self._events.append(
-                SecretDerived(self._owner, "CLIENT_RANDOM", parameters.client_random, keys.master_secret)
-            )
+            random = self._parameters.client_random
+            self._events.append(SecretDerived(self._owner, "CLIENT_RANDOM", random, keys.master_secret))

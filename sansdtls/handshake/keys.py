@@ -1,4 +1,4 @@
-"""From a pre-shared key to the keys of an epoch, RFC 5246 §6.3 and §8.1, RFC 7627 §4."""
+"""From a premaster secret to the keys of an epoch, RFC 5246 §6.3 and §8.1, RFC 7627 §4."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from sansdtls.crypto.prf import MASTER_SECRET_LENGTH, VERIFY_DATA_LENGTH, digest, prf, psk_premaster_secret
+from sansdtls.crypto.prf import MASTER_SECRET_LENGTH, VERIFY_DATA_LENGTH, digest, prf
 from sansdtls.record.epochs import ReadEpoch, WriteEpoch
 from sansdtls.record.protection import make_protection
 
@@ -23,29 +23,33 @@ class HandshakeParameters:
     client_random: bytes
     server_random: bytes
     session_hash: bytes | None
-    """Hash of the transcript up to ClientKeyExchange, RFC 7627 §3; ``None`` without the extension."""
+    """Hash of the transcript up to ClientKeyExchange, RFC 7627 §3; ``None`` without the extension, and in a
+    resumed handshake, which derives no master secret."""
     is_client: bool
     limits: Limits
 
 
 @attrs.frozen
 class EpochKeys:
-    """What one PSK leads to."""
+    """What one premaster secret leads to."""
 
     master_secret: bytes = attrs.field(repr=False)
     read: ReadEpoch
     write: WriteEpoch
 
 
-def derive_epoch_keys(parameters: HandshakeParameters, psk: bytes) -> EpochKeys:
-    """The master secret and both directions of epoch 1."""
-    suite, limits = parameters.suite, parameters.limits
-    premaster = psk_premaster_secret(psk)
+def derive_master_secret(parameters: HandshakeParameters, premaster: bytes) -> bytes:
+    """RFC 7627 §4, or RFC 5246 §8.1 without the extension."""
     if parameters.session_hash is not None:
         label, seed = b"extended master secret", parameters.session_hash
     else:
         label, seed = b"master secret", parameters.client_random + parameters.server_random
-    master_secret = prf(suite.prf_hash, premaster, label, seed, MASTER_SECRET_LENGTH)
+    return prf(parameters.suite.prf_hash, premaster, label, seed, MASTER_SECRET_LENGTH)
+
+
+def derive_epoch_keys(parameters: HandshakeParameters, master_secret: bytes) -> EpochKeys:
+    """Both directions of epoch 1."""
+    suite, limits = parameters.suite, parameters.limits
     key_block = prf(
         suite.prf_hash,
         master_secret,
@@ -79,16 +83,28 @@ DECOY = -1
 
 
 class KeyCandidate:
-    """A key that the peer may hold. Its epoch keys are derived when first needed, and then kept.
+    """A secret that the peer may hold. Its epoch keys are derived when first needed, and then kept.
 
-    ``index`` is the key's place in the answer to ``PskRequested``, or ``DECOY``.
+    ``index`` is the key's place in the answer to ``PskRequested``, or ``DECOY``; 0 where there is only one
+    candidate. ``psk`` is the key itself, where it is one. The secret is the premaster secret of a full
+    handshake or the master secret of a resumed session.
     """
 
-    __slots__ = ("_keys", "_parameters", "_psk", "index")
+    __slots__ = ("_keys", "_master_secret", "_parameters", "_premaster", "index", "psk")
 
-    def __init__(self, index: int, psk: bytes, parameters: HandshakeParameters) -> None:
+    def __init__(
+        self,
+        index: int,
+        parameters: HandshakeParameters,
+        *,
+        premaster: bytes = b"",
+        master_secret: bytes | None = None,
+        psk: bytes | None = None,
+    ) -> None:
         self.index = index
-        self._psk = psk
+        self.psk = psk
+        self._premaster = premaster
+        self._master_secret = master_secret
         self._parameters = parameters
         self._keys: EpochKeys | None = None
 
@@ -96,7 +112,8 @@ class KeyCandidate:
     def keys(self) -> EpochKeys:
         """Master secret and epochs under this key."""
         if self._keys is None:
-            self._keys = derive_epoch_keys(self._parameters, self._psk)
+            master_secret = self._master_secret or derive_master_secret(self._parameters, self._premaster)
+            self._keys = derive_epoch_keys(self._parameters, master_secret)
         return self._keys
 
 
