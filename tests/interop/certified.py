@@ -74,12 +74,18 @@ class CertifiedStack(abc.ABC):
     name: str
     suites: ClassVar[Sequence[CipherSuite]]
     groups: ClassVar[Sequence[NamedGroup]] = ()
-    """Those that it can be told to use alone."""
     schemes: ClassVar[Sequence[SignatureScheme]] = ()
-    """The same for signatures, both sides' at once."""
+    """Signatures, both sides' at once."""
     kinds: ClassVar[Sequence[str]] = ()
     """Kinds of keys with which client and server authenticate each other."""
     takes_suite: ClassVar[bool] = True
+    """Whether it can be told a suite; else our side offers but one."""
+    takes_group: ClassVar[bool] = True
+    """The same of groups."""
+    server_schemes: ClassVar[Sequence[SignatureScheme] | None] = None
+    """Those of a server, where a client has more."""
+    server_kinds: ClassVar[Sequence[str] | None] = None
+    """The same of kinds of keys."""
     types_hello: ClassVar[bool] = False
     """Whether the client sends what is typed, rather than its hello on its own account."""
     types_answer: ClassVar[bool] = False
@@ -111,6 +117,11 @@ class OpenSsl(CertifiedStack):
     groups: ClassVar = ALL_GROUPS
     schemes: ClassVar = tuple(KIND_OF_SCHEME)
     kinds: ClassVar = ("p256", "p384", "ed25519", "rsa")
+    # Its servers look for TLS 1.2 before they use Ed25519, and so not for DTLS 1.2.
+    server_schemes: ClassVar = tuple(
+        scheme for scheme in KIND_OF_SCHEME if scheme is not SignatureScheme.ED25519
+    )
+    server_kinds: ClassVar = ("p256", "p384", "rsa")
     types_hello = True
     types_answer = True
     group_names: ClassVar = {
@@ -175,7 +186,8 @@ class GnuTls(CertifiedStack):
     scheme_names: ClassVar = {
         SignatureScheme.ECDSA_SECP256R1_SHA256: "ECDSA-SHA256",
         SignatureScheme.ECDSA_SECP384R1_SHA384: "ECDSA-SHA384",
-        SignatureScheme.ED25519: "EDDSA-ED25519",
+        # With Ed25519 alone a server would ask for certificates of no type at all, against RFC 5246 §7.4.4.
+        SignatureScheme.ED25519: "EDDSA-ED25519:+SIGN-ECDSA-SHA512",
         SignatureScheme.RSA_PSS_RSAE_SHA256: "RSA-PSS-RSAE-SHA256",
         SignatureScheme.RSA_PSS_RSAE_SHA384: "RSA-PSS-RSAE-SHA384",
         SignatureScheme.RSA_PKCS1_SHA256: "RSA-SHA256",
@@ -318,8 +330,8 @@ class Pion(CertifiedStack):
         CipherSuite.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
     )
     groups: ClassVar = ALL_GROUPS
+    takes_group = False
     kinds: ClassVar = ("p256", "ed25519", "rsa")
-
     go: ClassVar = "/usr/bin/go"
     library: ClassVar = "/usr/share/gocode/src/github.com/pion/dtls/v2"
 
@@ -329,10 +341,9 @@ class Pion(CertifiedStack):
 
     def _command(self, role: str, terms: Terms) -> list[str]:
         suite = hex(terms.suite) if terms.suite is not None else "-"
-        group = hex(terms.group) if terms.group is not None else "-"
         own = [terms.own.file(".pem"), terms.own.file(".key")] if terms.own is not None else ["-", "-"]
         authority = terms.trusts.file(".ca.pem") if terms.trusts is not None else "-"
-        return [str(compiled_go()), role, str(terms.port), suite, group, *own, authority]
+        return [str(compiled_go()), role, str(terms.port), suite, *own, authority]
 
     def client(self, terms: Terms) -> list[str]:
         return self._command("client", terms)

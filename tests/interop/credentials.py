@@ -78,8 +78,16 @@ class Credential:
         return RawPublicKeyCredential(self._key())
 
 
-def make(directory: Path, kind: str, *, authority: str = "authority") -> dict[str, Credential]:
-    """A ``server`` and a ``client`` with keys of one kind, of one new authority."""
+@attrs.frozen
+class Pair:
+    """Two of one authority."""
+
+    server: Credential
+    client: Credential
+
+
+def make(directory: Path, kind: str, *, authority: str = "authority") -> Pair:
+    """A server and a client with keys of one kind, of one new authority."""
     ca_key = KEYS[kind]()
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{kind} {authority}")])
     ca = _certificate(ca_key, ca_name, ca_key, ca_name, is_authority=True)
@@ -99,7 +107,7 @@ def make(directory: Path, kind: str, *, authority: str = "authority") -> dict[st
         stem.with_suffix(".pub").write_bytes(public)
         stem.with_suffix(".key").write_bytes(private)
         made[role] = Credential(stem)
-    return made
+    return Pair(**made)
 
 
 def _certificate(ca_key, issuer, key, subject, *, is_authority: bool) -> x509.Certificate:
@@ -119,7 +127,8 @@ def _certificate(ca_key, issuer, key, subject, *, is_authority: bool) -> x509.Ce
             x509.KeyUsage(
                 digital_signature=not is_authority,
                 content_commitment=False,
-                key_encipherment=False,
+                # NSS asks for it, though only key exchange by RSA would need it.
+                key_encipherment=isinstance(key, rsa.RSAPrivateKey),
                 data_encipherment=False,
                 key_agreement=False,
                 key_cert_sign=is_authority,

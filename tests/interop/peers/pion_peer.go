@@ -1,4 +1,4 @@
-// A pion/dtls 2 peer with certificates: (client|server) port suite group certificate key authority.
+// A pion/dtls 2 peer with certificates: (client|server) port suite certificate key authority.
 // A "-" stands for what it has not, or leaves to the library: without an authority, it takes any certificate,
 // and as a server it asks for none.
 package main
@@ -13,20 +13,16 @@ import (
 	"time"
 
 	"github.com/pion/dtls/v2"
-	"github.com/pion/dtls/v2/pkg/crypto/elliptic"
 )
 
 func main() {
-	role, certificate, key, authority := os.Args[1], os.Args[5], os.Args[6], os.Args[7]
+	role, certificate, key, authority := os.Args[1], os.Args[4], os.Args[5], os.Args[6]
 	config := &dtls.Config{
 		ExtendedMasterSecret: dtls.RequireExtendedMasterSecret,
 		ServerName:           "localhost",
 	}
 	if os.Args[3] != "-" {
 		config.CipherSuites = []dtls.CipherSuiteID{dtls.CipherSuiteID(number(os.Args[3]))}
-	}
-	if os.Args[4] != "-" {
-		config.EllipticCurves = []elliptic.Curve{elliptic.Curve(number(os.Args[4]))}
 	}
 	if certificate != "-" {
 		pair, err := tls.LoadX509KeyPair(certificate, key)
