@@ -65,8 +65,9 @@ class PeerProcess:
         self, command: Sequence[str], *, directory: Path, name: str, environment: Mapping[str, str] = {}
     ) -> None:
         self.command = list(command)
-        self._log = directory / f"{name}.log"
-        with self._log.open("wb") as log:
+        number = len(list(directory.glob(f"{name}*.log"))) + 1
+        self._log = directory / f"{name}{number}.log"
+        with self._log.open("xb") as log:
             self._process = subprocess.Popen(
                 self.command,
                 stdin=subprocess.PIPE,
