@@ -9,7 +9,6 @@ from __future__ import annotations
 import abc
 import functools
 import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import attrs
@@ -20,6 +19,7 @@ from tests.interop.stacks import BUILD, PEERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from tests.interop.credentials import Credential
 

@@ -6,7 +6,7 @@ check the whole chain.
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import ipaddress
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,6 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
     PublicFormat,
-    load_pem_private_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
@@ -36,7 +35,7 @@ KEYS: dict[str, Callable[[], ec.EllipticCurvePrivateKey | ed25519.Ed25519Private
     "ed25519": ed25519.Ed25519PrivateKey.generate,
     "rsa": lambda: rsa.generate_private_key(65537, 2048),
 }
-YEAR = datetime.timedelta(days=365)
+YEAR = dt.timedelta(days=365)
 
 
 @attrs.frozen
@@ -111,7 +110,7 @@ def make(directory: Path, kind: str, *, authority: str = "authority") -> Pair:
 
 
 def _certificate(ca_key, issuer, key, subject, *, is_authority: bool) -> x509.Certificate:
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     builder = (
         x509.CertificateBuilder()
         .issuer_name(issuer)
@@ -122,7 +121,9 @@ def _certificate(ca_key, issuer, key, subject, *, is_authority: bool) -> x509.Ce
         .not_valid_after(now + YEAR)
         .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False
+        )
         .add_extension(
             x509.KeyUsage(
                 digital_signature=not is_authority,

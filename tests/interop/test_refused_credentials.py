@@ -147,7 +147,10 @@ def test_their_client_without_a_certificate_is_nobody_where_one_is_only_wanted(
     ids=["openssl", "gnutls"],
 )
 def test_our_server_hears_why_their_client_does_not_trust_it(
-    certified_meeting: CertifiedMeeting, pairs: dict[str, Pair], stack: CertifiedStack, alert: AlertDescription
+    certified_meeting: CertifiedMeeting,
+    pairs: dict[str, Pair],
+    stack: CertifiedStack,
+    alert: AlertDescription,
 ):
     config = ServerConfig(credentials=(pairs["stranger"].server.ours(),), retransmit=SOON)
     server = certified_meeting.our_server(config)
