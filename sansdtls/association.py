@@ -24,7 +24,7 @@ from sansdtls.events import (
     PeerClose,
 )
 from sansdtls.handshake.failure import HandshakeFailure, violation
-from sansdtls.handshake.flight import pack_flight
+from sansdtls.handshake.flight import MINIMUM_DATAGRAM_SIZE, pack_flight
 from sansdtls.iana import AlertDescription, AlertLevel, ContentType, HandshakeType, ProtocolVersion
 from sansdtls.wire.handshake import decode_fragments_untrusted
 from sansdtls.wire.record import MAX_PLAINTEXT_LENGTH, MAX_SEQUENCE_NUMBER, decode_alert_untrusted
@@ -105,6 +105,7 @@ class Association:
         "_next_receive_seq",
         "_peer",
         "_repeat_until",
+        "_repeats",
         "_session",
         "_state",
         "_watcher",
@@ -129,6 +130,7 @@ class Association:
         self._exporter: _Exporter | None = None
         self._last_flight: list[FlightPart] = []
         self._repeat_until = now
+        self._repeats = 0
         self._next_receive_seq = 0
         self.last_received = now
         """When something authentic last arrived (or the connection began), in seconds."""
@@ -148,12 +150,13 @@ class Association:
         try:
             if epoch == read.epoch and read.protected:
                 return self._receive_protected(record, now)
-            if epoch == read.epoch:
-                return self._receive_plaintext(record, now)
             handshake = self._handshake
-            if handshake is None or epoch != read.epoch + 1:
+            if handshake is None or epoch not in (read.epoch, read.epoch + 1):
                 layer.discard(DiscardReason.OLD_EPOCH if epoch < read.epoch else DiscardReason.UNKNOWN_EPOCH)
                 return False
+            if epoch == read.epoch:
+                self._receive_plaintext(record, handshake, now)
+                return True
             plaintext = handshake.open_next_epoch(record)
             if plaintext is None:
                 return False
@@ -206,17 +209,15 @@ class Association:
         else:
             self._layer.discard(DiscardReason.UNEXPECTED_CHANGE_CIPHER_SPEC)
 
-    def _receive_plaintext(self, record: Record, now: float) -> bool:
+    def _receive_plaintext(self, record: Record, handshake: Handshake, now: float) -> None:
         """A record of epoch 0: only during the handshake, since afterwards the read epoch is 1."""
-        handshake, fragment = self._handshake, record.fragment
-        if handshake is None:
-            return False
+        fragment = record.fragment
         if record.content_type == ContentType.APPLICATION_DATA:
             self._layer.discard(DiscardReason.EARLY_APPLICATION_DATA)
         elif len(fragment) > MAX_PLAINTEXT_LENGTH:
             raise violation(AlertDescription.RECORD_OVERFLOW, f"record of {len(fragment)} bytes")
         elif record.content_type == ContentType.ALERT:
-            self._receive_plaintext_alert(fragment, now)
+            self._receive_plaintext_alert(fragment, handshake, now)
         elif record.version != ProtocolVersion.DTLS_1_2 and fragment[:1] not in _ANY_VERSION_MESSAGES:
             self._layer.discard(DiscardReason.BAD_RECORD_HEADER)
         elif record.content_type == ContentType.HANDSHAKE:
@@ -225,7 +226,6 @@ class Association:
         else:
             handshake.receive_change_cipher_spec(fragment)
             self._advance(now)
-        return True
 
     def _receive_alert(self, body: bytes) -> None:
         try:
@@ -241,7 +241,7 @@ class Association:
         elif alert.level != AlertLevel.WARNING:
             self.terminate(PeerAlert(alert.description))
 
-    def _receive_plaintext_alert(self, body: bytes, now: float) -> None:
+    def _receive_plaintext_alert(self, body: bytes, handshake: Handshake, now: float) -> None:
         """Anybody may have sent it: reported and noted, see ``handshake.py``."""
         try:
             alert = decode_alert_untrusted(body)
@@ -251,12 +251,10 @@ class Association:
         self._events.append(
             AlertReceived(cast("Connection", self), alert.level, alert.description, authenticated=False)
         )
-        if self._handshake is None:
-            return
         if alert.description == AlertDescription.CLOSE_NOTIFY:
-            self._handshake.note_alert(PeerClose(), now)
+            handshake.note_alert(PeerClose(), now)
         elif alert.level != AlertLevel.WARNING:
-            self._handshake.note_alert(PeerAlert(alert.description, authenticated=False), now)
+            handshake.note_alert(PeerAlert(alert.description, authenticated=False), now)
 
     def _receive_late_handshake(self, plaintext: bytes, now: float) -> None:
         """Authentic handshake messages after the handshake."""
@@ -282,7 +280,11 @@ class Association:
     def _repeat_last_flight(self, now: float) -> None:
         if now < self._repeat_until and self._layer.write.remaining > len(self._last_flight):
             self._layer.count_retransmission()
-            self._layer.send_datagrams(pack_flight(self._last_flight, self._config.mtu))
+            self._repeats += 1
+            halvings = self._repeats // self._config.retransmit.shrink_after
+            size = max(MINIMUM_DATAGRAM_SIZE, self._config.mtu >> halvings)
+            # What fits a record of application data fits one of the flight's, and is what the peer takes.
+            self._layer.send_datagrams(pack_flight(self._last_flight, size, self._max_payload))
 
     # --- the handshake's progress and the end ---------------------------------------------------------
 

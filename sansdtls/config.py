@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 
 from sansdtls.credentials import ClientAuthentication, Credential
+from sansdtls.crypto.suites import PSK_KEY_EXCHANGES, SUITES
 from sansdtls.errors import ConfigError
 from sansdtls.iana import CertificateType, CipherSuite, NamedGroup, SignatureScheme
 from sansdtls.session import Session
@@ -362,6 +363,26 @@ class ClientConfig(_CommonConfig):
     """Refuse servers that do not send renegotiation_info (RFC 5746 §4.1). Off because small servers
     often lack it and this client never renegotiates."""
 
+    def __attrs_post_init__(self) -> None:
+        if self.psk_identity is None and self.psk_key is not None:
+            raise ConfigError("ClientConfig.psk_identity: needed with psk_key")
+        if not self.usable_cipher_suites:
+            raise ConfigError(
+                "ClientConfig.cipher_suites: none can be used; PSK suites need psk_identity, the others "
+                "server_certificate_types"
+            )
+
+    @property
+    def usable_cipher_suites(self) -> tuple[CipherSuite, ...]:
+        """Those of ``cipher_suites`` for which the configuration has what they need."""
+
+        def usable(suite: CipherSuite) -> bool:
+            if SUITES[suite].key_exchange in PSK_KEY_EXCHANGES:
+                return self.psk_identity is not None
+            return bool(self.server_certificate_types)
+
+        return tuple(filter(usable, self.cipher_suites))
+
 
 @attrs.frozen(kw_only=True)
 class ServerConfig(_CommonConfig):
@@ -394,3 +415,7 @@ class ServerConfig(_CommonConfig):
     )
     """``None`` = every handshake is a full one."""
     cookie: CookiePolicy = attrs.field(default=CookiePolicy(), validator=_instance_of(CookiePolicy))
+
+    def __attrs_post_init__(self) -> None:
+        if not self.psk and not self.credentials:
+            raise ConfigError("ServerConfig.credentials: needed without psk")

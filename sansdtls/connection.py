@@ -15,7 +15,16 @@ from sansdtls.config import MAX_PSK_LENGTH
 from sansdtls.crypto.prf import prf
 from sansdtls.crypto.suites import SUITES
 from sansdtls.errors import MessageTooLarge, UsageError, WrongState
-from sansdtls.events import DiscardReason, HandshakeTimeout, IdleTimeout, KeysExhausted, LocalClose
+from sansdtls.events import (
+    DiscardReason,
+    HandshakeTimeout,
+    IdleTimeout,
+    KeysExhausted,
+    LocalClose,
+    PeerCertificateReceived,
+    PeerRawKeyReceived,
+    PskRequested,
+)
 from sansdtls.handshake.client12 import ClientHandshake12
 from sansdtls.handshake.failure import HandshakeFailure
 from sansdtls.handshake.server12 import MAX_KEYS, ServerHandshake12
@@ -27,13 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
     from sansdtls.config import ClientConfig, ServerConfig
-    from sansdtls.events import (
-        ConnectionOffered,
-        Event,
-        PeerCertificateReceived,
-        PeerRawKeyReceived,
-        PskRequested,
-    )
+    from sansdtls.events import ConnectionOffered, Event
     from sansdtls.handshake.handshake import Handshake, Peer, Request
     from sansdtls.handshake.negotiation import Negotiated
     from sansdtls.handshake.resumption import Sessions
@@ -218,7 +221,7 @@ class Connection(Association):
         keys = tuple(keys)
         if len(keys) > MAX_KEYS or not all(map(_is_key, keys)):
             raise UsageError(f"keys: at most {MAX_KEYS}, each of 1 to {MAX_PSK_LENGTH} bytes, are possible")
-        handshake = self._asked_by(request)
+        handshake = self._asked_by(request, PskRequested)
         if handshake is None:
             return self.take_events()
         if not keys and self._layer.totals is not None:
@@ -233,7 +236,7 @@ class Connection(Association):
         Raises UsageError for a request of another connection, and WrongState if it was answered before. If
         the connection has ended meanwhile nothing happens.
         """
-        handshake = self._asked_by(request)
+        handshake = self._asked_by(request, PeerCertificateReceived, PeerRawKeyReceived)
         return (
             self.take_events()
             if handshake is None
@@ -248,13 +251,15 @@ class Connection(Association):
         The connection ends with ``AuthenticationFailed``; where a session was to be resumed, a full
         handshake follows instead.
         """
-        handshake = self._asked_by(request)
+        handshake = self._asked_by(request, PeerCertificateReceived, PeerRawKeyReceived)
         if handshake is None:
             return self.take_events()
         return self._answer(partial(handshake.reject_peer, AlertDescription(alert), now), now)
 
-    def _asked_by(self, request: Request) -> Handshake | None:
+    def _asked_by(self, request: Request, *kinds: type) -> Handshake | None:
         """The handshake that waits for an answer to ``request``; ``None`` if the connection has ended."""
+        if not isinstance(request, kinds):
+            raise UsageError(f"a {type(request).__name__} is not answered in this way")
         if request.connection is not self:
             raise UsageError("this request belongs to another connection")
         if self._state is ConnectionState.CLOSED:

@@ -58,7 +58,7 @@ class DiscardReason(enum.Enum):
     UNAUTHENTICATED_ALERT = "unauthenticated_alert"
     """A plaintext alert outside a handshake."""
     UNEXPECTED_CHANGE_CIPHER_SPEC = "unexpected_change_cipher_spec"
-    """A ChangeCipherSpec that changes nothing: repeated, malformed, or after the handshake."""
+    """A ChangeCipherSpec that changes nothing: repeated, or where none can be due."""
     UNKNOWN_ASSOCIATION = "unknown_association"
     """Not a ClientHello, from a path without an association."""
     UNKNOWN_EPOCH = "unknown_epoch"

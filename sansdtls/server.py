@@ -189,6 +189,7 @@ class Server:
     def _receive_records(self, data: bytes, path: Hashable, now: float) -> list[Event]:
         """The general way: one record after the other."""
         events = self._take_events()
+        taken_by = set()
         offset = 0
         while True:
             record = read_record_untrusted(data, offset)
@@ -196,19 +197,23 @@ class Server:
                 self._discard(DiscardReason.BAD_RECORD_HEADER)
                 break
             if is_client_hello(record):
-                self._receive_hello(record, path, now, events)
+                taken_by.add(self._receive_hello(record, path, now, events))
             else:
-                self._route_record(record, path, now, events)
+                taken_by.add(self._route_record(record, path, now, events))
             offset += RECORD_HEADER_LENGTH + len(record.fragment)
             if offset == len(data):
                 break
+        for member in taken_by:
+            if member is not None:
+                member.connection.statistics.datagrams_received += 1
         return events
 
-    def _route_record(self, record: Record, path: Hashable, now: float, events: list[Event]) -> None:
+    def _route_record(self, record: Record, path: Hashable, now: float, events: list[Event]) -> Member | None:
+        """Find out whose a record is; who took it in."""
         route = self._routes.get(path)
         if route is None:
             self._discard(DiscardReason.UNKNOWN_ASSOCIATION)
-            return
+            return None
         newcomer_first = record.epoch == 0 or record.content_type == ContentType.HANDSHAKE
         members = [member for member in (route.half_open, route.established) if member is not None]
         if not members:
@@ -217,27 +222,31 @@ class Server:
             belongs_here = member.connection.receive_record(record, now)
             events += self.settle_member(member, member.connection.take_events(), now)
             if belongs_here or record.epoch == 0:
-                break
+                return member
+        return None
 
-    def _receive_hello(self, record: Record, path: Hashable, now: float, events: list[Event]) -> None:
+    def _receive_hello(
+        self, record: Record, path: Hashable, now: float, events: list[Event]
+    ) -> Member | None:
+        """A ClientHello: of a handshake under way, or of nobody yet; who took it in."""
         try:
             fragment = read_hello_untrusted(record)
         except DecodeError:
             self._discard(DiscardReason.HANDSHAKE_FRAGMENT)
-            return
+            return None
         if fragment.length > self._limits.max_handshake_message_size:
             self._discard(DiscardReason.REASSEMBLY_LIMIT)
-            return
+            return None
         route = self._routes.get(path)
         if route is not None:
             if route.half_open is not None and repeats(fragment, route.half_open.hello):
                 member = route.half_open
                 member.connection.receive_record(record, now)
                 events += self.settle_member(member, member.connection.take_events(), now)
-                return
+                return member
             if route.pending is not None and route.pending.reassembly is not None and fragment.offset:
                 self._continue_reassembly(route.pending, record, fragment, now, events)
-                return
+                return None
         verdict = self._verifier.judge_untrusted(record, fragment, path, now)
         if isinstance(verdict, DiscardReason):
             self._discard(verdict)
@@ -248,6 +257,7 @@ class Server:
             self._offer(message, record, path, now, events)
         else:
             self._begin_reassembly(verdict, path, now)
+        return None
 
     # --- between the cookie and the handshake -------------------------------------------------------
 

@@ -10,6 +10,7 @@ import enum
 
 import attrs
 
+from sansdtls.crypto.prf import MASTER_SECRET_LENGTH
 from sansdtls.errors import ConfigError, DecodeError
 from sansdtls.iana import CipherSuite
 from sansdtls.wire.codec import Reader, vector
@@ -32,6 +33,11 @@ class _Field(enum.IntEnum):
     TICKET = 8
 
 
+def _master_secret(_: object, __: object, value: bytes) -> None:
+    if len(value) != MASTER_SECRET_LENGTH:
+        raise ConfigError(f"Session.master_secret: {len(value)} bytes instead of {MASTER_SECRET_LENGTH}")
+
+
 @attrs.frozen(kw_only=True)
 class Session:
     """A finished handshake, as far as another one can go on from it. Holds a secret: treat it like a key.
@@ -41,7 +47,7 @@ class Session:
     """
 
     cipher_suite: CipherSuite
-    master_secret: bytes = attrs.field(repr=False)
+    master_secret: bytes = attrs.field(repr=False, validator=_master_secret)
     server_name: str | None = None
     """The name that was asked for; a session is resumed under no other."""
     psk_identity: bytes | None = None
@@ -84,7 +90,7 @@ class Session:
             + vector(1, self.master_secret)
             + self.lifetime.to_bytes(4)
             + self.created_at.to_bytes(8)
-            + b"".join(bytes([kind]) + vector(3, value) for kind, value in fields)
+            + vector(4, b"".join(bytes([kind]) + vector(3, value) for kind, value in fields))
         )
 
     @classmethod
@@ -106,10 +112,14 @@ class Session:
         lifetime, created_at = reader.integer(4), reader.integer(8)
         fields: dict[_Field, bytes] = {}
         chain = []
-        while reader.remaining:
-            kind, value = _Field(reader.integer(1)), reader.vector(3)
+        entries = Reader(reader.vector(4), "session")
+        reader.end()
+        while entries.remaining:
+            kind, value = _Field(entries.integer(1)), entries.vector(3)
             if kind is _Field.CERTIFICATE:
                 chain.append(value)
+            elif kind in fields:
+                raise DecodeError(f"{kind.name} stands there twice")
             else:
                 fields[kind] = value
         name = fields.get(_Field.SERVER_NAME)

@@ -151,10 +151,20 @@ def test_a_config_error_is_a_usage_error_so_one_except_clause_is_enough():
 # --- what clients and servers share -----------------------------------------------------------------
 
 
-def test_the_default_suites_are_all_psk_suites_there_are_and_the_short_tags_come_last():
-    assert set(DEFAULT_CIPHER_SUITES) == {suite for suite in CipherSuite if suite.name.startswith("TLS_PSK_")}
+def test_the_default_suites_are_all_there_are_and_the_short_tags_come_last():
+    assert set(DEFAULT_CIPHER_SUITES) == set(CipherSuite)
     assert psk_client().cipher_suites == ServerConfig().cipher_suites == DEFAULT_CIPHER_SUITES
-    assert [suite.name.endswith("_CCM_8") for suite in DEFAULT_CIPHER_SUITES] == [False] * 5 + [True] * 2
+    short = ["_CCM_8" in suite.name for suite in DEFAULT_CIPHER_SUITES]
+    assert short == [False] * 17 + [True] * 5
+
+
+def test_the_default_suites_have_forward_secrecy_first():
+    # RFC 9325 §4.1, among suites with the same length of tag
+    for tag in (False, True):
+        suites = [suite.name for suite in DEFAULT_CIPHER_SUITES if ("_CCM_8" in suite.name) is tag]
+        without = [name.startswith("TLS_PSK_") for name in suites]
+        assert without == sorted(without)
+        assert True in without
 
 
 def test_suites_keep_the_order_given_and_may_be_given_as_code_points():
@@ -166,7 +176,7 @@ def test_suites_keep_the_order_given_and_may_be_given_as_code_points():
     ("suites", "message"),
     [
         ([], "cipher_suites: at least one is needed"),
-        ([0xC0A8, 0xC0A8], "cipher_suites: a suite is named twice"),
+        ([0xC0A8, 0xC0A8], "cipher_suites: a CipherSuite is named twice"),
         ([0xC0A8, 0x0005], "cipher_suites: 5 is not a valid CipherSuite"),
         (["TLS_PSK_WITH_AES_128_CCM_8"], "cipher_suites: 'TLS_PSK_WITH_AES_128_CCM_8' is not a valid"),
         (0xC0A8, "cipher_suites: 'int' object is not iterable"),

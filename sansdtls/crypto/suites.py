@@ -5,7 +5,7 @@ again; and each record sealed under a key tells a little about it. RFC 9325 §4.
 count both, and RFC 9147 §4.5.3 with its appendix B gives numbers:
 
 * sealed records: AES-GCM 2**24.5, AES-CCM 2**23, ChaCha20-Poly1305 beyond any sequence number.
-* failed opens: 2**36 for GCM and ChaCha20, 2**23.5 for CCM with its full tag.
+* failed opens: 2**28 for GCM (RFC 9325 §4.4 for DTLS 1.2), 2**36 for ChaCha20, 2**23.5 for CCM with its full tag.
 
 For CCM_8 that appendix arrives at 2**7 failed opens. We do not use that number: anybody who knows two
 addresses can send 128 forged datagrams, and an established association shall not be ended by junk.
@@ -46,6 +46,10 @@ class KeyExchange(enum.Enum):
     """RFC 8422 §2.1: ephemeral Diffie-Hellman, signed by an ECDSA or Ed25519 key."""
     ECDHE_RSA = "ECDHE_RSA"
     """RFC 8422 §2.2: ephemeral Diffie-Hellman, signed by an RSA key."""
+
+
+PSK_KEY_EXCHANGES = frozenset((KeyExchange.PSK, KeyExchange.ECDHE_PSK))
+"""Those that a pre-shared key authenticates; the others take a certificate or raw public key."""
 
 
 class Aead(Protocol):
@@ -108,7 +112,7 @@ def _gcm(suite: CipherSuite, key_exchange: KeyExchange, key_length: int) -> Suit
         tag_length=FULL_TAG,
         prf_hash=hashes.SHA384() if key_length == 32 else hashes.SHA256(),
         max_sealed=int(2**24.5),
-        max_failed_opens=2**36,
+        max_failed_opens=2**28,
     )
 
 

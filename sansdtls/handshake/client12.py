@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, ClassVar
 import attrs
 
 from sansdtls.crypto.groups import EphemeralKey
-from sansdtls.crypto.prf import digest, psk_premaster_secret
+from sansdtls.crypto.prf import psk_premaster_secret
 from sansdtls.crypto.suites import KeyExchange
 from sansdtls.errors import DecodeError
 from sansdtls.events import AuthenticationProblem, PskRequested
@@ -55,8 +55,8 @@ from sansdtls.handshake.authentication import (
 from sansdtls.handshake.failure import violation
 from sansdtls.handshake.flight import FlightPart
 from sansdtls.handshake.handshake import Handshake, Outcome, Peer, State
-from sansdtls.handshake.keys import HandshakeParameters, KeyCandidate
-from sansdtls.handshake.negotiation import check_answer, client_extensions, offered_suites
+from sansdtls.handshake.keys import KeyCandidate
+from sansdtls.handshake.negotiation import check_answer, client_extensions
 from sansdtls.iana import (
     NULL_COMPRESSION,
     AlertDescription,
@@ -92,7 +92,6 @@ if TYPE_CHECKING:
     from sansdtls.connection import Connection
     from sansdtls.credentials import Credential
     from sansdtls.events import Event
-    from sansdtls.handshake.negotiation import Agreement
     from sansdtls.iana import SignatureScheme
     from sansdtls.record.layer import RecordLayer
     from sansdtls.wire.certificates import EcdheParameters
@@ -107,6 +106,7 @@ _SESSION_ID_LENGTH = 32
 class ClientHandshake12(Handshake):
     """Sends flights 1, 3 and 5, or 5b."""
 
+    IS_CLIENT = True
     OUR_LABEL = b"client finished"
     PEER_LABEL = b"server finished"
     CHANGE_CIPHER_SPEC_MAY_COME = frozenset((State.AWAIT_SESSION_TICKET,))
@@ -124,8 +124,6 @@ class ClientHandshake12(Handshake):
         self._client_config = config
         self._hello = self._first_hello()
         self._hello_verify_requests = 0
-        self._agreement: Agreement  # set by ServerHello
-        self._server_random = b""
         self._server_session_id = b""
         self._hint: bytes | None = None
         self._shown: ShownKey | None = None
@@ -138,9 +136,11 @@ class ClientHandshake12(Handshake):
 
     def _first_hello(self) -> ClientHello:
         config, session = self._client_config, self._client_config.session
-        suites = offered_suites(config)
+        suites = config.usable_cipher_suites
         if session is not None and (
-            session.cipher_suite not in suites or session.server_name != _lower(config.server_name)
+            session.cipher_suite not in suites
+            or session.server_name != _lower(config.server_name)
+            or session.psk_identity not in (None, config.psk_identity)
         ):
             session = None  # it would not be accepted, and should not be shown to another server
         random = self._entropy(RANDOM_LENGTH)
@@ -300,18 +300,6 @@ class ClientHandshake12(Handshake):
             return EcdhClientKeyExchange(ephemeral.public).encode(), secret
         return EcdhePskClientKeyExchange(identity, ephemeral.public).encode(), psk_premaster_secret(
             psk, secret
-        )
-
-    def _agree_on_parameters(self, *, full: bool) -> None:
-        suite = self._agreement.suite
-        hashed = full and self._agreement.negotiated.extended_master_secret
-        self._parameters = HandshakeParameters(
-            suite,
-            self._hello.random,
-            self._server_random,
-            digest(suite.prf_hash, self._transcript) if hashed else None,
-            is_client=True,
-            limits=self._config.limits,
         )
 
     def _await_last_flight(self) -> None:

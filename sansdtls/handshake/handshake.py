@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 
-from sansdtls.crypto.prf import VERIFY_DATA_LENGTH, equal
+from sansdtls.crypto.prf import VERIFY_DATA_LENGTH, digest, equal
 from sansdtls.errors import DecodeError
 from sansdtls.events import (
     AuthenticationFailed,
@@ -44,7 +44,7 @@ from sansdtls.events import (
 )
 from sansdtls.handshake.failure import HandshakeFailure, violation
 from sansdtls.handshake.flight import MINIMUM_DATAGRAM_SIZE, FlightPart, pack_flight
-from sansdtls.handshake.keys import DECOY, verify_data
+from sansdtls.handshake.keys import DECOY, HandshakeParameters, verify_data
 from sansdtls.handshake.reassembly import Reassembler
 from sansdtls.handshake.timer import RetransmitTimer
 from sansdtls.iana import AlertDescription, ContentType, HandshakeType, ProtocolVersion
@@ -57,12 +57,13 @@ if TYPE_CHECKING:
     from sansdtls.config import ClientConfig, ServerConfig
     from sansdtls.connection import Connection
     from sansdtls.events import Cause, Event
-    from sansdtls.handshake.keys import EpochKeys, HandshakeParameters, KeyCandidate
-    from sansdtls.handshake.negotiation import Negotiated
+    from sansdtls.handshake.keys import EpochKeys, KeyCandidate
+    from sansdtls.handshake.negotiation import Agreement, Negotiated
     from sansdtls.record.epochs import WriteEpoch
     from sansdtls.record.layer import RecordLayer
     from sansdtls.session import Session
     from sansdtls.wire.handshake import Fragment
+    from sansdtls.wire.messages import ClientHello
     from sansdtls.wire.record import Record
 
 UNDECRYPTABLE_PERIODS = 2
@@ -143,6 +144,7 @@ class Handshake(abc.ABC):
 
     EXPECTED: ClassVar[dict[State, dict[int, Callable[..., None]]]]
     """The only place that says which message is legal in which state, and what handles it."""
+    IS_CLIENT: ClassVar[bool]
     OUR_LABEL: ClassVar[bytes]
     PEER_LABEL: ClassVar[bytes]
     CHANGE_CIPHER_SPEC_MAY_COME: ClassVar[frozenset[State]]
@@ -185,6 +187,9 @@ class Handshake(abc.ABC):
         self._change_cipher_spec_seen = False
         self._request: Request | None = None
         self._max_plaintext = MAX_PLAINTEXT_LENGTH
+        self._hello: ClientHello
+        self._agreement: Agreement  # set by ServerHello
+        self._server_random = b""
         self._parameters: HandshakeParameters  # set when the keys can be derived
         self._noted_alert: Cause | None = None
         self._undecryptable_periods = 0
@@ -347,6 +352,7 @@ class Handshake(abc.ABC):
 
     def _await_change_cipher_spec(self, now: float) -> None:
         """All messages before it are there; it may have come already."""
+        self._noted_alert = None  # while we were slow, the peer could not disprove it
         self.state = State.AWAIT_CHANGE_CIPHER_SPEC
         if self._change_cipher_spec_seen:
             self._change_read_epoch()
@@ -407,6 +413,19 @@ class Handshake(abc.ABC):
     def _authentication_failure(self, problem: AuthenticationProblem) -> HandshakeFailure:
         # RFC 7925 §4: decrypt_error, and not unknown_psk_identity, which would let identities be probed
         return HandshakeFailure(AlertDescription.DECRYPT_ERROR, AuthenticationFailed(problem))
+
+    def _agree_on_parameters(self, *, full: bool) -> None:
+        """All that the keys depend on is known; in a ``full`` handshake the transcript is part of it."""
+        suite = self._agreement.suite
+        hashed = full and self._agreement.negotiated.extended_master_secret
+        self._parameters = HandshakeParameters(
+            suite,
+            self._hello.random,
+            self._server_random,
+            digest(suite.prf_hash, self._transcript) if hashed else None,
+            is_client=self.IS_CLIENT,
+            limits=self._config.limits,
+        )
 
     def _send_finished(
         self, messages: list[HandshakeMessage], key: KeyCandidate, now: float

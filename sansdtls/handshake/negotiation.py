@@ -13,7 +13,7 @@ import attrs
 
 from sansdtls.config import ExtendedMasterSecret
 from sansdtls.credentials import ClientAuthentication, Credential
-from sansdtls.crypto.suites import SUITES, KeyExchange, SuiteParameters
+from sansdtls.crypto.suites import PSK_KEY_EXCHANGES, SUITES, KeyExchange, SuiteParameters
 from sansdtls.handshake.extensions import (
     EMPTY_RENEGOTIATION_INFO,
     HelloExtensions,
@@ -52,7 +52,6 @@ if TYPE_CHECKING:
     from sansdtls.config import ClientConfig, ServerConfig
     from sansdtls.wire.messages import ClientHello, Extensions, ServerHello
 
-_PSK_KINDS = (KeyExchange.PSK, KeyExchange.ECDHE_PSK)
 _X509_ONLY = (CertificateType.X509,)
 """What a peer that does not send the certificate type extensions speaks, RFC 7250 §4.1."""
 
@@ -109,17 +108,6 @@ class Agreement:
 # --- the client's offer -------------------------------------------------------------------------------
 
 
-def offered_suites(config: ClientConfig) -> tuple[CipherSuite, ...]:
-    """The suites for which the client's configuration has what they need."""
-
-    def usable(suite: CipherSuite) -> bool:
-        if SUITES[suite].key_exchange in _PSK_KINDS:
-            return config.psk_identity is not None
-        return bool(config.server_certificate_types)
-
-    return tuple(filter(usable, config.cipher_suites))
-
-
 def client_extensions(
     config: ClientConfig, suites: Iterable[CipherSuite], ticket: bytes | None
 ) -> Extensions:
@@ -134,7 +122,7 @@ def client_extensions(
     if kinds - {KeyExchange.PSK}:
         extensions.append((ExtensionType.SUPPORTED_GROUPS, encode_supported_groups(config.groups)))
         extensions.append((ExtensionType.EC_POINT_FORMATS, encode_ec_point_formats()))
-    if kinds - set(_PSK_KINDS):
+    if kinds - PSK_KEY_EXCHANGES:
         schemes = encode_signature_algorithms(config.signature_schemes)
         extensions.append((ExtensionType.SIGNATURE_ALGORITHMS, schemes))
         # RFC 7250 §4.1: a client that speaks X.509 alone leaves the extensions out.
@@ -183,7 +171,7 @@ def negotiate(config: ServerConfig, hello: ClientHello) -> Agreement:
         if suite not in offered or (kind is not KeyExchange.PSK and group is None):
             continue
         shown = None
-        if kind in _PSK_KINDS:
+        if kind in PSK_KEY_EXCHANGES:
             if not config.psk:
                 continue
         else:
@@ -227,8 +215,7 @@ def _choose_credential(
     named = [credential for credential in config.credentials if server_name in credential.server_names]
     general = [credential for credential in config.credentials if not credential.server_names]
     for certificate_type in types:
-        # With a name that is nobody's, any credential is better than none (RFC 6066 §3 allows to go on).
-        for credential in (*named, *general, *config.credentials):
+        for credential in (*named, *general):
             if credential.certificate_type != certificate_type:
                 continue
             if credential.key.is_rsa != (kind is KeyExchange.ECDHE_RSA):

@@ -50,6 +50,11 @@ class PartialMessage:
 
     def add(self, offset: int, body: bytes) -> None:
         """Take in what of ``body`` is new, and join it with the ranges it touches."""
+        if not self._pieces:  # the usual case: the whole message in one fragment
+            self._starts, self._pieces = [offset], [body]
+            self.received = len(body)
+            self.size += FRAGMENT_COST + len(body)
+            return
         start, end = offset, offset + len(body)
         first = bisect_left(self._starts, offset)
         if first and self._starts[first - 1] + len(self._pieces[first - 1]) >= offset:

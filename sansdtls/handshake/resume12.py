@@ -68,7 +68,8 @@ class Resumption12:
             return config.psk
         # Without a PSK the server proved itself with a credential, which has to be in use still, and the
         # client with what the present policy asks for.
-        if not any(session.server_key == sha256(credential.key.spki) for credential in config.credentials):
+        in_use = {sha256(credential.key.spki) for credential in config.credentials}  # digests of public keys
+        if session.server_key not in in_use:
             return False
         shown = session.certificate_chain is not None or session.raw_public_key is not None
         if config.client_authentication is ClientAuthentication.NONE:

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from sansdtls.credentials import ClientAuthentication
 from sansdtls.crypto.groups import EphemeralKey
-from sansdtls.crypto.prf import digest, psk_premaster_secret
+from sansdtls.crypto.prf import psk_premaster_secret
 from sansdtls.crypto.suites import KeyExchange
 from sansdtls.errors import DecodeError
 from sansdtls.events import AuthenticationFailed, AuthenticationProblem, PskRequested
@@ -49,7 +49,7 @@ from sansdtls.handshake.authentication import (
 from sansdtls.handshake.failure import HandshakeFailure, violation
 from sansdtls.handshake.flight import FlightPart
 from sansdtls.handshake.handshake import Handshake, Outcome, Peer, State
-from sansdtls.handshake.keys import DECOY, HandshakeParameters, KeyCandidate
+from sansdtls.handshake.keys import DECOY, KeyCandidate
 from sansdtls.handshake.negotiation import negotiate, server_extensions
 from sansdtls.handshake.resume12 import Resumption12, new_session
 from sansdtls.iana import NULL_COMPRESSION, AlertDescription, CertificateType, HandshakeType, ProtocolVersion
@@ -73,7 +73,6 @@ if TYPE_CHECKING:
     from sansdtls.connection import Connection
     from sansdtls.events import ConnectionOffered, Event
     from sansdtls.handshake.authentication import ShownKey
-    from sansdtls.handshake.negotiation import Agreement
     from sansdtls.handshake.resumption import Sessions
     from sansdtls.record.layer import RecordLayer
     from sansdtls.session import Session
@@ -89,6 +88,7 @@ _CERTIFICATE_TYPES = bytes((64, 1))
 class ServerHandshake12(Handshake):
     """Begins with a ClientHello whose cookie the server has verified."""
 
+    IS_CLIENT = False
     OUR_LABEL = b"server finished"
     PEER_LABEL = b"client finished"
     CHANGE_CIPHER_SPEC_MAY_COME = frozenset(
@@ -126,8 +126,6 @@ class ServerHandshake12(Handshake):
         self._server_config = config
         self._hello = offer.client_hello
         self._transcript = encode_message(offer.message)
-        self._agreement: Agreement  # set by start
-        self._server_random = b""
         self._ephemeral: EphemeralKey | None = None
         self._shared: bytes | None = None
         self._identity: bytes | None = None
@@ -244,18 +242,6 @@ class ServerHandshake12(Handshake):
         if ephemeral is None:
             raise violation(AlertDescription.INTERNAL_ERROR, "no ephemeral key")
         return shared_secret(ephemeral, public)
-
-    def _agree_on_parameters(self, *, full: bool) -> None:
-        suite = self._agreement.suite
-        hashed = full and self._agreement.negotiated.extended_master_secret
-        self._parameters = HandshakeParameters(
-            suite,
-            self._hello.random,
-            self._server_random,
-            digest(suite.prf_hash, self._transcript) if hashed else None,
-            is_client=False,
-            limits=self._config.limits,
-        )
 
     def _on_certificate_verify(self, message: HandshakeMessage, now: float) -> None:
         verify = CertificateVerify.decode_untrusted(message.body)

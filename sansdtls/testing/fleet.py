@@ -9,6 +9,8 @@ from sansdtls import (
     ConnectionOffered,
     ConnectionTerminated,
     DataReceived,
+    PeerCertificateReceived,
+    PeerRawKeyReceived,
     PskRequested,
     Server,
     ServerConfig,
@@ -19,8 +21,9 @@ from sansdtls.testing.network import Network
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
-    from sansdtls import Cause, ClientConfig, Event
+    from sansdtls import AlertDescription, Cause, ClientConfig, Event
 
+_PeerShown = (PeerCertificateReceived, PeerRawKeyReceived)
 MAX_STEPS_PER_INSTANT = 10_000
 """Steps without the clock moving after which the driver gives up: two sides answer each other for ever,
 or a timeout stays due although it was handled."""
@@ -55,9 +58,10 @@ class Fleet:
 
     Offers are accepted and PSK requests answered from ``keys`` (identity to its keys, current first), the
     server's ``accept_after`` and ``psk_after`` seconds later, a client's ``client_psk_after`` seconds later.
-    ``None`` leaves the answer to the test, which then calls ``server.accept`` or :meth:`provide_psk`. These
-    are attributes and may be changed at any time. ``on_server_event`` and ``on_client_event`` see each event
-    first.
+    ``None`` leaves the answer to the test, which then calls ``server.accept`` or :meth:`provide_psk`. A peer's
+    certificate or raw public key goes to ``judge``, the alert that it returns rejects the peer, ``None`` accepts;
+    answered ``judge_after`` seconds later, on both sides. These are attributes and may be changed at any time.
+    ``on_server_event`` and ``on_client_event`` see each event first.
 
     What the parties want to send leaves with the next step, so that taps set before it see everything. A
     step moves the clock to the next moment at which anything is due.
@@ -87,6 +91,10 @@ class Fleet:
         self.accept_after: float | None = 0.0
         self.psk_after: float | None = 0.0
         self.client_psk_after: float | None = 0.0
+        self.judge_after: float | None = 0.0
+        self.judge: Callable[[PeerCertificateReceived | PeerRawKeyReceived], AlertDescription | None] = (
+            lambda _: None
+        )
         self.on_server_event: Callable[[Event], None] | None = None
         self.on_client_event: Callable[[Client, Event], None] | None = None
         self._client_entropy = CounterEntropy(2 * seed)
@@ -235,6 +243,8 @@ class Fleet:
             if isinstance(event, PskRequested) and self.client_psk_after is not None:
                 keys = self.keys.get(event.identity, ())
                 self._later(self.client_psk_after, self._psk_answer(event, keys, client))
+            elif isinstance(event, _PeerShown) and self.judge_after is not None:
+                self._later(self.judge_after, self._verdict(event, client))
 
     def _take_server_events(self, events: list[Event]) -> None:
         for event in events:
@@ -246,6 +256,8 @@ class Fleet:
             elif isinstance(event, PskRequested) and self.psk_after is not None:
                 keys = self.keys.get(event.identity, ())
                 self._later(self.psk_after, self._psk_answer(event, keys, None))
+            elif isinstance(event, _PeerShown) and self.judge_after is not None:
+                self._later(self.judge_after, self._verdict(event, None))
 
     def _acceptance(self, offer: ConnectionOffered) -> Callable[[], None]:
         def accept() -> None:
@@ -257,13 +269,28 @@ class Fleet:
         self, request: PskRequested, keys: Sequence[bytes], asker: Client | None
     ) -> Callable[[], None]:
         def answer() -> None:
-            events = request.connection.provide_psk(request, list(keys), now=self.now)
-            if asker is None:
-                self._take_server_events(events)
-            else:
-                self._take_client_events(asker, events)
+            self._take(asker, request.connection.provide_psk(request, list(keys), now=self.now))
 
         return answer
+
+    def _verdict(
+        self, request: PeerCertificateReceived | PeerRawKeyReceived, asker: Client | None
+    ) -> Callable[[], None]:
+        def answer() -> None:
+            alert, connection = self.judge(request), request.connection
+            if alert is None:
+                events = connection.accept_peer(request, now=self.now)
+            else:
+                events = connection.reject_peer(request, alert, now=self.now)
+            self._take(asker, events)
+
+        return answer
+
+    def _take(self, asker: Client | None, events: list[Event]) -> None:
+        if asker is None:
+            self._take_server_events(events)
+        else:
+            self._take_client_events(asker, events)
 
     def _later(self, seconds: float, answer: Callable[[], None]) -> None:
         if seconds == 0:

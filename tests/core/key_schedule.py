@@ -13,6 +13,7 @@ from tests.core import raw
 
 
 class Suite(NamedTuple):
+    aead: str
     hash: str
     key_length: int
     iv_length: int
@@ -20,13 +21,33 @@ class Suite(NamedTuple):
 
 
 SUITES = {
-    raw.AES_128_GCM: Suite("sha256", 16, 4, 16),
-    raw.AES_256_GCM: Suite("sha384", 32, 4, 16),
-    raw.AES_128_CCM: Suite("sha256", 16, 4, 16),
-    raw.AES_256_CCM: Suite("sha256", 32, 4, 16),
-    raw.AES_128_CCM_8: Suite("sha256", 16, 4, 8),
-    raw.AES_256_CCM_8: Suite("sha256", 32, 4, 8),
-    raw.CHACHA20: Suite("sha256", 32, 12, 16),
+    raw.AES_128_GCM: Suite("GCM", "sha256", 16, 4, 16),
+    raw.AES_256_GCM: Suite("GCM", "sha384", 32, 4, 16),
+    raw.AES_128_CCM: Suite("CCM", "sha256", 16, 4, 16),
+    raw.AES_256_CCM: Suite("CCM", "sha256", 32, 4, 16),
+    raw.AES_128_CCM_8: Suite("CCM", "sha256", 16, 4, 8),
+    raw.AES_256_CCM_8: Suite("CCM", "sha256", 32, 4, 8),
+    raw.CHACHA20: Suite("CHACHA20", "sha256", 32, 12, 16),
+}
+AES_128_GCM, AES_256_GCM, CHACHA20 = (
+    SUITES[code] for code in (raw.AES_128_GCM, raw.AES_256_GCM, raw.CHACHA20)
+)
+SUITES |= {
+    raw.ECDHE_PSK_AES_128_GCM: AES_128_GCM,
+    raw.ECDHE_PSK_AES_256_GCM: AES_256_GCM,
+    raw.ECDHE_PSK_AES_128_CCM: SUITES[raw.AES_128_CCM],
+    raw.ECDHE_PSK_AES_128_CCM_8: SUITES[raw.AES_128_CCM_8],
+    raw.ECDHE_PSK_CHACHA20: CHACHA20,
+    raw.ECDSA_AES_128_GCM: AES_128_GCM,
+    raw.ECDSA_AES_256_GCM: AES_256_GCM,
+    raw.ECDSA_AES_128_CCM: SUITES[raw.AES_128_CCM],
+    raw.ECDSA_AES_256_CCM: SUITES[raw.AES_256_CCM],
+    raw.ECDSA_AES_128_CCM_8: SUITES[raw.AES_128_CCM_8],
+    raw.ECDSA_AES_256_CCM_8: SUITES[raw.AES_256_CCM_8],
+    raw.ECDSA_CHACHA20: CHACHA20,
+    raw.RSA_AES_128_GCM: AES_128_GCM,
+    raw.RSA_AES_256_GCM: AES_256_GCM,
+    raw.RSA_CHACHA20: CHACHA20,
 }
 
 
@@ -40,9 +61,9 @@ def prf(hash_name: str, secret: bytes, label: bytes, seed: bytes, length: int) -
     return out[:length]
 
 
-def premaster_psk(psk: bytes) -> bytes:
-    """RFC 4279 §2."""
-    return raw.vector(bytes(len(psk)), 2) + raw.vector(psk, 2)
+def premaster_psk(psk: bytes, shared: bytes | None = None) -> bytes:
+    """RFC 4279 §2, and with a shared secret RFC 5489 §2."""
+    return raw.vector(bytes(len(psk)) if shared is None else shared, 2) + raw.vector(psk, 2)
 
 
 class Protection:
@@ -52,9 +73,10 @@ class Protection:
         self.suite = suite
         self.iv = iv
         self.cipher: AESCCM | AESGCM | ChaCha20Poly1305
-        if suite == raw.CHACHA20:
+        self.aead = SUITES[suite].aead
+        if self.aead == "CHACHA20":
             self.cipher = ChaCha20Poly1305(key)
-        elif suite in (raw.AES_128_GCM, raw.AES_256_GCM):
+        elif self.aead == "GCM":
             self.cipher = AESGCM(key)
         else:
             self.cipher = AESCCM(key, tag_length=SUITES[suite].tag_length)
@@ -64,7 +86,7 @@ class Protection:
         return number + bytes([content_type]) + version.to_bytes(2, "big") + length.to_bytes(2, "big")
 
     def _nonce(self, number: bytes) -> bytes:
-        if self.suite == raw.CHACHA20:  # RFC 7905 §2
+        if self.aead == "CHACHA20":  # RFC 7905 §2
             return bytes(a ^ b for a, b in zip(self.iv, bytes(4) + number, strict=True))
         return self.iv + number  # RFC 5288 §3, RFC 6655 §3
 
@@ -76,14 +98,14 @@ class Protection:
         sealed = self.cipher.encrypt(
             self._nonce(number), plaintext, self._aad(content_type, version, number, len(plaintext))
         )
-        explicit = b"" if self.suite == raw.CHACHA20 else number
+        explicit = b"" if self.aead == "CHACHA20" else number
         return raw.record(content_type, explicit + sealed, epoch=epoch, seq=seq, version=version)
 
     def open(self, sealed: raw.Record) -> bytes:
         """The plaintext; ``InvalidTag`` where it does not authenticate."""
         number = sealed.epoch.to_bytes(2, "big") + sealed.seq.to_bytes(6, "big")
         payload, explicit = sealed.payload, number
-        if self.suite != raw.CHACHA20:
+        if self.aead != "CHACHA20":
             explicit, payload = payload[:8], payload[8:]
         length = len(payload) - SUITES[self.suite].tag_length
         return self.cipher.decrypt(
@@ -96,7 +118,7 @@ class Keys:
 
     def __init__(self, suite: int, master_secret: bytes, client_random: bytes, server_random: bytes):
         self.suite = suite
-        self.hash_name, key_length, iv_length, _ = SUITES[suite]
+        _, self.hash_name, key_length, iv_length, _ = SUITES[suite]
         self.master_secret = master_secret
         self.randoms = client_random + server_random
         block = self.prf(b"key expansion", server_random + client_random, 2 * (key_length + iv_length))
@@ -115,12 +137,24 @@ class Keys:
         session_hash_input: bytes | None,
     ) -> "Keys":
         """From the PSK; with extended master secret where the transcript is given."""
+        return cls.from_premaster(suite, premaster_psk(psk), client_random, server_random, session_hash_input)
+
+    @classmethod
+    def from_premaster(
+        cls,
+        suite: int,
+        premaster: bytes,
+        client_random: bytes,
+        server_random: bytes,
+        session_hash_input: bytes | None,
+    ) -> "Keys":
+        """From any premaster secret; as above."""
         hash_name = SUITES[suite].hash
         label, seed = b"master secret", client_random + server_random
         if session_hash_input is not None:
             label = b"extended master secret"
             seed = hashlib.new(hash_name, session_hash_input).digest()
-        master_secret = prf(hash_name, premaster_psk(psk), label, seed, 48)
+        master_secret = prf(hash_name, premaster, label, seed, 48)
         return cls(suite, master_secret, client_random, server_random)
 
     def prf(self, label: bytes, seed: bytes, length: int) -> bytes:

@@ -17,6 +17,8 @@ from sansdtls import (
     ConnectionOffered,
     ConnectionTerminated,
     DataReceived,
+    PeerCertificateReceived,
+    PeerRawKeyReceived,
     PskRequested,
     Server,
     ServerConfig,
@@ -26,11 +28,20 @@ from tests.core import raw
 from tests.core.key_schedule import Keys, Protection
 
 if TYPE_CHECKING:
-    from sansdtls import Cause, Event
+    from sansdtls import AlertDescription, Cause, Event
 
 IDENTITY = b"dev1"
 KEY = bytes.fromhex("00112233445566778899aabbccddeeff")
 PATH = "peer"
+
+
+def judge(
+    request: PeerCertificateReceived | PeerRawKeyReceived, alert: AlertDescription | None, now: float
+) -> list[Event]:
+    """Reject the peer with ``alert``, or accept it where there is none."""
+    if alert is None:
+        return request.connection.accept_peer(request, now=now)
+    return request.connection.reject_peer(request, alert, now=now)
 
 
 # --- rigs: the side under test ------------------------------------------------------------------------
@@ -42,9 +53,12 @@ class ServerRig:
     def __init__(self, config: ServerConfig | None = None, keys=None, *, seed: int = 1, now: float = 0.0):
         self.now = now
         self.keys = {IDENTITY: [KEY]} if keys is None else keys
-        self.server = Server(config or ServerConfig(), entropy=CounterEntropy(seed), now=now)
+        self.entropy = CounterEntropy(seed)
+        self.server = Server(config or ServerConfig(), entropy=self.entropy, now=now)
         self.events: list[Event] = []
         self.answer_offers = self.answer_requests = True
+        self.verdict: AlertDescription | None = None
+        """On what peers show: the alert to reject them with, or ``None`` to accept them."""
 
     @property
     def connection(self) -> Connection:
@@ -78,6 +92,8 @@ class ServerRig:
             elif isinstance(event, PskRequested) and self.answer_requests:
                 keys = self.keys.get(event.identity, [])
                 self._take(event.connection.provide_psk(event, keys, now=self.now))
+            elif isinstance(event, PeerCertificateReceived | PeerRawKeyReceived) and self.answer_requests:
+                self._take(judge(event, self.verdict, self.now))
 
     @property
     def received(self) -> list[bytes]:
@@ -104,6 +120,7 @@ class ClientRig:
         )
         self.events: list[Event] = []
         self.answer_requests = True
+        self.verdict: AlertDescription | None = None
 
     def give(self, data: bytes, path=PATH) -> list[bytes]:
         self._take(self.connection.receive_datagram(data, now=self.now, path=path))
@@ -128,6 +145,8 @@ class ClientRig:
             if isinstance(event, PskRequested) and self.answer_requests:
                 keys = self.keys.get(event.identity, [])
                 self._take(event.connection.provide_psk(event, keys, now=self.now))
+            elif isinstance(event, PeerCertificateReceived | PeerRawKeyReceived) and self.answer_requests:
+                self._take(judge(event, self.verdict, self.now))
 
     @property
     def received(self) -> list[bytes]:

@@ -16,6 +16,29 @@ AES_128_GCM, AES_256_GCM = 0x00A8, 0x00A9
 AES_128_CCM, AES_256_CCM, AES_128_CCM_8, AES_256_CCM_8 = 0xC0A4, 0xC0A5, 0xC0A8, 0xC0A9
 CHACHA20 = 0xCCAB
 ALL_SUITES = (AES_128_GCM, CHACHA20, AES_128_CCM, AES_256_GCM, AES_256_CCM, AES_128_CCM_8, AES_256_CCM_8)
+ECDHE_PSK_AES_128_GCM, ECDHE_PSK_AES_256_GCM, ECDHE_PSK_CHACHA20 = 0xD001, 0xD002, 0xCCAC
+ECDHE_PSK_AES_128_CCM_8, ECDHE_PSK_AES_128_CCM = 0xD003, 0xD005
+ECDHE_PSK_SUITES = (
+    ECDHE_PSK_AES_128_GCM,
+    ECDHE_PSK_CHACHA20,
+    ECDHE_PSK_AES_128_CCM,
+    ECDHE_PSK_AES_256_GCM,
+    ECDHE_PSK_AES_128_CCM_8,
+)
+ECDSA_AES_128_GCM, ECDSA_AES_256_GCM, ECDSA_CHACHA20 = 0xC02B, 0xC02C, 0xCCA9
+ECDSA_AES_128_CCM, ECDSA_AES_256_CCM = 0xC0AC, 0xC0AD
+ECDSA_AES_128_CCM_8, ECDSA_AES_256_CCM_8 = 0xC0AE, 0xC0AF
+ECDSA_SUITES = (
+    ECDSA_AES_128_GCM,
+    ECDSA_CHACHA20,
+    ECDSA_AES_128_CCM,
+    ECDSA_AES_256_GCM,
+    ECDSA_AES_256_CCM,
+    ECDSA_AES_128_CCM_8,
+    ECDSA_AES_256_CCM_8,
+)
+RSA_AES_128_GCM, RSA_AES_256_GCM, RSA_CHACHA20 = 0xC02F, 0xC030, 0xCCA8
+RSA_SUITES = (RSA_AES_128_GCM, RSA_CHACHA20, RSA_AES_256_GCM)
 SCSV = 0x00FF
 
 EMS = (23, b"")
@@ -259,3 +282,62 @@ def parse_server_hello(body: bytes) -> ServerHello:
 def parse_cookie(hello_verify_request_body: bytes) -> bytes:
     assert hello_verify_request_body[2] == len(hello_verify_request_body) - 3
     return hello_verify_request_body[3:]
+
+
+# --- certificates, ECDHE ------------------------------------------------------------------------------
+
+CERTIFICATE_REQUEST, CERTIFICATE_VERIFY = 13, 15
+SECP256R1, SECP384R1, X25519 = 23, 24, 29
+X509, RAW_PUBLIC_KEY = 0, 2
+
+
+def uint16s(values) -> bytes:
+    return vector(b"".join(struct.pack("!H", value) for value in values), 2)
+
+
+def supported_groups(*groups: int) -> tuple[int, bytes]:
+    return (10, uint16s(groups))
+
+
+def signature_algorithms(*schemes: int) -> tuple[int, bytes]:
+    return (13, uint16s(schemes))
+
+
+POINT_FORMATS = (11, b"\x01\x00")
+
+
+def server_name(name: bytes) -> tuple[int, bytes]:
+    return (0, vector(b"\0" + vector(name, 2), 2))
+
+
+def alpn(*protocols: bytes) -> tuple[int, bytes]:
+    return (16, vector(b"".join(vector(protocol, 1) for protocol in protocols), 2))
+
+
+def certificate(chain) -> bytes:
+    """The body of Certificate with X.509 certificates."""
+    return vector(b"".join(vector(each, 3) for each in chain), 3)
+
+
+def parse_certificate(body: bytes) -> tuple[bytes, ...]:
+    assert int.from_bytes(body[:3], "big") == len(body) - 3
+    chain, at = [], 3
+    while at < len(body):
+        length = int.from_bytes(body[at : at + 3], "big")
+        chain.append(body[at + 3 : at + 3 + length])
+        at += 3 + length
+    return tuple(chain)
+
+
+def ecdhe_parameters(group: int, public: bytes) -> bytes:
+    """RFC 8422 §5.4."""
+    return b"\x03" + struct.pack("!H", group) + vector(public, 1)
+
+
+def certificate_request(types: bytes, schemes, authorities=()) -> bytes:
+    return vector(types, 1) + uint16s(schemes) + vector(b"".join(vector(each, 2) for each in authorities), 2)
+
+
+def signed(scheme: int, signature: bytes) -> bytes:
+    """What ends ServerKeyExchange and is the whole of CertificateVerify."""
+    return struct.pack("!H", scheme) + vector(signature, 2)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sansdtls import ConnectionOffered, CookiePolicy, ServerConfig
+from sansdtls import ConnectionOffered, CookiePolicy, DiscardReason, Limits, ServerConfig
+from sansdtls.cookie import first_fragment, whole_hello
 from tests.core import raw
 from tests.core.puppet import IDENTITY, PuppetClient, ServerRig
 
@@ -399,3 +400,86 @@ def test_hellos_of_two_peers_do_not_mix():
     one.finish()
     assert (one.server_hello.suite, other.server_hello.suite) == (raw.AES_128_GCM, raw.CHACHA20)
     assert len(rig.server) == 2
+
+
+def test_no_two_inputs_of_the_cookie_run_together():
+    inputs = [
+        whole_hello("ab", b"c", b"d"),
+        whole_hello("a", b"b'c", b"d"),
+        whole_hello("ab", b"cd", b""),
+        whole_hello("ab", b"", b"cd"),
+        first_fragment("ab", b"c", int.from_bytes(b"d", "big")),
+        first_fragment("ab", b"", 0),
+        whole_hello("ab", b"", b"\0\0\0\0"),
+    ]
+    assert len(set(inputs)) == len(inputs)
+
+
+@pytest.mark.parametrize(
+    ("change", "answered"),
+    [
+        ({"total": 1}, True),
+        ({"offset": 1}, False),
+        ({"message_seq": 1}, False),
+    ],
+    ids=str,
+)
+def test_a_fragment_that_does_not_belong_to_the_hello_ends_it_or_is_dropped(change, answered):
+    rig = ServerRig()
+    cookie = cookie_in(rig.give(hello_pieces(large_hello(), 300, message_seq=0)[0]))
+    first, second, *_ = hello_pieces(large_hello(cookie), 300, message_seq=1)
+    rig.give(first)
+    assert rig.server.statistics.half_open == 1
+    (piece,) = raw.fragments(raw.records(second)[0].payload)
+    fields = {"message_seq": piece.message_seq, "offset": piece.offset, "total": piece.total}
+    for name, more in change.items():
+        fields[name] += more
+    answers = rig.give(raw.record(raw.HANDSHAKE, raw.fragment(1, piece.data, **fields)))
+    if answered:
+        assert [raw.records(answer)[0].payload for answer in answers] == [b"\x02\x2f"]  # illegal_parameter
+        assert rig.server.statistics.handshakes_failed == {"ProtocolViolation": 1}
+    else:
+        assert answers == []
+    assert rig.server.statistics.half_open == (0 if answered else 1)
+    rig.wait(200)
+    assert rig.server.statistics.half_open == rig.server.statistics.reassembly_size == 0
+    assert rig.server.next_timeout() is None
+    assert rig.events == []
+
+
+def test_a_new_first_fragment_starts_the_reassembly_again():
+    rig = ServerRig()
+    cookie = cookie_in(rig.give(hello_pieces(large_hello(), 300, message_seq=0)[0]))
+    pieces = hello_pieces(large_hello(cookie), 300, message_seq=1)
+    rig.give(pieces[0])
+    rig.give(pieces[1])
+    for piece in pieces:
+        rig.give(piece)
+    assert [type(event) for event in rig.events[:1]] == [ConnectionOffered]
+    assert rig.server.statistics.reassembly_size == 0
+
+
+def test_fragmented_hellos_count_as_half_open():
+    rig = ServerRig(ServerConfig(limits=Limits(max_half_open=2)))
+    for path in range(4):
+        ((_, body),) = raw.plaintext_messages(
+            rig.give(hello_pieces(large_hello(), 300, message_seq=0)[0], path)
+        ).values()
+        rig.give(hello_pieces(large_hello(raw.parse_cookie(body)), 300, message_seq=1)[0], path)
+    assert rig.server.statistics.half_open == 2
+    assert rig.server.statistics.records_discarded[DiscardReason.HALF_OPEN_LIMIT] == 2
+    for path in range(4):
+        assert rig.give(raw.record(raw.APPLICATION_DATA, b"x"), path) == []
+
+
+def test_a_hello_above_the_limit_of_messages_is_dropped_before_its_cookie():
+    rig = ServerRig(ServerConfig(limits=Limits(max_handshake_message_size=256)))
+    assert rig.give(hello_pieces(large_hello(), 300, message_seq=0)[0]) == []
+    assert rig.give(hello_datagram(large_hello())) == []
+    assert rig.server.statistics.records_discarded == {DiscardReason.REASSEMBLY_LIMIT: 2}
+
+
+def test_a_hello_with_a_session_id_of_33_bytes_gets_no_cookie():
+    rig = ServerRig()
+    assert rig.give(hello_datagram(raw.client_hello(session_id=bytes(33)))) == []
+    assert rig.server.statistics.records_discarded == {DiscardReason.HANDSHAKE_FRAGMENT: 1}

@@ -12,6 +12,8 @@ from sansdtls import (
     DiscardReason,
     PeerAlert,
     PeerClose,
+    RetransmitPolicy,
+    ServerConfig,
 )
 from sansdtls.testing import CounterEntropy, Network, Pair
 from tests.core import raw
@@ -205,3 +207,50 @@ def test_a_close_notify_in_clear_ends_a_handshake_in_which_nothing_else_is_heard
     puppet.wait(1)
     assert puppet.rig.causes == [PeerClose()]
     assert puppet.rig.server.statistics.half_open == 0
+
+
+@pytest.mark.parametrize("forged_at", [(0.5,), (0.5, 1.5), (0.2, 0.5, 0.9, 1.2)], ids=str)
+def test_forged_finished_records_cannot_end_a_handshake_whose_finished_comes_at_the_second_try(forged_at):
+    puppet = PuppetClient()
+    puppet.hello()
+    puppet.give(puppet.key_exchange(), puppet.change_cipher_spec())
+    for seq, moment in enumerate(forged_at):
+        puppet.wait(moment - puppet.rig.now)
+        puppet.give(raw.record(raw.HANDSHAKE, bytes(40), epoch=1, seq=seq))
+    # The honest Finished was lost once; the server's repetition at 1 s brings it again.
+    puppet.wait(2.9 - puppet.rig.now)
+    assert puppet.rig.causes == []
+    puppet.read_finished(puppet.give(puppet.change_cipher_spec(), puppet.finished()))
+    assert len(puppet.rig.server) == 1
+
+
+def test_a_single_forged_finished_never_counts_as_a_wrong_key_before_the_deadline():
+    puppet = PuppetClient()
+    puppet.hello()
+    puppet.give(puppet.key_exchange(), puppet.change_cipher_spec())
+    puppet.give(raw.record(raw.HANDSHAKE, bytes(40), epoch=1, seq=3))
+    puppet.wait(60)
+    assert puppet.rig.causes == []
+
+
+@pytest.mark.parametrize("initial", [1.0, 9.0])
+def test_a_wrong_key_is_told_after_two_periods_of_retransmission(initial):
+    policy = RetransmitPolicy(initial_timeout=initial)
+    pair = Pair(
+        ClientConfig(psk_identity=IDENTITY, psk_key=b"wrong", retransmit=policy),
+        ServerConfig(retransmit=policy),
+    )
+    pair.run_until(lambda: bool(pair.server_causes()))
+    assert pair.now == 3 * initial
+    assert pair.server_causes() == [AuthenticationFailed(AuthenticationProblem.WRONG_KEY, IDENTITY)]
+
+
+def test_every_login_draws_the_same_entropy_whether_it_has_no_key_one_or_two():
+    drawn = set()
+    for keys in ([], [KEY], [KEY, b"another key....."], [b"another key.....", KEY]):
+        rig = ServerRig(keys={IDENTITY: keys})
+        puppet = PuppetClient(rig)
+        puppet.hello()
+        puppet.give(puppet.key_exchange(), puppet.change_cipher_spec(), puppet.finished())
+        drawn.add(rig.entropy.bytes_taken)
+    assert len(drawn) == 1

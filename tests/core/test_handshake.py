@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 from sansdtls import (
     CipherSuite,
     ClientConfig,
+    Connection,
     ConnectionState,
     DataReceived,
     ExtendedMasterSecret,
     HandshakeCompleted,
     ProtocolVersion,
     PskRequested,
+    ResumptionPolicy,
     ServerConfig,
 )
 from sansdtls.testing import CounterEntropy, Network, Pair
@@ -116,7 +118,13 @@ def test_the_client_offers_what_the_profiles_ask_for():
     assert hello.session_id == hello.cookie == b""
     assert hello.compression == b"\0"
     offered = [suite for suite in hello.suites if suite != raw.SCSV]
-    assert offered == list(raw.ALL_SUITES)
+    # RFC 9325 §4.1: forward secrecy first. Eight-byte tags last, those with forward secrecy before the others.
+    assert offered == [
+        *raw.ECDHE_PSK_SUITES[:4],
+        *raw.ALL_SUITES[:5],
+        raw.ECDHE_PSK_AES_128_CCM_8,
+        *raw.ALL_SUITES[5:],
+    ]
     # RFC 9325 §3.5: both, and never renegotiation.
     assert hello.extensions is not None
     assert dict(hello.extensions)[23] == b""
@@ -124,17 +132,15 @@ def test_the_client_offers_what_the_profiles_ask_for():
 
 
 def test_a_thousand_hellos_have_a_thousand_randoms():
-    randoms = set()
-    entropy = CounterEntropy(5)
+    # CVE-2020-11501 GnuTLS: for DTLS the random was all zero.
+    entropy, randoms = CounterEntropy(5), set()
+    config = ClientConfig(psk_identity=IDENTITY, psk_key=KEY)
     for _ in range(1000):
-        from sansdtls import Connection
-
-        config = ClientConfig(psk_identity=IDENTITY, psk_key=KEY)
         (sent,) = Connection.client(config, entropy=entropy, now=0.0).datagrams_to_send()
         ((_, body),) = raw.plaintext_messages([sent.data]).values()
         randoms.add(raw.parse_client_hello(body).random)
     assert len(randoms) == 1000
-    assert all(0 not in map(len, random.split(bytes(8))) or bytes(8) not in random for random in randoms)
+    assert not any(bytes(4) in random for random in randoms)
 
 
 def test_a_client_newer_than_the_server_gets_dtls_1_2():
@@ -162,6 +168,12 @@ def test_the_server_answers_exactly_what_was_offered(suites, extensions, answere
     puppet.handshake()
     assert puppet.server_hello.extensions == answered
     assert puppet.server_hello.compression == 0
+    # RFC 7627 §5.4: what cannot be resumed safely gets no session ID.
+    assert len(puppet.server_hello.session_id) == (32 if puppet.ems else 0)
+
+
+def test_a_server_that_resumes_nothing_gives_no_session_id():
+    puppet = PuppetClient(ServerRig(ServerConfig(resumption=None))).handshake()
     assert puppet.server_hello.session_id == b""
 
 
@@ -173,11 +185,15 @@ def test_the_order_of_the_server_decides_on_the_suite(order):
     assert puppet.server_hello.suite == order[0]
 
 
-def test_a_session_id_in_the_hello_means_nothing_to_the_server():
-    puppet = PuppetClient()
+@pytest.mark.parametrize("resumption", [None, ResumptionPolicy()])
+def test_a_session_id_that_the_server_never_gave_leads_to_a_full_handshake(resumption):
+    puppet = PuppetClient(ServerRig(ServerConfig(resumption=resumption)))
     puppet.hello_options = {"session_id": bytes(range(32))}
     puppet.handshake()
-    assert puppet.server_hello.session_id == b""
+    assert puppet.server_hello.session_id != bytes(range(32))
+    assert (puppet.server_hello.session_id == b"") is (resumption is None)
+    assert puppet.rig.connection.negotiated is not None
+    assert not puppet.rig.connection.negotiated.resumed
 
 
 # --- PSK: hint, identities, two keys, late answers ----------------------------------------------------
@@ -399,3 +415,48 @@ def test_extended_master_secret_can_be_insisted_on_by_both():
     pair.handshake()
     assert pair.client.negotiated is not None
     assert pair.client.negotiated.extended_master_secret
+
+
+@settings(max_examples=60)
+@given(
+    suite=st.sampled_from(raw.ALL_SUITES),
+    hint=st.none() | st.binary(min_size=1, max_size=128),
+    identity=st.binary(max_size=128),
+    lookup=st.sampled_from([0.0, 0.3, 2.5]),
+    index=st.sampled_from([0, 1]),
+    mtus=st.tuples(st.integers(256, 1400), st.integers(256, 1400)),
+    key_lengths=st.tuples(st.integers(1, 64), st.integers(1, 64)),
+)
+def test_any_combination_of_options_completes(suite, hint, identity, lookup, index, mtus, key_lengths):
+    keys = [b"k" * key_lengths[0], b"n" * key_lengths[1]]
+    pair = Pair(
+        ClientConfig(psk_identity=identity, psk_key=keys[index], mtu=mtus[0]),
+        ServerConfig(psk_identity_hint=hint, mtu=mtus[1], cipher_suites=[suite]),
+        keys={identity: keys},
+    )
+    pair.psk_after = lookup
+    pair.handshake()
+    assert pair.server_connection.negotiated == pair.client.negotiated
+    assert completed(pair.server_events).psk_key_index == index
+    pair.client.send(b"up", now=pair.now)
+    pair.server_connection.send(b"down", now=pair.now)
+    pair.run_for(0.1)
+    assert (pair.server_received(), pair.client_end.received) == ([b"up"], [b"down"])
+
+
+@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize("ems", [True, False], ids=["EMS", "no EMS"])
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "late"])
+def test_either_key_lets_an_independent_client_in_with_or_without_ems(suite, ems, index, late):
+    rig = ServerRig(keys={IDENTITY: [OLD_KEY, NEW_KEY]})
+    rig.answer_requests = not late
+    puppet = PuppetClient(rig, suite=suite, ems=ems, psk=(OLD_KEY, NEW_KEY)[index])
+    puppet.hello()
+    answers = puppet.give(puppet.key_exchange(), puppet.change_cipher_spec(), puppet.finished())
+    if late:
+        (request,) = [event for event in rig.events if isinstance(event, PskRequested)]
+        rig._take(request.connection.provide_psk(request, [OLD_KEY, NEW_KEY], now=rig.now))
+        answers += rig.sent()
+    puppet.read_finished(answers)
+    assert completed(rig.events).psk_key_index == index

@@ -91,6 +91,8 @@ def test_nothing_is_delivered_after_the_end(how, role):
         puppet.give(puppet.data(b"after the end", seq=seq))
     puppet.give(puppet.alert(2, 40, epoch=1))
     assert rig.received == []
+    if role == "client":
+        assert connection.statistics.records_discarded == {DiscardReason.AFTER_CLOSE: 4}
     assert len(rig.events) == events
     assert connection.state is ConnectionState.CLOSED
 
@@ -239,3 +241,26 @@ def test_a_record_of_another_version_is_dropped_once_the_version_is_negotiated(k
     puppet.give(sealed)
     assert puppet.rig.received == []
     assert puppet.rig.causes == []
+
+
+@pytest.mark.parametrize("role", ["client", "server"])
+def test_data_between_two_halves_of_the_finished_waits_for_the_second(role):
+    puppet: PuppetServer | PuppetClient
+    if role == "client":
+        puppet = PuppetServer()
+        puppet.verify_request()
+        puppet.answer_hello()
+        puppet.give(puppet.change_cipher_spec())
+    else:
+        puppet = PuppetClient()
+        puppet.hello()
+        puppet.give(puppet.key_exchange(), puppet.change_cipher_spec())
+    body, seq = puppet.verify_data(), puppet.message_seq
+    halves = [
+        raw.fragment(raw.FINISHED, body[at : at + 6], message_seq=seq, offset=at, total=12) for at in (0, 6)
+    ]
+    puppet.give(puppet.record(raw.HANDSHAKE, halves[0], epoch=1))
+    puppet.give(puppet.data(READING))
+    assert puppet.rig.received == []
+    puppet.give(puppet.record(raw.HANDSHAKE, halves[1], epoch=1))
+    assert puppet.rig.received == [READING]

@@ -10,6 +10,7 @@ from sansdtls import (
 )
 from sansdtls.testing import CounterEntropy, Pair
 from tests.core import raw
+from tests.core.misbehaviour import Point, Row, puppet_at
 from tests.core.puppet import ClientRig, PuppetClient, PuppetServer, ServerRig
 
 READING = b"21.5 degrees"
@@ -213,3 +214,59 @@ def test_records_of_another_epoch_or_version_are_dropped_and_counted():
     assert discarded[DiscardReason.BAD_RECORD_HEADER] == 1
     assert sum(discarded.values()) == 3
     assert puppet.rig.causes == []
+
+
+# --- garbage of an authenticated peer, and well-formed messages at any point --------------------------
+
+handshake_bodies = st.one_of(
+    st.binary(max_size=60),
+    st.sampled_from(
+        [
+            raw.client_hello(),
+            raw.server_hello(),
+            raw.hello_verify_request(b"c"),
+            raw.vector(b"dev1", 2),
+            bytes(12),
+        ]
+    ),
+)
+
+
+@given(
+    st.sampled_from(Point),
+    st.lists(
+        st.tuples(
+            st.sampled_from([0, 1, 2, 3, 4, 11, 12, 13, 14, 15, 16, 20, 99]),
+            handshake_bodies,
+            st.integers(-2, 3),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+)
+def test_any_message_at_any_point_raises_nothing_and_ends_a_connection_at_most_once(point, messages):
+    puppet = puppet_at(Row("", point, lambda _: None, None))
+    before = len(puppet.answers)
+    for kind, body, ahead, sealed in messages:
+        protect = sealed and puppet.keys is not None
+        encoded = raw.fragment(kind, body, message_seq=max(0, puppet.message_seq + ahead))
+        puppet.give(puppet.record(raw.HANDSHAKE, encoded, epoch=int(protect)))
+    puppet.wait(0)
+    fatal = [alert for alert in puppet.alerts(puppet.answers[before:]) if alert[0] == 2]
+    assert len(fatal) == len(puppet.rig.causes) <= 1 or point is Point.SERVER_HELLO_DUE
+    assert puppet.rig.received == []
+
+
+@given(
+    st.sampled_from([point for point in Point if point.name.endswith(("FINISHED", "CONNECTED"))]),
+    st.lists(st.tuples(st.integers(20, 23), st.binary(max_size=80)), min_size=1, max_size=6),
+)
+def test_authentic_garbage_raises_nothing_and_ends_a_connection_at_most_once(point, records):
+    puppet = puppet_at(Row("", point, lambda _: None, None))
+    for kind, payload in records:
+        puppet.give(puppet.record(kind, payload, epoch=1))
+    puppet.wait(0)
+    assert len(puppet.rig.causes) <= 1
+    if point.name.endswith("FINISHED"):
+        assert puppet.rig.received == []

@@ -9,9 +9,11 @@ import pytest
 from sansdtls import (
     CipherSuite,
     ClientConfig,
+    ConnectionState,
     KeysExhausted,
     Limits,
     PeerClose,
+    RetransmitPolicy,
     SecretDerived,
     ServerConfig,
     UsageError,
@@ -22,6 +24,8 @@ from sansdtls.testing import Network, Pair
 from tests.conftest import require_program
 from tests.core import raw
 from tests.core.puppet import IDENTITY, KEY, ClientRig, PuppetClient, PuppetServer, ServerRig
+
+CHACHA20 = CipherSuite.TLS_PSK_WITH_CHACHA20_POLY1305_SHA256
 
 
 def connected(**more) -> Pair:
@@ -254,3 +258,68 @@ def test_what_a_connection_sends_never_repeats_a_number_or_an_explicit_nonce(sui
     assert numbers == sorted(numbers)
     if suite != raw.CHACHA20:
         assert all(record.payload[:8] == b"\0\1" + record.seq.to_bytes(6, "big") for record in sealed)
+
+
+def test_nothing_can_be_exported_after_the_end():
+    pair = connected()
+    pair.client.close(now=pair.now)
+    pair.run_for(1)
+    for connection in (pair.client, pair.server_connection):
+        with pytest.raises(WrongState):
+            connection.export_keying_material("EXPORTER_x", 16)
+
+
+def test_nothing_can_be_exported_without_extended_master_secret():
+    # RFC 7627 §5.4: two associations could be made to export the same.
+    puppet = PuppetClient(ems=False).handshake()
+    with pytest.raises(WrongState, match="7627"):
+        puppet.rig.connection.export_keying_material("EXPORTER_x", 16)
+
+
+@pytest.mark.parametrize(("length", "context"), [(0, None), (-1, None), (16_385, None), (16, bytes(65_536))])
+def test_an_export_out_of_range_is_refused(length, context):
+    with pytest.raises(UsageError):
+        connected().client.export_keying_material("EXPORTER_x", length, context)
+
+
+@pytest.mark.parametrize("boundary", [2**16, 2**24, 2**32])
+def test_record_numbers_pass_every_power_of_two(boundary):
+    chacha20 = ClientConfig(psk_identity=IDENTITY, psk_key=KEY, cipher_suites=[CHACHA20])
+    pair = connected(client_config=chacha20)
+    pair.client._layer.write.next_sequence_number = boundary - 2
+    for number in range(4):
+        pair.client.send(b"%d" % number, now=pair.now)
+    pair.run_for(0.1)
+    assert pair.server_received() == [b"0", b"1", b"2", b"3"]
+
+
+def test_record_numbers_never_wrap():
+    # tinydtls#258; RFC 6347 §4.1: the association ends before 2**48.
+    chacha20 = ClientConfig(psk_identity=IDENTITY, psk_key=KEY, cipher_suites=[CHACHA20])
+    pair = connected(client_config=chacha20)
+    pair.client._layer.write.next_sequence_number = 2**48 - 5
+    sent = 0
+    while pair.client.state is ConnectionState.CONNECTED:
+        pair.client.send(b"x", now=pair.now)
+        sent += 1
+    assert sent < 5
+    pair.run_for(0.1)
+    assert pair.client_end.cause == KeysExhausted("seal")
+    assert pair.server_causes() == [PeerClose()]
+    numbers = [r.seq for sent in pair.network.sent_by("client") for r in raw.records(sent.data) if r.epoch]
+    assert numbers == sorted(set(numbers))
+    assert max(numbers) < 2**48
+
+
+def test_a_handshake_that_repeats_itself_until_its_key_is_used_up_ends():
+    policy = RetransmitPolicy(initial_timeout=0.01, maximum_timeout=0.01, max_retransmissions=100)
+    config = ClientConfig(
+        psk_identity=IDENTITY, psk_key=KEY, retransmit=policy, limits=Limits(max_sealed_records=64)
+    )
+    puppet = PuppetServer(ClientRig(config))
+    puppet.verify_request()
+    puppet.answer_hello()
+    puppet.wait(10)
+    assert puppet.rig.causes == [KeysExhausted("seal")]
+    sealed = [r.seq for datagram in puppet.answers for r in raw.records(datagram) if r.epoch == 1]
+    assert len(set(sealed)) == len(sealed) <= 64

@@ -9,6 +9,7 @@ from sansdtls import (
     HandshakeCompleted,
     HandshakeTimeout,
     IdleTimeout,
+    KeysExhausted,
     LimitExceeded,
     Limits,
     PskRequested,
@@ -307,3 +308,33 @@ def test_many_deadlines_that_are_cancelled_do_not_pile_up():
     assert len(rig.server._deadlines) < 200
     assert rig.server.next_timeout() is None
     assert len(rig.server._routes) == 0
+
+
+def test_an_association_heard_while_a_newcomer_is_at_its_door_counts_as_used():
+    fleet = fleet_with(Limits(max_associations=2, stale_after=10))
+    busy, idle = connect(fleet, 0), connect(fleet, 1)
+    fleet.run_for(5)
+    fleet.psk_after = None
+    fleet.connect(client_config(0), path=busy.path)  # two connections on one path from here on
+    fleet.run_for(6)
+    busy.connection.send(b"still here", now=fleet.now)
+    for outgoing in busy.connection.datagrams_to_send():
+        fleet.network.send(busy.path, outgoing.path, outgoing.data)
+    fleet.run_for(1)
+    assert fleet.server_received() == [b"still here"]
+    fleet.psk_after = 0.0
+    connect(fleet, 2)
+    assert cause_on_server(fleet, idle.path) == [LimitExceeded("max_associations")]
+    assert cause_on_server(fleet, busy.path) == []
+
+
+def test_keys_used_up_by_forgeries_during_a_handshake_give_the_slot_back():
+    rig = ServerRig(ServerConfig(limits=Limits(max_failed_opens=5)))
+    puppet = PuppetClient(rig)
+    puppet.hello()
+    puppet.give(puppet.key_exchange(), puppet.change_cipher_spec())
+    for seq in range(5):
+        puppet.give(raw.record(22, bytes(40), epoch=1, seq=seq))
+    assert rig.causes == [KeysExhausted("open")]
+    assert rig.server.statistics.half_open == 0
+    assert rig.server.next_timeout() is None

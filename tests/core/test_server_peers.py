@@ -266,6 +266,8 @@ def test_statistics_add_up():
         assert mine.retransmissions == theirs.retransmissions == mine.mac_failures == theirs.mac_failures == 0
         assert mine.datagrams_sent == len(fleet.network.sent_by(client.path))
         assert mine.datagrams_received == len(fleet.network.sent_by("server", to=client.path))
+        # The first hello and the second come before there is a connection.
+        assert theirs.datagrams_received == len(fleet.network.sent_by(client.path)) - 2
 
 
 def test_retransmissions_are_counted_on_both_sides():

@@ -229,3 +229,8 @@ def test_a_client_started_at_a_path_in_use_takes_its_place():
     assert pair.clients["client"] is again
     completed = [event for event in pair.server_events if isinstance(event, HandshakeCompleted)]
     assert len(completed) == 2
+
+
+def test_a_step_with_nothing_to_do_says_so():
+    assert Fleet().step() is False
+    assert repr(VirtualClock(2.5)) == "VirtualClock(now=2.5)"

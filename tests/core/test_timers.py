@@ -184,7 +184,7 @@ def test_after_repeated_loss_datagrams_become_smaller(shrink_after):
     identity = b"i" * 1000
     policy = RetransmitPolicy(shrink_after=shrink_after)
     pair = Pair(
-        ClientConfig(psk_identity=identity, psk_key=KEY, retransmit=policy),
+        ClientConfig(psk_identity=identity, psk_key=KEY, retransmit=policy, request_ticket=False),
         keys={identity: [KEY]},
         network=Network(mtu=400),
     )
@@ -260,3 +260,18 @@ def test_an_offer_nobody_answers_lapses_at_the_deadline():
     rig.wait(0.2)
     assert rig.server.statistics.half_open == 0
     assert rig.server.next_timeout() is None
+
+
+@pytest.mark.parametrize(("age", "repeated"), [(1.0, True), (200.0, True), (239.9, True), (240.1, False)])
+def test_the_last_flight_is_repeated_for_twice_the_maximum_segment_lifetime(age, repeated):
+    # RFC 6347 §4.2.4: twice the default MSL of TCP, which is two minutes.
+    puppet = PuppetClient()
+    puppet.hello()
+    seq = puppet.message_seq + 1
+    puppet.give(puppet.key_exchange(), puppet.change_cipher_spec())
+    finished = raw.fragment(raw.FINISHED, puppet.verify_data(), message_seq=seq)
+    puppet.read_finished(puppet.give(puppet.finished()))
+    puppet.rig.wait(age)
+    answers = puppet.give(puppet.record(raw.HANDSHAKE, finished, epoch=1))
+    assert bool(answers) is repeated
+    assert puppet.rig.causes == []

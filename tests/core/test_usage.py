@@ -8,6 +8,7 @@ from sansdtls import (
     AlertReceived,
     CipherSuite,
     ClientConfig,
+    ConfigError,
     Connection,
     ConnectionState,
     ConnectionTerminated,
@@ -172,7 +173,7 @@ def test_negotiated_and_peer_are_there_when_connected_and_stay(when):
         pair.client.close(now=pair.now)
         pair.run_for(1)
     assert pair.client.negotiated is not None
-    assert pair.client.negotiated.cipher_suite is CipherSuite.TLS_PSK_WITH_AES_128_GCM_SHA256
+    assert pair.client.negotiated.cipher_suite is CipherSuite.TLS_ECDHE_PSK_WITH_AES_128_GCM_SHA256
     for connection in (pair.client, pair.server_connection):
         assert connection.peer is not None
         assert connection.peer.psk_identity == IDENTITY
@@ -237,7 +238,7 @@ def test_closing_during_a_handshake_tells_the_peer():
     puppet.verify_request()
     puppet.rig.connection.close(now=0.0)
     alerts = puppet.alerts(puppet.rig.sent())
-    assert (AlertLevel.WARNING, AlertDescription.USER_CANCELED) in alerts or (1, 0) in alerts
+    assert alerts == [(1, AlertDescription.USER_CANCELED), (1, AlertDescription.CLOSE_NOTIFY)]
     puppet.wait(0.001)
     assert puppet.rig.causes == [LocalClose()]
     puppet.give(*puppet.flight_4())
@@ -278,3 +279,17 @@ def test_a_warning_alert_is_told_and_ends_nothing():
     assert isinstance(event, AlertReceived)
     assert (event.level, event.description) == (AlertLevel.WARNING, AlertDescription.USER_CANCELED)
     assert puppet.rig.causes == []
+
+
+def test_a_policy_for_extended_master_secret_that_does_not_exist_is_refused():
+    with pytest.raises(ConfigError, match="preferred, required"):
+        ClientConfig(psk_identity=IDENTITY, extended_master_secret="maybe")
+
+
+@pytest.mark.parametrize("role", ["client", "server"])
+def test_close_notify_is_answered_by_close_notify(role):
+    # RFC 5246 §7.2.1
+    puppet: PuppetServer | PuppetClient = PuppetServer() if role == "client" else PuppetClient()
+    puppet.handshake()
+    assert puppet.alerts(puppet.give(puppet.alert(1, 0, epoch=1))) == [(1, 0)]
+    assert puppet.rig.causes == [PeerClose()]
