@@ -13,7 +13,11 @@ import pytest
 
 from sansdtls.config import Limits
 from sansdtls.crypto.signatures import schemes_of, spki_of_certificate, verify_signature
-from sansdtls.crypto.suites import SUITES, NotAuthentic
+from sansdtls.crypto.suites import SUITES, KeyExchange, NotAuthentic
+from sansdtls.handshake.extensions import (
+    read_client_extensions_untrusted,
+    read_server_extensions_untrusted,
+)
 from sansdtls.handshake.keys import HandshakeParameters, derive_epoch_keys, verify_data
 from sansdtls.iana import CertificateType, CipherSuite, ContentType, HandshakeType, NamedGroup
 from sansdtls.wire.certificates import (
@@ -28,11 +32,12 @@ from sansdtls.wire.certificates import (
 from sansdtls.wire.handshake import HandshakeMessage, decode_fragments_untrusted, encode_message
 from sansdtls.wire.messages import ClientHello, ServerHello
 from sansdtls.wire.record import RECORD_HEADER_LENGTH, Record, read_record_untrusted
-from tests.core import recordings
+from tests.recordings import recorded_datagrams, recorded_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sansdtls.crypto.suites import SuiteParameters
     from sansdtls.record.epochs import ReadEpoch
 
 RAW = CertificateType.RAW_PUBLIC_KEY
@@ -40,8 +45,6 @@ RECORDINGS = {
     "gnutls-ecdhe-ecdsa": (22502, CertificateType.X509),
     "gnutls-rpk": (22501, RAW),
 }
-SUITE = CipherSuite.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
-PARAMETERS = SUITES[SUITE]
 
 
 @attrs.define
@@ -93,6 +96,10 @@ class Opened:
         return spki_of_certificate(CertificateMessage.decode_untrusted(body).chain[0])
 
     @property
+    def suite(self) -> SuiteParameters:
+        return SUITES[CipherSuite(self.hellos[1].cipher_suite)]
+
+    @property
     def hellos(self) -> tuple[ClientHello, ServerHello]:
         client = self.body(HandshakeType.CLIENT_HELLO, of_client=True)
         server = self.body(HandshakeType.SERVER_HELLO, of_client=False)
@@ -112,7 +119,7 @@ def epochs(found: Opened) -> dict[bool, ReadEpoch]:
     """Epoch 1, by who seals: True = the client."""
     client_hello, server_hello = found.hellos
     parameters = HandshakeParameters(
-        PARAMETERS,
+        found.suite,
         client_hello.random,
         server_hello.random,
         session_hash=None,
@@ -127,12 +134,13 @@ def epochs(found: Opened) -> dict[bool, ReadEpoch]:
 @pytest.fixture(scope="module", params=RECORDINGS)
 def opened(request: pytest.FixtureRequest) -> Opened:
     port, certificate_type = RECORDINGS[request.param]
-    recording = recordings.load(request.param, port)
-    found = Opened(recording.client_random, recording.master_secret, certificate_type)
+    ((client_random, master_secret),) = recorded_secrets(request.param).items()
+    found = Opened(client_random, master_secret, certificate_type)
     opening: dict[bool, ReadEpoch] = {}
     # Hello without cookie and HelloVerifyRequest are outside the transcript.
-    for from_client, datagram in recording.packets[2:]:
-        for record in records_of(datagram):
+    for datagram in list(recorded_datagrams(request.param))[2:]:
+        from_client = datagram.destination_port == port
+        for record in records_of(datagram.payload):
             plaintext: bytes | None = record.fragment
             if record.epoch == 1:
                 opening = opening or epochs(found)
@@ -157,7 +165,9 @@ CODECS = {
 
 
 def test_the_messages_come_in_the_order_of_the_rfc(opened: Opened):
-    assert [(from_client, HandshakeType(message.message_type)) for from_client, message in opened.messages] == [
+    assert [
+        (from_client, HandshakeType(message.message_type)) for from_client, message in opened.messages
+    ] == [
         (True, HandshakeType.CLIENT_HELLO),
         (False, HandshakeType.SERVER_HELLO),
         (False, HandshakeType.CERTIFICATE),
@@ -188,17 +198,17 @@ def test_each_message_encodes_to_the_bytes_it_was_decoded_from(opened: Opened):
 def test_the_hellos_agree_on_suite_extended_master_secret_and_certificate_types(opened: Opened):
     client_hello, server_hello = opened.hellos
     assert client_hello.random == opened.client_random
-    assert SUITE in client_hello.cipher_suites
-    assert server_hello.cipher_suite == SUITE
+    assert server_hello.cipher_suite in client_hello.cipher_suites
+    assert opened.suite.key_exchange is KeyExchange.ECDHE_ECDSA
     offered = read_client_extensions_untrusted(client_hello.extensions)
     chosen = read_server_extensions_untrusted(server_hello.extensions)
     assert offered.extended_master_secret
     assert chosen.extended_master_secret
     if opened.is_raw:
         assert offered.server_certificate_types == offered.client_certificate_types == (RAW,)
-        assert chosen.server_certificate_type == chosen.client_certificate_type == RAW
+        assert chosen.server_certificate_types == chosen.client_certificate_types == (RAW,)
     else:
-        assert chosen.server_certificate_type is None
+        assert chosen.server_certificate_types is None
 
 
 # --- what they prove --------------------------------------------------------------------------------
@@ -231,7 +241,7 @@ def test_the_client_signed_the_transcript(opened: Opened):
 def test_finished_proves_the_transcript(opened: Opened, of_client: bool):
     label = b"client finished" if of_client else b"server finished"
     transcript = opened.transcript_before(HandshakeType.FINISHED, of_client=of_client)
-    expected = verify_data(PARAMETERS, opened.master_secret, label, transcript)
+    expected = verify_data(opened.suite, opened.master_secret, label, transcript)
     assert opened.body(HandshakeType.FINISHED, of_client=of_client) == expected
 
 
