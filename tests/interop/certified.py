@@ -371,7 +371,7 @@ class Werift(CertifiedStack):
     def _command(self, role: str, terms: Terms) -> list[str]:
         own = terms.own or terms.trusts
         assert own is not None
-        kind = "rsa" if "rsa" in own.stem.name else "ecdsa"
+        kind = "rsa" if own.is_rsa else "ecdsa"
         files = [own.file(".pem"), own.file(".key")]
         mutual = "mutual" if terms.own and terms.trusts else "-"
         return ["node", str(PEERS / "werift_peer.mjs"), role, str(terms.port), *files, kind, mutual]

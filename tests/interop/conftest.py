@@ -13,8 +13,8 @@ from sansdtls import (
     RetransmitPolicy,
     ServerConfig,
 )
-from tests.interop import credentials
 from tests.interop.certified import Terms
+from tests.interop.credentials import KINDS, make_pair
 from tests.interop.ours import OurClient, OurServer, answer_to_coap, answer_to_hello, trusting
 from tests.interop.process import free_port, running
 from tests.interop.stacks import CCM_8, Session
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from sansdtls import CipherSuite, NamedGroup, SignatureScheme
     from tests.interop.certified import CertifiedStack
-    from tests.interop.credentials import Credential
+    from tests.interop.credentials import Credential, Pair
     from tests.interop.ours import Judge
     from tests.interop.process import PeerProcess
     from tests.interop.stacks import Stack
@@ -258,8 +258,8 @@ def certified_meeting(tmp_path: Path) -> Iterator[CertifiedMeeting]:
 
 
 @pytest.fixture(scope="session")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, credentials.Pair]:
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pair]:
     """A server's and a client's credentials, by kind of key; those of ``stranger`` nobody trusts."""
     directory = tmp_path_factory.mktemp("credentials")
-    made = {kind: credentials.make(directory, kind) for kind in credentials.KEYS}
-    return {**made, "stranger": credentials.make(directory, "p256", authority="stranger")}
+    pairs = {kind: make_pair(directory, kind) for kind in KINDS}
+    return {**pairs, "stranger": make_pair(directory, "p256", authority="stranger")}

@@ -8,7 +8,6 @@ import pytest
 
 from sansdtls import (
     AlertDescription,
-    CertificateCredential,
     CertificateType,
     ClientConfig,
     PeerAlert,
@@ -50,8 +49,7 @@ def sizes_received(ours: OurServer | OurClient) -> list[int]:
 def test_their_client_is_shown_the_certificate_for_the_name_it_asks_for(
     certified_meeting: CertifiedMeeting, pairs: dict[str, Pair], stack: CertifiedStack, option: str
 ):
-    named, unnamed = pairs["p384"].server.ours(), pairs["p256"].server.ours()
-    named = CertificateCredential(named.chain, named.key, server_names=(NAME,))
+    named, unnamed = pairs["p384"].server.ours(NAME), pairs["p256"].server.ours()
     server = certified_meeting.our_server(ServerConfig(credentials=(unnamed, named)))
     for name, kind in ((NAME, "p384"), ("other.example", "p256")):
         client = certified_meeting.their_client(
