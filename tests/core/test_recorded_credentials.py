@@ -6,7 +6,7 @@ verify and Finished is what the transcript says, our reading of the RFCs is thei
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
@@ -185,7 +185,7 @@ def test_the_messages_come_in_the_order_of_the_rfc(opened: Opened):
 
 def test_each_message_encodes_to_the_bytes_it_was_decoded_from(opened: Opened):
     certificate = RawPublicKeyMessage if opened.is_raw else CertificateMessage
-    codecs = {**CODECS, HandshakeType.CERTIFICATE: certificate}
+    codecs: dict[HandshakeType, Any] = {**CODECS, HandshakeType.CERTIFICATE: certificate}
     decoded = 0
     for _, message in opened.messages:
         codec = codecs.get(HandshakeType(message.message_type))

@@ -197,7 +197,7 @@ class GnuTls(Stack):
         # It binds to 0.0.0.0 and :: alike and has no option for one address.
         keys = session.directory / "gnutls.psk"
         keys.write_text(f"{session.identity}:{session.key.hex()}\n", encoding="utf-8")
-        return ["gnutls-serv", "--echo", *self._options(session), "--pskpasswd", str(keys)]
+        return ["gnutls-serv", "--echo", *self._options(session), "--pskpasswd", str(keys), *session.options]
 
 
 class LibCoap(Stack):
