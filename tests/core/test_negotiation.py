@@ -76,12 +76,15 @@ def test_the_server_name_chooses_the_credential(name, expected):
     assert negotiated.server_name == (None if name is None else name.lower())
 
 
-def test_a_name_that_is_nobodys_gets_the_first_credential_where_there_is_no_general_one():
-    # RFC 6066 §3: to go on is allowed, and the client judges for itself.
+@pytest.mark.parametrize("name", ["nobody.example", None])
+def test_a_credential_for_certain_names_is_shown_under_those_names_only(name):
     credentials = (NAMED.certificate("host.example"), OTHER.certificate("other.example"))
-    pair = Pair(client_config(server_name="nobody.example"), server_config(credentials=credentials))
-    pair.handshake()
-    assert first_certificate(pair) == NAMED.chain[0]
+    pair = Pair(client_config(server_name=name), server_config(credentials=credentials))
+    pair.run_for(3)
+    assert pair.client.state is ConnectionState.CLOSED
+    assert [type(cause) for cause in pair.server_causes()] == [PeerIncompatible]
+    sent = raw.handshake_fragments([each.data for each in pair.network.sent_by("server")])
+    assert [found.type for found in sent] == [raw.HELLO_VERIFY_REQUEST]
 
 
 @pytest.mark.parametrize(("name", "known"), [(b"host.example", True), (b"nobody.example", False)])
