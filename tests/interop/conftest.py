@@ -7,8 +7,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sansdtls import DEFAULT_CIPHER_SUITES, ClientConfig, RetransmitPolicy, ServerConfig
-from tests.interop.ours import OurClient, OurServer, answer_to_coap, answer_to_hello
+from sansdtls import (
+    DEFAULT_CIPHER_SUITES,
+    ClientConfig,
+    RetransmitPolicy,
+    ServerConfig,
+)
+from tests.interop.certified import Terms
+from tests.interop.credentials import KINDS, make_pair
+from tests.interop.ours import OurClient, OurServer, answer_to_coap, answer_to_hello, trusting
 from tests.interop.process import free_port, running
 from tests.interop.stacks import CCM_8, Session
 
@@ -16,7 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from sansdtls import CipherSuite
+    from sansdtls import CipherSuite, NamedGroup, SignatureScheme
+    from tests.interop.certified import CertifiedStack
+    from tests.interop.credentials import Credential, Pair
+    from tests.interop.ours import Judge
     from tests.interop.process import PeerProcess
     from tests.interop.stacks import Stack
 
@@ -142,6 +152,94 @@ class Meeting:
         return self._until_the_end.enter_context(OurClient(config, port, key=key))
 
 
+class CertifiedMeeting:
+    """The same with certificates and raw public keys. What is not said is left to each side."""
+
+    def __init__(self, until_the_end: ExitStack, directory: Path) -> None:
+        self._until_the_end = until_the_end
+        self.directory = directory
+
+    def their_client(
+        self,
+        stack: CertifiedStack,
+        port: int,
+        *,
+        suite: CipherSuite | None = None,
+        group: NamedGroup | None = None,
+        scheme: SignatureScheme | None = None,
+        own: Credential | None = None,
+        trusts: Credential | None = None,
+        raw: bool = False,
+        options: Sequence[str] = (),
+    ) -> PeerProcess:
+        stack.require()
+        terms = Terms(
+            directory=self.directory,
+            port=port,
+            suite=suite,
+            group=group,
+            scheme=scheme,
+            own=own,
+            trusts=trusts,
+            raw=raw,
+            options=options,
+        )
+        command = stack.client(terms)
+        return self._until_the_end.enter_context(
+            running(command, directory=self.directory, name="client", environment=stack.environment)
+        )
+
+    def their_server(
+        self,
+        stack: CertifiedStack,
+        *,
+        own: Credential,
+        suite: CipherSuite | None = None,
+        group: NamedGroup | None = None,
+        scheme: SignatureScheme | None = None,
+        trusts: Credential | None = None,
+        raw: bool = False,
+        options: Sequence[str] = (),
+    ) -> tuple[PeerProcess, int]:
+        """The server and its port."""
+        stack.require()
+        terms = Terms(
+            directory=self.directory,
+            port=free_port(),
+            suite=suite,
+            group=group,
+            scheme=scheme,
+            own=own,
+            trusts=trusts,
+            raw=raw,
+            options=options,
+        )
+        process = self._until_the_end.enter_context(
+            running(
+                stack.server(terms),
+                directory=self.directory,
+                name="server",
+                listening_on=terms.port,
+                environment=stack.environment,
+            )
+        )
+        return process, terms.port
+
+    def our_server(
+        self,
+        config: ServerConfig,
+        *,
+        keys: Mapping[bytes, Sequence[bytes]] | None = None,
+        judge: Judge = trusting,
+    ) -> OurServer:
+        return self._until_the_end.enter_context(
+            OurServer(config, keys or {}, answer=answer_to_hello, judge=judge)
+        )
+
+    def our_client(self, config: ClientConfig, port: int, *, judge: Judge = trusting) -> OurClient:
+        return self._until_the_end.enter_context(OurClient(config, port, judge=judge))
+
+
 def _ours(stack: Stack, suite: CipherSuite) -> tuple[CipherSuite, ...]:
     """All our suites where the other side names the one to be taken, else that one."""
     return DEFAULT_CIPHER_SUITES if stack.takes_suite else (suite,)
@@ -151,3 +249,17 @@ def _ours(stack: Stack, suite: CipherSuite) -> tuple[CipherSuite, ...]:
 def meeting(tmp_path: Path) -> Iterator[Meeting]:
     with ExitStack() as until_the_end:
         yield Meeting(until_the_end, tmp_path)
+
+
+@pytest.fixture
+def certified_meeting(tmp_path: Path) -> Iterator[CertifiedMeeting]:
+    with ExitStack() as until_the_end:
+        yield CertifiedMeeting(until_the_end, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pair]:
+    """A server's and a client's credentials, by kind of key; those of ``stranger`` nobody trusts."""
+    directory = tmp_path_factory.mktemp("credentials")
+    pairs = {kind: make_pair(directory, kind) for kind in KINDS}
+    return {**pairs, "stranger": make_pair(directory, "p256", authority="stranger")}

@@ -20,6 +20,8 @@ from sansdtls import (
     ConnectionTerminated,
     DataReceived,
     HandshakeCompleted,
+    PeerCertificateReceived,
+    PeerRawKeyReceived,
     PskRequested,
     SecretDerived,
     Server,
@@ -32,11 +34,18 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
-    from sansdtls import Cause, ClientConfig, Event, Outgoing, ServerConfig
+    from sansdtls import AlertDescription, Cause, ClientConfig, Event, Outgoing, ServerConfig
+
+    Judge = Callable[[PeerCertificateReceived | PeerRawKeyReceived], AlertDescription | None]
+    """Says with which alert what the peer shows is rejected; ``None`` = it is accepted."""
 
 LARGEST_DATAGRAM = 65_535
 PACE = 0.01
 """Seconds for which the loop waits at most before it looks at the test's condition again."""
+
+
+def trusting(shown: PeerCertificateReceived | PeerRawKeyReceived) -> None:
+    """Accept whatever the peer shows: whom to trust is tested elsewhere."""
 
 
 class _Ours(abc.ABC):
@@ -46,13 +55,14 @@ class _Ours(abc.ABC):
     capture of the test can be decrypted.
     """
 
-    def __init__(self, mtu: int, *, key_log: Path | None = None) -> None:
+    def __init__(self, mtu: int, *, judge: Judge = trusting, key_log: Path | None = None) -> None:
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.events: list[Event] = []
         self.largest_sent = 0
         self.largest_received = 0
         self.first_received = b""
         self._mtu = mtu
+        self._judge = judge
         self._key_log = key_log
 
     def __enter__(self) -> Self:
@@ -82,7 +92,18 @@ class _Ours(abc.ABC):
             if isinstance(event, SecretDerived) and self._key_log is not None:
                 with self._key_log.open("a", encoding="ascii") as log:
                     log.write(key_log_line(event) + "\n")
-            self._handle(self._act_on(event, now), now)
+            if isinstance(event, PeerCertificateReceived | PeerRawKeyReceived):
+                self._handle(self._answer_what_is_shown(event, now), now)
+            else:
+                self._handle(self._act_on(event, now), now)
+
+    def _answer_what_is_shown(
+        self, event: PeerCertificateReceived | PeerRawKeyReceived, now: float
+    ) -> list[Event]:
+        alert = self._judge(event)
+        if alert is None:
+            return event.connection.accept_peer(event, now=now)
+        return event.connection.reject_peer(event, alert, now=now)
 
     def flush(self) -> None:
         """Send what the core has to send."""
@@ -149,9 +170,10 @@ class OurServer(_Ours):
         keys: Mapping[bytes, Sequence[bytes]],
         *,
         answer: Callable[[bytes], bytes],
+        judge: Judge = trusting,
         key_log: Path | None = None,
     ) -> None:
-        super().__init__(config.mtu, key_log=key_log)
+        super().__init__(config.mtu, judge=judge, key_log=key_log)
         self.socket.bind(("127.0.0.1", 0))
         self.server = Server(config, entropy=os.urandom, now=time.monotonic())
         self._keys = keys
@@ -186,10 +208,16 @@ class OurClient(_Ours):
     """A client of 127.0.0.1 and a port."""
 
     def __init__(
-        self, config: ClientConfig, port: int, *, key: bytes = b"", key_log: Path | None = None
+        self,
+        config: ClientConfig,
+        port: int,
+        *,
+        key: bytes = b"",
+        judge: Judge = trusting,
+        key_log: Path | None = None,
     ) -> None:
         """``key`` is for the event that asks for it, where the configuration has none."""
-        super().__init__(config.mtu, key_log=key_log)
+        super().__init__(config.mtu, judge=judge, key_log=key_log)
         self._key = key
         self._peer = ("127.0.0.1", port)
         self.socket.bind(("127.0.0.1", 0))

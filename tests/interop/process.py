@@ -18,6 +18,9 @@ PATIENCE = 10.0
 POLL = 0.005
 """Seconds between two looks at something that cannot be waited on."""
 
+LONGEST_SHOWN = 6_000
+"""Characters of a peer's output in the message of a failure: some repeat themselves without end."""
+
 
 def wait_until(condition: Callable[[], bool], what: Callable[[], str], *, within: float = PATIENCE) -> None:
     """Look until ``condition`` holds; fail with ``what()`` at the deadline."""
@@ -62,8 +65,9 @@ class PeerProcess:
         self, command: Sequence[str], *, directory: Path, name: str, environment: Mapping[str, str] = {}
     ) -> None:
         self.command = list(command)
-        self._log = directory / f"{name}.log"
-        with self._log.open("wb") as log:
+        number = len(list(directory.glob(f"{name}*.log"))) + 1
+        self._log = directory / f"{name}{number}.log"
+        with self._log.open("xb") as log:
             self._process = subprocess.Popen(
                 self.command,
                 stdin=subprocess.PIPE,
@@ -108,7 +112,11 @@ class PeerProcess:
 
     def __str__(self) -> str:
         ending = "running" if self.exit_status is None else f"exit status {self.exit_status}"
-        return f"{' '.join(self.command)} ({ending}), which printed:\n{self.output}"
+        output = self.output
+        if len(output) > LONGEST_SHOWN:
+            half = LONGEST_SHOWN // 2
+            output = f"{output[:half]}\n[...]\n{output[-half:]}"
+        return f"{' '.join(self.command)} ({ending}), which printed:\n{output}"
 
 
 @contextlib.contextmanager
