@@ -209,3 +209,13 @@ def test_a_raw_key_that_is_not_exactly_one_key_in_der_is_refused(change):
     client.hello()
     client.give(client.certificate(raw.vector(change(shown("p256").spki), 3)))
     assert client.alerts() == [(2, AlertDescription.BAD_CERTIFICATE)]
+
+
+@pytest.mark.parametrize(
+    "extension", [(CLIENT_TYPE, b"\x00"), (SERVER_TYPE, b"\x00"), (SERVER_TYPE, b"\x01")]
+)
+def test_a_certificate_type_that_was_not_offered_is_refused(extension):
+    config = ClientConfig(server_certificate_types=(RAW,), credentials=(shown("p256").raw_public_key(),))
+    server = EcdheServer(ClientRig(config), more_extensions=(extension,))
+    server.give(*server.flight_4())
+    assert server.alerts() == [(2, AlertDescription.ILLEGAL_PARAMETER)]

@@ -1,5 +1,7 @@
 """Sessions resumed by ticket and by session ID: when, under which conditions, and never otherwise."""
 
+import itertools
+
 import attrs
 import pytest
 
@@ -26,7 +28,8 @@ from tests.core.ecdhe_puppets import (
     psk_config,
     server_config,
 )
-from tests.core.puppet import ClientRig, ServerRig
+from tests.core.key_schedule import Keys
+from tests.core.puppet import IDENTITY, ClientRig, ServerRig
 from tests.core.resuming import (
     WAYS,
     connect,
@@ -55,6 +58,8 @@ def test_a_session_of_each_kind_is_resumed_in_each_way(kind, way):
         assert server.negotiated is not None
         assert server.negotiated.resumed
         assert server.negotiated.cipher_suite is session_of(client).cipher_suite
+        assert server.negotiated == client.connection.negotiated
+        assert server.negotiated.group is None
         assert server.peer == peer_before
         assert client.connection.peer is not None
         assert session_of(client) == config.session
@@ -207,22 +212,25 @@ def test_a_server_that_does_not_know_the_master_secret_is_refused():
     assert len(server.rig.causes) == 1
 
 
-def test_a_client_that_does_not_know_the_master_secret_is_refused():
+@pytest.mark.parametrize(
+    "suite", [raw.ECDSA_AES_128_GCM, raw.ECDHE_PSK_AES_128_GCM], ids=["certificate", "PSK"]
+)
+def test_a_client_that_does_not_know_the_master_secret_is_refused(suite):
     # Anybody who sees a hello can send its ticket.
     rig = ServerRig(server_config())
-    first = EcdheClient(rig, more_extensions=((35, b""),)).handshake()
-    thief = EcdheClient(rig, random=b"2" * 32, path="peer")
-    answers = thief.offer(ticket=first.ticket, session_id=b"any")
-    EcdheClient.__mro__[2].read_server_flight(thief, answers)
-    thief.derive_keys = lambda: None  # type: ignore[method-assign]
-    from tests.core.key_schedule import Keys
-
-    thief.keys = Keys(thief.suite, bytes(48), thief.random, thief.peer_random)
+    first = EcdheClient(rig, suite=suite, more_extensions=((35, b""),)).handshake()
+    thief = EcdheClient(rig, suite=suite, random=b"2" * 32)
+    thief.offer(ticket=first.ticket, session_id=b"any")
+    thief.wait(0)
+    thief.keys = Keys(thief.suite, bytes(48), thief.random, bytes(32))
     finished = raw.fragment(raw.FINISHED, bytes(12), message_seq=thief.message_seq)
     for _ in range(3):
         thief.give(thief.change_cipher_spec(), thief.record(raw.HANDSHAKE, finished, epoch=1))
         thief.wait(5)
-    assert rig.causes == [AuthenticationFailed(AuthenticationProblem.BAD_FINISHED)]
+    if suite == raw.ECDHE_PSK_AES_128_GCM:
+        assert rig.causes == [AuthenticationFailed(AuthenticationProblem.WRONG_KEY, IDENTITY)]
+    else:
+        assert rig.causes == [AuthenticationFailed(AuthenticationProblem.BAD_FINISHED)]
     first.give(first.data(b"still here"))
     assert rig.received == [b"still here"]
 
@@ -304,6 +312,31 @@ def test_a_client_does_not_offer_a_session_with_a_server_that_proved_itself_in_a
 def test_a_client_that_wants_no_ticket_does_not_ask_for_one():
     hello = EcdheServer(ClientRig(client_config(request_ticket=False))).client_hello
     assert 35 not in dict(hello.extensions or ())
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_a_last_flight_with_a_ticket_is_put_in_order(order):
+    server = EcdheServer(more_extensions=((35, b""),))
+    server.verify_request()
+    server.answer_hello()
+    ticket = server.message(raw.NEW_SESSION_TICKET, bytes(4) + raw.vector(b"the ticket", 2))
+    records = [ticket, server.change_cipher_spec(), server.finished()]
+    for index in order:
+        server.give(records[index])
+    assert server.rig.connection.state is ConnectionState.CONNECTED
+    assert server.rig.connection.session is not None
+    assert server.rig.connection.session.ticket == b"the ticket"
+
+
+def test_of_a_session_id_and_a_ticket_the_client_keeps_the_ticket():
+    # RFC 5077 §3.4: with a ticket the session ID means nothing.
+    server = EcdheServer(more_extensions=((35, b""),))
+    server.read_flight_5(server.give(*server.flight_4(session_id=b"i" * 32)))
+    server.give(server.message(raw.NEW_SESSION_TICKET, bytes(4) + raw.vector(b"the ticket", 2)))
+    server.finish()
+    session = server.rig.connection.session
+    assert session is not None
+    assert (session.session_id, session.ticket) == (b"", b"the ticket")
 
 
 def test_a_ticket_that_was_not_promised_is_refused():
