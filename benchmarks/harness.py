@@ -11,7 +11,7 @@ from benchmarks import load
 from benchmarks.control import Measured
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from benchmarks.load import Client
 
@@ -49,6 +49,8 @@ QUICK = Scale(
     window=64, echo_bursts=16, handshake_bursts=2, handshake_window=32,
     hello_bursts=8, associations=400, repeat=3,
 )  # fmt: skip
+WARM_UP = attrs.evolve(QUICK, echo_bursts=4, handshake_bursts=1, hello_bursts=2)
+"""Done once before the runs, and not counted."""
 
 
 @attrs.frozen
@@ -60,6 +62,8 @@ class Contender:
     serve: Callable[..., None]
     argument: object
     make_client: Callable[[], Client]
+    group: str | None = None
+    """The group of its key exchange, if it has one. Checked, so that like is compared with like."""
 
     def start(self) -> Running:
         return Running(self, Measured(self.serve, self.argument))
@@ -93,15 +97,17 @@ class Series:
 
 
 class Running:
-    """A contender whose process is up."""
+    """A contender whose process is starting; once entered, it is up."""
 
     def __init__(self, contender: Contender, process: Measured) -> None:
         self.contender = contender
         self.process = process
-        self.port = int(process.hear())
+        self.port = 0
         self._echo_peers: list[load.Peer] = []
 
     def __enter__(self) -> Self:
+        # Here and not where it is made: several start side by side, and are then entered.
+        self.port = int(self.process.hear())
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -111,19 +117,41 @@ class Running:
 
     def handshake(self, scale: Scale) -> float:
         """Microseconds of the server's CPU for one full handshake, the cookie exchange included."""
+        bursts = [self._clients(scale.handshake_window) for _ in range(scale.handshake_bursts)]
+        cpu, peers = self._connect_all(bursts)
+        groups = {peer.client.group for peer in peers}
+        if groups != {self.contender.group}:
+            raise load.LoadFailed(f"{self.contender.name}: {self.contender.suite}, but with {groups}")
+        return cpu / len(peers) * MICROSECONDS
+
+    def resumed(self, scale: Scale) -> float:
+        """Microseconds of the server's CPU for one handshake that goes on from an earlier one."""
+        first = load.connect(self.port, self._clients(scale.handshake_window))
+        load.leave(first)
+        bursts = [[peer.client.resume() for peer in first] for _ in range(scale.handshake_bursts)]
+        cpu, peers = self._connect_all(bursts)
+        if not all(peer.client.resumed for peer in peers):
+            raise load.LoadFailed(f"{self.contender.name}: handshakes were full ones, not resumed")
+        return cpu / len(peers) * MICROSECONDS
+
+    def _clients(self, count: int) -> list[Client]:
+        return [self.contender.make_client() for _ in range(count)]
+
+    def _connect_all(self, bursts: Sequence[Sequence[Client]]) -> tuple[float, list[load.Peer]]:
+        """The server's CPU in seconds for the handshakes of all ``bursts``. The peers have left."""
         peers: list[load.Peer] = []
         before = self.process.settled_cpu()
-        for _ in range(scale.handshake_bursts):
-            peers += load.connect(self.port, self.contender.make_client, scale.handshake_window)
+        for clients in bursts:
+            peers += load.connect(self.port, clients)
         after = self.process.settled_cpu()
         load.leave(peers)
-        return (after - before) / len(peers) * MICROSECONDS
+        return after - before, peers
 
     def echo(self, scale: Scale) -> float:
         """Microseconds of the server's CPU for one 64-byte datagram received, answered and sent."""
         while len(self._echo_peers) < scale.window:
             missing = min(scale.window - len(self._echo_peers), scale.handshake_window)
-            self._echo_peers += load.connect(self.port, self.contender.make_client, missing)
+            self._echo_peers += load.connect(self.port, self._clients(missing))
         peers = self._echo_peers[: scale.window]
         run = load.prepare_echo(peers, PAYLOAD, scale.echo_bursts)
         before = self.process.settled_cpu()
@@ -146,13 +174,13 @@ class Running:
 
     def memory(self, scale: Scale) -> float:
         """KiB of RAM for one live association. The associations stay: use a process of its own."""
-        load.leave(load.connect(self.port, self.contender.make_client, scale.handshake_window))
+        load.leave(load.connect(self.port, self._clients(scale.handshake_window)))
         self.process.settled_cpu()
         ports: set[int] = set()
         before = self.process.memory()
         while len(ports) < scale.associations:
             window = min(scale.handshake_window, scale.associations - len(ports))
-            for peer in load.connect(self.port, self.contender.make_client, window, avoid=ports):
+            for peer in load.connect(self.port, self._clients(window), avoid=ports):
                 peer.sock.close()
         self.process.settled_cpu()
         return (self.process.memory() - before) / len(ports) / 1024

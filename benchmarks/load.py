@@ -35,6 +35,17 @@ class Client(Protocol):
 
     @property
     def established(self) -> bool: ...
+    @property
+    def resumed(self) -> bool:
+        """Whether the server went on from an earlier handshake. Once established."""
+
+    @property
+    def group(self) -> str | None:
+        """The group of the key exchange; ``None`` without one. Once established."""
+
+    def resume(self) -> Client:
+        """A new client that offers to go on from this one's handshake."""
+
     def start(self) -> list[bytes]:
         """The first datagrams to send."""
 
@@ -92,11 +103,9 @@ def _connected_socket(port: int, avoid: set[int] | None) -> socket.socket:
     return sock
 
 
-def connect(
-    port: int, make_client: Callable[[], Client], window: int, avoid: set[int] | None = None
-) -> list[Peer]:
-    """Complete ``window`` handshakes that start together."""
-    peers = [Peer(make_client(), _connected_socket(port, avoid)) for _ in range(window)]
+def connect(port: int, clients: Sequence[Client], avoid: set[int] | None = None) -> list[Peer]:
+    """Complete the handshakes of ``clients``, which start together."""
+    peers = [Peer(client, _connected_socket(port, avoid)) for client in clients]
     with selectors.DefaultSelector() as selector:
         for peer in peers:
             selector.register(peer.sock, selectors.EVENT_READ, peer)
@@ -110,7 +119,7 @@ def connect(
             if not ready:
                 silences += 1
                 if silences > ATTEMPTS:
-                    raise LoadFailed(f"{len(waiting)} of {window} handshakes did not complete")
+                    raise LoadFailed(f"{len(waiting)} of {len(clients)} handshakes did not complete")
                 for peer in waiting:
                     peer.send(peer.client.repeat())
             for key, _ in ready:

@@ -6,7 +6,11 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+import attrs
+from cryptography.hazmat.primitives.serialization import Encoding
+
 import sansdtls
+from benchmarks import certificate
 from benchmarks.load import PSK_IDENTITY, PSK_KEY
 
 if TYPE_CHECKING:
@@ -15,11 +19,26 @@ if TYPE_CHECKING:
     from benchmarks.load import Client
 
 
+WITH_CERTIFICATE = frozenset((sansdtls.CipherSuite.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,))
+"""Suites of which the server shows a certificate. The client shows none."""
+GROUP = sansdtls.NamedGroup.X25519
+"""What their key exchange uses: the defaults lead to it, as OpenSSL's do."""
+
+
 def client_config(suite: sansdtls.CipherSuite) -> sansdtls.ClientConfig:
+    if suite in WITH_CERTIFICATE:
+        x509 = sansdtls.CertificateType.X509
+        return sansdtls.ClientConfig(cipher_suites=(suite,), server_certificate_types=(x509,))
     return sansdtls.ClientConfig(psk_identity=PSK_IDENTITY, psk_key=PSK_KEY, cipher_suites=(suite,))
 
 
 def server_config(suite: sansdtls.CipherSuite) -> sansdtls.ServerConfig:
+    if suite in WITH_CERTIFICATE:
+        shown, key = certificate.self_signed()
+        credential = sansdtls.CertificateCredential(
+            (shown.public_bytes(Encoding.DER),), sansdtls.SigningKey.wrap(key)
+        )
+        return sansdtls.ServerConfig(cipher_suites=(suite,), psk=False, credentials=(credential,))
     return sansdtls.ServerConfig(cipher_suites=(suite,))
 
 
@@ -28,7 +47,22 @@ class SansIoClient:
 
     def __init__(self, config: sansdtls.ClientConfig) -> None:
         self.established = False
+        self._config = config
         self._connection = sansdtls.Connection.client(config, entropy=os.urandom, now=time.monotonic())
+
+    @property
+    def resumed(self) -> bool:
+        negotiated = self._connection.negotiated
+        return negotiated is not None and negotiated.resumed
+
+    @property
+    def group(self) -> str | None:
+        negotiated = self._connection.negotiated
+        group = None if negotiated is None else negotiated.group
+        return None if group is None else group.name.lower()
+
+    def resume(self) -> SansIoClient:
+        return SansIoClient(attrs.evolve(self._config, session=self._connection.session))
 
     def start(self) -> list[bytes]:
         return self._outgoing()
@@ -60,6 +94,9 @@ class SansIoClient:
         for event in events:
             if isinstance(event, sansdtls.HandshakeCompleted):
                 self.established = True
+            elif isinstance(event, sansdtls.PeerCertificateReceived):
+                # The load generator's own cost is of no interest: it believes every certificate.
+                self._heed(self._connection.accept_peer(event, now=time.monotonic()))
 
     def _outgoing(self) -> list[bytes]:
         return [outgoing.data for outgoing in self._connection.datagrams_to_send()]

@@ -9,18 +9,13 @@ that pyOpenSSL itself is made of.
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 from typing import TYPE_CHECKING, Any
 
 import trio
-from cryptography import x509
 from cryptography.hazmat.bindings.openssl.binding import Binding
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 
-from benchmarks import control
+from benchmarks import certificate, control
 from benchmarks.load import HOST, PSK_IDENTITY, PSK_KEY
 
 if TYPE_CHECKING:
@@ -35,23 +30,6 @@ RECORD_HEADER_SIZE = 13
 
 _keep_alive: list[Any] = []
 """C callbacks, which OpenSSL refers to without owning."""
-
-
-def _certificate() -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = dt.datetime.now(dt.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    return certificate, key
 
 
 def _use_psk(context: SSL.Context, ciphers: str, *, server: bool) -> None:
@@ -88,8 +66,8 @@ def serve(pipe: Pipe, psk_ciphers: str | None) -> None:
 async def _serve(pipe: Pipe, psk_ciphers: str | None) -> None:
     context = SSL.Context(SSL.DTLS_METHOD)
     if psk_ciphers is None:
-        certificate, key = _certificate()
-        context.use_certificate(certificate)
+        shown, key = certificate.self_signed()
+        context.use_certificate(shown)
         context.use_privatekey(key)
     else:
         _use_psk(context, psk_ciphers, server=True)
@@ -115,11 +93,26 @@ async def _serve(pipe: Pipe, psk_ciphers: str | None) -> None:
 class OpenSslClient:
     """A DTLS client out of pyOpenSSL and memory BIOs."""
 
-    def __init__(self, context: SSL.Context) -> None:
+    def __init__(self, context: SSL.Context, session: SSL.Session | None = None) -> None:
         self.established = False
+        self._context = context
         self._ssl = SSL.Connection(context)
+        if session is not None:
+            self._ssl.set_session(session)
         self._ssl.set_ciphertext_mtu(MTU)
         self._ssl.set_connect_state()
+
+    @property
+    def resumed(self) -> bool:
+        return bool(Binding().lib.SSL_session_reused(self._ssl._ssl))
+
+    @property
+    def group(self) -> str | None:
+        name = self._ssl.get_group_name()
+        return None if name is None else name.lower()
+
+    def resume(self) -> OpenSslClient:
+        return OpenSslClient(self._context, self._ssl.get_session())
 
     def start(self) -> list[bytes]:
         return self._advance()

@@ -5,7 +5,7 @@ programs that want neither a task nor a channel per peer: :class:`Engine` with a
 """
 
 from endpoint.addresses import path_text
-from endpoint.association import Association
+from endpoint.association import Association, CredentialKind
 from endpoint.causes import cause_text
 from endpoint.channel import AssociationEnded, ChannelStatistics, DtlsChannel, HandshakeFailed
 from endpoint.engine import Engine
@@ -16,11 +16,13 @@ from endpoint.quotas import IdentityOverflow, QuotaPolicy
 from endpoint.serving import serve_dtls
 from endpoint.sockets import UdpSocket
 from endpoint.udp import ListenError, RetryPolicy, bind_udp
+from endpoint.verification import PeerRejected, PeerVerifier, Verify
 
 __all__ = [
     "Association",
     "AssociationEnded",
     "ChannelStatistics",
+    "CredentialKind",
     "DictKeyStore",
     "DtlsChannel",
     "Engine",
@@ -29,9 +31,12 @@ __all__ = [
     "KeyStore",
     "ListenError",
     "Observer",
+    "PeerRejected",
+    "PeerVerifier",
     "QuotaPolicy",
     "RetryPolicy",
     "UdpSocket",
+    "Verify",
     "bind_udp",
     "cause_text",
     "open_dtls",

@@ -1,17 +1,45 @@
-"""One live association, as the program sees it."""
+"""One live association, as the program sees it; and a handshake that may become one."""
 
 from __future__ import annotations
 
+import enum
 from typing import TYPE_CHECKING, Any, Protocol
+
+import attrs
 
 from endpoint.addresses import path_text
 from sansdtls import MessageTooLarge, WrongState
 
 if TYPE_CHECKING:
+    import trio
+
     from endpoint.addresses import Path
     from endpoint.quotas import DataBudget, Prefix
     from endpoint.sockets import UdpSocket
-    from sansdtls import Connection
+    from endpoint.verification import PeerRejected
+    from sansdtls import Connection, Peer
+
+
+@enum.unique
+class CredentialKind(enum.Enum):
+    """How a peer has proved who it is."""
+
+    PSK = "psk"
+    CERTIFICATE = "certificate"
+    RAW_PUBLIC_KEY = "raw_public_key"
+    NONE = "none"
+    """Not at all; only with ``client_authentication`` ``NONE`` or ``WANTED``."""
+
+    @classmethod
+    def of(cls, peer: Peer | None) -> CredentialKind:
+        """The kind that the core's ``connection.peer`` stands for."""
+        if peer is None:
+            return cls.NONE
+        if peer.psk_identity is not None:
+            return cls.PSK
+        if peer.certificate_chain is not None:
+            return cls.CERTIFICATE
+        return cls.NONE if peer.raw_public_key is None else cls.RAW_PUBLIC_KEY
 
 
 class Carrier(Protocol):
@@ -30,8 +58,22 @@ class Carrier(Protocol):
         ...
 
 
+@attrs.define(eq=False)
+class Handshake:
+    """What is remembered of a handshake under way; dropped with it."""
+
+    path: Path
+    prefix: Prefix
+    identity: bytes | None = None
+    """As claimed with a PSK, or as verified from a certificate or raw public key."""
+    lookup: trio.CancelScope | None = None
+    rejection: PeerRejected | None = None
+    unwanted: bool = False
+    """Closed by this side; its end is no failure to report."""
+
+
 class Association:
-    """A peer that has proved its key. Made by the engine; there may be 100,000, so it has slots."""
+    """A peer whose handshake is done. Made by the engine; there may be 100,000, so it has slots."""
 
     __slots__ = (
         "_carrier",
@@ -41,6 +83,7 @@ class Association:
         "dropped",
         "identity",
         "key_index",
+        "kind",
         "path",
         "prefix",
         "send_errors",
@@ -54,7 +97,8 @@ class Association:
         path: Path,
         prefix: Prefix,
         identity: bytes,
-        key_index: int,
+        kind: CredentialKind,
+        key_index: int | None,
         budget: DataBudget,
     ) -> None:
         self._carrier = carrier
@@ -63,9 +107,12 @@ class Association:
         """Index of our socket, and the peer's address."""
         self.prefix = prefix
         self.identity = identity
-        """The authenticated PSK identity; any bytes."""
+        """Who the peer is, authenticated; any bytes: its PSK identity, or what the verifier made of its certificate or
+        raw public key. Empty for a peer that showed nothing (``kind`` is ``NONE``)."""
+        self.kind = kind
+        """How it proved that."""
         self.key_index = key_index
-        """Which of the identity's keys the peer has: 0 the current, 1 the next."""
+        """Which of the identity's pre-shared keys the peer has: 0 the current, 1 the next; ``None`` without one."""
         self.budget = budget
         self.dropped = 0
         """Datagrams of this association that were dropped here, in either direction."""

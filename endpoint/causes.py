@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _PROBLEMS = {
     AuthenticationProblem.UNKNOWN_IDENTITY: "the identity is unknown",
     AuthenticationProblem.WRONG_KEY: "the key is wrong",
+    AuthenticationProblem.NO_CERTIFICATE: "a certificate or raw public key is required, and none was shown",
+    AuthenticationProblem.BAD_SIGNATURE: "the peer does not hold the private key of what it showed",
+    AuthenticationProblem.PEER_REJECTED: "the peer's certificate or raw public key was rejected",
     AuthenticationProblem.BAD_FINISHED: "the peers saw different handshakes",
 }
 

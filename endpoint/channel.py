@@ -23,7 +23,8 @@ from endpoint.causes import cause_text
 from sansdtls import LocalClose, PeerClose, WrongState
 
 if TYPE_CHECKING:
-    from sansdtls import Cause, Connection, ConnectionStatistics, Negotiated
+    from endpoint.association import CredentialKind
+    from sansdtls import Cause, Connection, ConnectionStatistics, Negotiated, Peer, Session
 
 
 class AssociationEnded(trio.BrokenResourceError):
@@ -58,9 +59,12 @@ class DtlsChannel(trio.abc.Channel[bytes]):
     made directly, but by :func:`serve_dtls` and :func:`open_dtls`.
     """
 
-    def __init__(self, connection: Connection, *, identity: bytes, key_index: int) -> None:
+    def __init__(
+        self, connection: Connection, *, identity: bytes, kind: CredentialKind, key_index: int | None
+    ) -> None:
         self._connection = connection
         self._identity = identity
+        self._kind = kind
         self._key_index = key_index
         self._closed = False
         self._cause: Cause | None = None
@@ -69,13 +73,29 @@ class DtlsChannel(trio.abc.Channel[bytes]):
 
     @property
     def identity(self) -> bytes:
-        """The PSK identity: on a server the peer's, authenticated; on a client one's own."""
+        """Who the peer is, authenticated: its PSK identity, or what the verifier made of what it showed.
+
+        On a client with a PSK it is the client's own, for servers have none. Empty for a client that
+        showed nothing.
+        """
         return self._identity
 
     @property
-    def key_index(self) -> int:
-        """Which of the identity's keys the peer has: 0 the current, 1 the next."""
+    def kind(self) -> CredentialKind:
+        """How the peer has proved who it is."""
+        return self._kind
+
+    @property
+    def key_index(self) -> int | None:
+        """Which of the identity's pre-shared keys the peer has: 0 the current, 1 the next; ``None`` without one."""
         return self._key_index
+
+    @property
+    def peer(self) -> Peer:
+        """What the peer has shown, as the core knows it: certificate chain, raw public key, PSK identity."""
+        peer = self._connection.peer
+        assert peer is not None  # noqa: S101 - as in negotiated
+        return peer
 
     @property
     @abstractmethod
@@ -93,6 +113,14 @@ class DtlsChannel(trio.abc.Channel[bytes]):
         negotiated = self._connection.negotiated
         assert negotiated is not None  # noqa: S101 - a channel exists only after the handshake
         return negotiated
+
+    @property
+    def session(self) -> Session | None:
+        """On a client, what resumes this association: for ``ClientConfig.session`` of the next one. Holds a secret.
+
+        ``None`` where the server offers nothing, and on a server.
+        """
+        return self._connection.session
 
     @property
     def max_payload(self) -> int:

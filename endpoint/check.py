@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import math
 from typing import TYPE_CHECKING
 
 from endpoint.config import ConfigFileError, load_config
-from endpoint.keystore.file import KeyFileError, load_psk
+from endpoint.keystore.file import KeyFileError
+from endpoint.keystore.loading import LoadedCredentials, load_credentials
+from endpoint.keystore.pem import certificate_validity, parse_certificate
 from endpoint.text import show_text
+from sansdtls import CertificateCredential, ConfigError
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
 
     from endpoint.config import EndpointConfig
-    from endpoint.keystore.file import PskSet
+    from endpoint.credentials import Credentials
 
 
 class NotRightError(Exception):
@@ -25,35 +30,36 @@ class NotRightError(Exception):
         self.problems = problems
 
 
-def load_all(path: Path) -> tuple[EndpointConfig, PskSet]:
-    """The configuration and its keys; :class:`NotRightError` lists the mistakes of both."""
+def load_all(path: Path) -> tuple[EndpointConfig, LoadedCredentials]:
+    """The configuration and its credentials; :class:`NotRightError` lists the mistakes of both."""
     try:
         config = load_config(path)
     except ConfigFileError as error:
         problems = list(error.problems)
-        if error.psk_file is not None:
+        if error.credentials is not None:
             try:
-                load_psk(error.psk_file)
+                load_credentials(error.credentials)
             except KeyFileError as keys:
                 problems += keys.problems
         raise NotRightError(problems) from None
     try:
-        return config, load_psk(config.credentials.psk_file)
+        loaded = load_credentials(config.credentials)
+        loaded.complete(config.dtls, config.credentials)
     except KeyFileError as error:
         raise NotRightError(list(error.problems)) from None
+    except ConfigError as error:
+        raise NotRightError([f"{show_text(str(path))}: {error}"]) from None
+    return config, loaded
 
 
-def describe(path: Path, config: EndpointConfig, keys: PskSet) -> list[str]:
+def describe(path: Path, config: EndpointConfig, loaded: LoadedCredentials, now: datetime) -> list[str]:
     """What a service with this configuration would do, and what is worth a look."""
-    listen, server = config.listen, config.server_config
+    listen, server = config.listen, loaded.complete(config.dtls, config.credentials)
     lines = [
         f"{show_text(str(path))}: right",
         f"listens on UDP {_address(listen.address, listen.port)}{_reach(listen.address)}",
         f"while the address is not available: {_retry(listen.retry)}",
-        (
-            f"accepts {_count(len(keys.keys), 'identity', 'identities')} from "
-            f"{show_text(str(config.credentials.psk_file))}, {keys.in_rotation} of them with a next key"
-        ),
+        *_credentials(config.credentials, loaded),
         f"speaks DTLS 1.2 with {', '.join(suite.name for suite in server.cipher_suites)}",
         (
             f"extended master secret: {server.extended_master_secret.value}; datagrams of at most "
@@ -62,10 +68,56 @@ def describe(path: Path, config: EndpointConfig, keys: PskSet) -> list[str]:
         _forward(config),
         f"logs to standard error from level {config.log.level}; a stop takes at most {listen.drain:g} s",
     ]
-    notes = list(keys.notes)
-    if not keys.keys:
-        notes.append(f"{show_text(str(config.credentials.psk_file))}: no identity, so nobody can connect")
+    notes = [*loaded.notes, *loaded.remarks(now)]
+    told = config.credentials
+    if told.psk_file and not loaded.psk.keys:
+        how = " with a pre-shared key" if told.shows_something else ""
+        notes.append(f"{show_text(str(told.psk_file))}: no identity, so nobody can connect{how}")
     return lines + [f"note: {note}" for note in notes]
+
+
+def _credentials(told: Credentials, loaded: LoadedCredentials) -> list[str]:
+    lines = []
+    if told.psk_file:
+        lines.append(
+            f"accepts {_count(len(loaded.psk.keys), 'identity', 'identities')} from "
+            f"{show_text(str(told.psk_file))}, {loaded.psk.in_rotation} of them with a next key"
+        )
+    for credential in loaded.own:
+        names = f" to clients that ask for {show_text(', '.join(credential.server_names))}"
+        if isinstance(credential, CertificateCredential):
+            subject = certificate_validity(parse_certificate(credential.chain[0]))
+            until = "" if subject.ends is None else f", valid until {subject.ends:%Y-%m-%d}"
+            lines.append(
+                f"shows the certificate of {subject.name}{until}{names if credential.server_names else ''}"
+            )
+        else:
+            digest = hashlib.sha256(credential.key.spki).hexdigest()
+            lines.append(f"shows a raw public key, SHA-256 {digest}")
+    if loaded.policy is not None:
+        cas = _count(len(loaded.policy.anchors), "CA", "CAs")
+        lists = _count(len(loaded.policy.crls), "revocation list", "revocation lists")
+        sources = ", ".join(source.value for source in loaded.policy.identity_sources)
+        lines += [
+            (
+                f"accepts certificates of {cas} from {show_text(str(told.client_ca))}, with {lists}"
+                f" ({loaded.policy.crl_policy.value})"
+            ),
+            f"takes a certificate's identity from the first there is of {sources}",
+        ]
+    if told.raw_public_keys:
+        devices = _count(loaded.raw_keys.devices, "device", "devices")
+        lines.append(f"accepts the raw public keys of {devices} from {show_text(str(told.raw_public_keys))}")
+    if told.shows_something:
+        lines.append(_CLIENTS[told.asks_clients])
+    return lines
+
+
+_CLIENTS = {
+    "none": "anybody may connect without a credential: clients are asked for none",
+    "wanted": "anybody may connect without a credential: clients are asked for one, and may have none",
+    "required": "clients without a pre-shared key need a certificate or raw public key",
+}
 
 
 def _address(host: str, port: int) -> str:

@@ -18,13 +18,15 @@ import trio
 
 from endpoint import check, connect
 from endpoint.config import DEFAULT_PORT
+from endpoint.device import Device, DeviceError
 from endpoint.forward import ForwardError
-from endpoint.keystore.file import FileKeyStore, KeyFileError
 from endpoint.logs import make_log
+from endpoint.saved import SavedSession
 from endpoint.service import Service
 from endpoint.structure import cipher_suite
 from endpoint.udp import ListenError
-from sansdtls import DEFAULT_CIPHER_SUITES, CipherSuite, ClientConfig, ConfigError, RetransmitPolicy
+from endpoint.verification import wall_clock
+from sansdtls import DEFAULT_CIPHER_SUITES, CipherSuite, ConfigError, RetransmitPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -77,7 +79,7 @@ def _keep_standard_descriptors() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
-        description="Terminate DTLS with pre-shared keys for a fleet of devices.",
+        description="Terminate DTLS for a fleet of devices.",
         epilog="Exit status: 0 done, 1 failed, 2 wrong usage or configuration.",
     )
     try:
@@ -110,7 +112,7 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "serve",
         help="run the endpoint",
         description="Run the endpoint until SIGTERM or SIGINT. Facts go to standard error, one JSON line "
-        'each, "listening" first. SIGHUP reads the PSK files again, all or nothing.',
+        'each, "listening" first. SIGHUP reads the credentials again, all or nothing.',
     )
     _add_config(parser)
     parser.set_defaults(run=_serve)
@@ -118,15 +120,14 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _serve(options: argparse.Namespace) -> int:
     try:
-        config, keys = check.load_all(options.config)
+        config, credentials = check.load_all(options.config)
     except check.NotRightError as error:
         return _complain(error.problems)
     if sys.stderr is None:
         return 1  # it was closed, and there is nowhere to say anything
     log = make_log(sys.stderr.buffer, level=config.log.level)
-    keystore = FileKeyStore(config.credentials.psk_file, keys)
     try:
-        return trio.run(lambda: Service(config, keystore=keystore, log=log).run())
+        return trio.run(lambda: Service(config, credentials=credentials, log=log).run())
     except ListenError as error:
         event, what = "listen_failed", f"{options.config}: {error}"
     except ForwardError as error:
@@ -141,9 +142,9 @@ def _serve(options: argparse.Namespace) -> int:
 def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "check",
-        help="check a configuration and its keys",
-        description="Check a configuration file and the PSK files it names, permissions included, and say "
-        "what the endpoint would do. Touches no network. Exit status 0 if all is right, else 2.",
+        help="check a configuration and its credentials",
+        description="Check a configuration file and the keys, certificates and revocation lists that it names, "
+        "with permissions and dates, and say what the endpoint would do. Touches no network. Exit status 0 if all is right, else 2.",
     )
     _add_config(parser)
     parser.set_defaults(run=_check)
@@ -151,10 +152,14 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _check(options: argparse.Namespace) -> int:
     try:
-        config, keys = check.load_all(options.config)
+        config, credentials = check.load_all(options.config)
     except check.NotRightError as error:
         return _complain(error.problems)
-    print("\n".join(check.describe(options.config, config, keys)), flush=True)
+    now = wall_clock()
+    lapses = credentials.lapses(now)
+    if lapses:
+        return _complain(lapses)
+    print("\n".join(check.describe(options.config, config, credentials, now)), flush=True)
     return 0
 
 
@@ -174,14 +179,7 @@ def _add_connect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=_target,
         help=f"where to; [::1]:5684 for IPv6; port {DEFAULT_PORT} if none is given",
     )
-    parser.add_argument("--identity", required=True, metavar="ID", help="PSK identity")
-    parser.add_argument(
-        "--psk-file",
-        required=True,
-        type=Path,
-        metavar="FILE",
-        help="file with a line identity:hexkey; for an identity with two lines the first is used",
-    )
+    _add_credentials(parser)
     parser.add_argument(
         "--message",
         action="append",
@@ -213,27 +211,75 @@ def _add_connect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(run=_connect)
 
 
+def _add_credentials(parser: argparse.ArgumentParser) -> None:
+    own = parser.add_argument_group("who we are")
+    own.add_argument("--identity", metavar="ID", help="PSK identity; needs --psk-file")
+    own.add_argument(
+        "--psk-file",
+        type=Path,
+        metavar="FILE",
+        help="file with a line identity:hexkey; for an identity with two lines the first is used",
+    )
+    own.add_argument(
+        "--cert", type=Path, metavar="FILE", help="our certificate, PEM, intermediates after it; needs --key"
+    )
+    own.add_argument(
+        "--key", type=Path, metavar="FILE", help="private key of --cert; alone: shown as a raw public key"
+    )
+    server = parser.add_argument_group("whom we expect, where that is not proved by the PSK")
+    server.add_argument(
+        "--ca", type=Path, metavar="FILE", help="CAs, PEM: the server must have a certificate of one"
+    )
+    server.add_argument(
+        "--server-name", metavar="NAME", help="the name that the certificate must have; default: HOST"
+    )
+    server.add_argument(
+        "--raw-public-key", type=Path, metavar="FILE", help="the server's public key, PEM (RFC 7250)"
+    )
+    parser.add_argument(
+        "--resume",
+        type=Path,
+        metavar="FILE",
+        help="resume the session kept in FILE, if there is one, and keep this one there (mode 0600)",
+    )
+
+
 def _connect(options: argparse.Namespace) -> int:
-    identity = os.fsencode(options.identity)
+    host, port = options.target
+    device = Device(
+        host=host,
+        identity=None if options.identity is None else os.fsencode(options.identity),
+        psk_file=options.psk_file,
+        certificate=options.cert,
+        private_key=options.key,
+        ca=options.ca,
+        server_name=options.server_name,
+        raw_public_key=options.raw_public_key,
+    )
+    saved = None if options.resume is None else SavedSession(options.resume, device.fingerprint(port))
     try:
-        config = ClientConfig(
-            psk_identity=identity,
-            psk_key=connect.key_of(identity, options.psk_file),
+        config = device.config(
             cipher_suites=options.cipher_suite or DEFAULT_CIPHER_SUITES,
             retransmit=RetransmitPolicy(handshake_timeout=options.timeout),
+            session=None if saved is None else saved.load(),
             **({} if options.mtu is None else {"mtu": options.mtu}),
         )
-    except KeyFileError as error:
+        verify = device.verifier()
+    except DeviceError as error:
         return _complain(error.problems)
-    except connect.ConnectError as error:
-        return _complain([str(error)])
     except ConfigError as error:
         field, _, what = str(error).partition(": ")
         return _complain([f"{PROGRAM} connect: --{field.rpartition('.')[2].replace('_', '-')}: {what}"])
     messages = None if options.message is None else tuple(os.fsencode(text) for text in options.message)
-    host, port = options.target
     request = connect.Request(
-        host=host, port=port, config=config, messages=messages, timeout=options.timeout, wait=options.wait
+        host=host,
+        port=port,
+        config=config,
+        verify=verify,
+        saved=saved,
+        messages=messages,
+        timeout=options.timeout,
+        wait=options.wait,
     )
     try:
         return connect.run(request)

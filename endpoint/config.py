@@ -1,8 +1,9 @@
 """The configuration file: TOML in, one frozen :class:`EndpointConfig` out, or every mistake at once.
 
-Every key has a default, its unit and its reason here; only ``[credentials] psk_file`` must be
-given. ``[dtls]`` is :class:`sansdtls.ServerConfig` and ``[quotas]`` is :class:`QuotaPolicy`, field
-by field, so their documentation is there. How values become objects is in ``endpoint.structure``.
+Every key has a default, its unit and its reason here; only ``[credentials]``, which is in
+``endpoint.credentials``, must be given. ``[dtls]`` is :class:`sansdtls.ServerConfig` and ``[quotas]`` is
+:class:`QuotaPolicy`, field by field, so their documentation is there. How values become objects is in
+``endpoint.structure``.
 
 A mistake is one line, ``file: key: what is wrong (and the remedy)``. All of them are reported, so
 that a file is put right in one go. Values under ``[credentials]`` are never repeated in a message.
@@ -18,11 +19,25 @@ from typing import Any, Literal
 
 import attrs
 
+from endpoint.credentials import Credentials
 from endpoint.quotas import QuotaPolicy
 from endpoint.structure import StructureError, structure, within
 from endpoint.text import show_text
 from endpoint.udp import RECEIVE_BUFFER_SIZE
 from sansdtls import ServerConfig
+
+NOT_IN_DTLS = (
+    # What [credentials] says.
+    "psk",
+    "psk_identity_hint",
+    "credentials",
+    "client_authentication",
+    "client_certificate_types",
+    "client_certificate_authorities",
+    # No setting for a service.
+    "log_secrets",
+)
+"""Fields of ``ServerConfig`` that are no keys of ``[dtls]``."""
 
 DEFAULT_PORT = 5684
 """CoAP over DTLS, the registered port that most devices are built with (RFC 7252 §6.2)."""
@@ -31,11 +46,11 @@ DEFAULT_PORT = 5684
 class ConfigFileError(Exception):
     """The configuration cannot be used. ``problems`` has one line for each mistake."""
 
-    def __init__(self, problems: list[str], psk_file: Path | None = None):
+    def __init__(self, problems: list[str], credentials: Credentials | None = None):
         super().__init__("\n".join(problems))
         self.problems = tuple(problems)
-        self.psk_file = psk_file
-        """The PSK file that was named all the same, so that its mistakes can be reported too."""
+        self.credentials = credentials
+        """The files that were named all the same, so that their mistakes can be reported too."""
 
 
 def _address(_instance: object, _attribute: attrs.Attribute[str], value: str) -> None:
@@ -54,18 +69,6 @@ def _address(_instance: object, _attribute: attrs.Attribute[str], value: str) ->
             raise ValueError(
                 f'address: "{shown}" is not an address ("0.0.0.0" = all of IPv4, "::" = IPv6 and IPv4)'
             ) from None
-
-
-def _hint(_instance: object, _attribute: attrs.Attribute[str | None], value: str | None) -> None:
-    if value is not None and not 1 <= len(value.encode()) <= 128:
-        raise ValueError(f"identity_hint: has {len(value.encode())} bytes, not 1 to 128")
-
-
-def _file_name(_instance: object, _attribute: attrs.Attribute[Path], value: Path) -> None:
-    if "\0" in str(value):
-        raise ValueError("psk_file: a file name cannot hold a NUL character")
-    if re.search(r":[0-9A-Fa-f]{32}", str(value)):
-        raise ValueError("psk_file: the name of a file is needed, not a key; remedy: put the key in the file")
 
 
 @attrs.frozen(kw_only=True)
@@ -87,19 +90,6 @@ class Listen:
     burst from the whole fleet while a handshake is computed."""
     drain: float = attrs.field(default=5.0, validator=within(0, 3600, "seconds"))
     """How long a stop may take to tell all peers (close_notify) and to hand on what was received."""
-
-
-@attrs.frozen(kw_only=True)
-class Credentials:
-    """``[credentials]``: who may connect."""
-
-    psk_file: Path = attrs.field(
-        validator=_file_name, metadata={"remedy": 'add  psk_file = "psk.txt"  to [credentials]'}
-    )
-    """A PSK file or a directory of such files, relative to the directory of the configuration file."""
-    identity_hint: str | None = attrs.field(default=None, validator=_hint)
-    """Sent to clients before they name their identity; by default nothing is sent, as RFC 7925 §4.2
-    has devices ignore it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -132,23 +122,16 @@ class EndpointConfig:
     """The whole file."""
 
     credentials: Credentials = attrs.field(
-        metadata={"remedy": 'add  [credentials]  and below it  psk_file = "psk.txt"'}
+        metadata={"remedy": 'add  [credentials]  and below it  psk_file = "psk.txt"  or a certificate'}
     )
     listen: Listen = Listen()
     dtls: ServerConfig = attrs.field(
         default=ServerConfig(),
-        # The hint is [credentials] identity_hint; a key log is no setting for a service.
-        metadata={"without": ("psk_identity_hint", "log_secrets")},
+        metadata={"without": NOT_IN_DTLS},
     )
     quotas: QuotaPolicy = attrs.field(factory=QuotaPolicy)
     forward: Forward = Forward()
     log: Log = Log()
-
-    @property
-    def server_config(self) -> ServerConfig:
-        """The configuration of the DTLS server."""
-        hint = self.credentials.identity_hint
-        return attrs.evolve(self.dtls, psk_identity_hint=None if hint is None else hint.encode())
 
 
 def load_config(path: Path) -> EndpointConfig:
@@ -176,19 +159,18 @@ def parse_config(content: bytes, *, name: str, directory: Path) -> EndpointConfi
         config = structure(tables, EndpointConfig, private=("credentials",))
     except StructureError as error:
         problems = [f"{where}: {key}: {what}" if key else f"{where}: {what}" for key, what in error.mistakes]
-        raise ConfigFileError(problems, _psk_file_in(tables, directory)) from None
-    return _complete(config, directory)
+        raise ConfigFileError(problems, _credentials_in(tables, directory)) from None
+    credentials = config.credentials.below(directory)
+    mistakes = list(credentials.contradictions())
+    if mistakes:
+        raise ConfigFileError(
+            [f"{where}: credentials{key and '.'}{key}: {what}" for key, what in mistakes], credentials
+        )
+    return attrs.evolve(config, credentials=credentials)
 
 
-def _complete(config: EndpointConfig, directory: Path) -> EndpointConfig:
-    psk_file = directory / config.credentials.psk_file
-    return attrs.evolve(config, credentials=attrs.evolve(config.credentials, psk_file=psk_file))
-
-
-def _psk_file_in(tables: dict[str, Any], directory: Path) -> Path | None:
-    credentials = tables.get("credentials")
-    name = credentials.get("psk_file") if isinstance(credentials, dict) else None
+def _credentials_in(tables: dict[str, Any], directory: Path) -> Credentials | None:
     try:
-        return directory / structure({"psk_file": name}, Credentials).psk_file
+        return structure(tables.get("credentials"), Credentials).below(directory)  # type: ignore[arg-type]
     except StructureError:
         return None

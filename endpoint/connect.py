@@ -17,15 +17,15 @@ import attrs
 import trio
 
 from endpoint import open_dtls
-from endpoint.keystore.file import load_psk
+from endpoint.association import CredentialKind
 from endpoint.text import show_bytes, show_text
 from sansdtls import ClientConfig, DtlsError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
 
-    from endpoint import DtlsChannel
+    from endpoint import DtlsChannel, Verify
+    from endpoint.saved import SavedSession
 
 STANDARD_INPUT = 0
 
@@ -41,7 +41,11 @@ class Request:
     host: str
     port: int
     config: ClientConfig
-    messages: tuple[bytes, ...] | None
+    verify: Verify | None = None
+    """Judges a server with a certificate or raw public key; ``None`` = refuse it."""
+    saved: SavedSession | None = None
+    """Where the session is kept for the next time."""
+    messages: tuple[bytes, ...] | None = None
     """None = the lines of standard input."""
     timeout: float
     """Seconds for the handshake; ``config`` has it too."""
@@ -73,14 +77,6 @@ def parse_target(text: str, default_port: int) -> tuple[str, int]:
     return host, int(port)
 
 
-def key_of(identity: bytes, psk_file: Path) -> bytes:
-    """The current key of ``identity``; KeyFileError for a bad file, ConnectError if the identity is not in it."""
-    keys = load_psk(psk_file).keys.get(identity)
-    if not keys:
-        raise ConnectError(f'{show_text(str(psk_file))}: no key for identity "{show_bytes(identity)}"')
-    return keys[0]
-
-
 def printable_reply(data: bytes) -> str:
     """A reply as one line: as it is if it is plain text (a line end is cut off), else escaped."""
     body = data.removesuffix(b"\n").removesuffix(b"\r")
@@ -96,14 +92,17 @@ async def connect(request: Request, *, write: Callable[[str], None], note: Calla
     try:
         # The handshake has its own deadline, and a better message; this one bounds name resolution.
         with trio.fail_after(request.timeout + 1):
-            channel = await open_dtls(request.host, request.port, config=request.config)
+            channel = await open_dtls(
+                request.host, request.port, config=request.config, verify=request.verify
+            )
     except trio.TooSlowError:
         raise ConnectError(f"{request.target}: no connection within {request.timeout:g} seconds") from None
     except (OSError, trio.BrokenResourceError, DtlsError) as error:
         raise ConnectError(_reason(request, error)) from None
     async with channel:
-        suite = channel.negotiated.cipher_suite.name
-        note(f'connected to {channel.remote} as "{show_bytes(channel.identity)}" with {suite}')
+        note(_connected(channel))
+        if request.saved is not None:
+            _keep_session(request.saved, channel, note)
         try:
             unanswered = await _Conversation(channel, request, write).run()
         except trio.EndOfChannel:
@@ -113,6 +112,35 @@ async def connect(request: Request, *, write: Callable[[str], None], note: Calla
         if unanswered > 0:
             # Not a failure: an endpoint that hands data on answers nothing.
             note(f"{unanswered} sent without a reply within {request.wait:g} s")
+
+
+def _connected(channel: DtlsChannel) -> str:
+    suite = channel.negotiated.cipher_suite.name
+    who = show_bytes(channel.identity)
+    match channel.kind:
+        case CredentialKind.PSK:
+            return f'connected to {channel.remote} as "{who}" with {suite}'
+        case CredentialKind.CERTIFICATE:
+            return f'connected to {channel.remote}, by its certificate "{who}", with {suite}'
+        case _:
+            return f'connected to {channel.remote}, by its raw public key "{who}", with {suite}'
+
+
+def _keep_session(saved: SavedSession, channel: DtlsChannel, note: Callable[[str], None]) -> None:
+    if saved.offered:
+        note(
+            "resumed the session" if channel.negotiated.resumed else "not resumed: a full handshake was made"
+        )
+    session = channel.session
+    if session is None:
+        note("the server offers no resumption")
+        return
+    try:
+        saved.store(session)
+    except OSError as error:
+        raise ConnectError(
+            f"{show_text(str(saved.path))}: {(error.strerror or str(error)).lower()}"
+        ) from None
 
 
 class _Conversation:

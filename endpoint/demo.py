@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING
 import trio
 
 from endpoint import open_dtls
-from endpoint.config import DEFAULT_PORT, Credentials, EndpointConfig, Listen
+from endpoint.config import DEFAULT_PORT, EndpointConfig, Listen
+from endpoint.credentials import Credentials
 from endpoint.forward import ForwardError
-from endpoint.keystore.file import FileKeyStore, KeyFileError, load_psk
+from endpoint.keystore.file import KeyFileError, load_psk
+from endpoint.keystore.loading import LoadedCredentials
 from endpoint.logs import make_log
 from endpoint.service import Service
 from endpoint.text import json_line, show_text
@@ -118,15 +120,16 @@ def _create_private(path: Path, content: str) -> None:
 
 async def run(psk_file: Path, port: int) -> int:
     """Serve until stopped, on ``port`` or, where that is taken, on a free one; the exit status."""
-    keystore = FileKeyStore.open(psk_file)
-    keys = keystore.loaded.keys
+    psk = load_psk(psk_file)
+    keys = psk.keys
     status = 1
 
     async def serve(on: int, task_status: trio.TaskStatus[Listening]) -> None:
         nonlocal status
         config = EndpointConfig(credentials=Credentials(psk_file=psk_file), listen=Listen(port=on))
         log = make_log(sys.stderr.buffer)
-        status = await Service(config, keystore=keystore, log=log).run(task_status=task_status)
+        credentials = LoadedCredentials(psk=psk)
+        status = await Service(config, credentials=credentials, log=log).run(task_status=task_status)
         nursery.cancel_scope.cancel()
 
     async with trio.open_nursery() as nursery:

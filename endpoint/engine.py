@@ -5,7 +5,8 @@ The tasks, however many peers there are::
     per socket   receive    wait until readable, drain a turn, hand events out, send what came of it
                  write      sleeps; sends what the kernel's full buffer refused
     in all       timers     one cancel scope whose deadline is the server's next timeout
-    per lookup   look up    only where a key store answers later; ends with its handshake at the latest
+    per lookup   look up    only where a key store or a verifier answers later; ends with its handshake at
+                            the latest
 
 After every call into the core two things follow, and :meth:`Engine.settle` is where they do: send
 ``datagrams_to_send()`` and arm ``next_timeout()``. Within a turn they follow once, at its end.
@@ -26,16 +27,19 @@ import attrs
 import trio
 
 from endpoint.addresses import address_text
-from endpoint.association import Association
+from endpoint.association import Association, CredentialKind, Handshake
 from endpoint.lookups import Lookups
 from endpoint.quotas import IdentityOverflow, QuotaPolicy, Quotas
 from endpoint.sockets import errno_name
+from endpoint.verification import PeerRejected, Verifications, reject_all
 from sansdtls import (
     ConnectionOffered,
     ConnectionTerminated,
     DataReceived,
     HandshakeCompleted,
     LocalClose,
+    PeerCertificateReceived,
+    PeerRawKeyReceived,
     PskRequested,
     Server,
 )
@@ -46,8 +50,8 @@ if TYPE_CHECKING:
     from endpoint.addresses import Address, Path
     from endpoint.keystore import KeyStore
     from endpoint.observer import Observer
-    from endpoint.quotas import Prefix
     from endpoint.sockets import UdpSocket
+    from endpoint.verification import PeerRequest, Verify
     from sansdtls import Cause, Connection, Event, ServerConfig
 
 DEFAULT_TURN = 64
@@ -61,18 +65,6 @@ DRAIN_BATCH = 64
 """Associations closed before other tasks get a turn."""
 
 
-@attrs.define(eq=False)
-class _Handshake:
-    """What is remembered of a handshake under way; dropped with it."""
-
-    path: Path
-    prefix: Prefix
-    identity: bytes | None = None
-    lookup: trio.CancelScope | None = None
-    unwanted: bool = False
-    """Closed by this side; its end is no failure to report."""
-
-
 class Engine:
     """Serves one ``Server`` on ``sockets`` until :meth:`run` is cancelled. Does not close the sockets."""
 
@@ -84,11 +76,12 @@ class Engine:
         keystore: KeyStore,
         quotas: QuotaPolicy,
         observer: Observer,
+        verify: Verify = reject_all,
         entropy: Callable[[int], bytes] = os.urandom,
         clock: Callable[[], float] = trio.current_time,
         turn: int = DEFAULT_TURN,
     ) -> None:
-        """``clock`` gives monotonic seconds; ``turn`` is the bound of datagrams per turn.
+        """``verify`` says who a client with a certificate or raw public key is; ``clock`` gives monotonic seconds; ``turn`` is the bound of datagrams per turn.
 
         Make it inside ``trio.run`` unless ``clock`` is your own.
         """
@@ -102,13 +95,20 @@ class Engine:
         self._turn_limit = turn
         self._quotas = Quotas(quotas)
         self._server = Server(config, entropy=entropy, now=clock())
-        self._handshakes: dict[Connection, _Handshake] = {}
+        self._handshakes: dict[Connection, Handshake] = {}
         self._associations: dict[Connection, Association] = {}
         self._live: dict[Path, Association] = {}
         self._identities: dict[bytes, dict[Association, None]] = {}
         self._dropped: Counter[str] = Counter()
         self._errnos_told: set[int] = set()
-        self._lookups = Lookups(keystore, clock=clock, deliver=self._keys_came, report=self._lookup_failed)
+        self._lookups = Lookups(keystore, clock=clock, deliver=self._answer_came, report=self._lookup_failed)
+        self._verifications = Verifications(
+            verify,
+            clock=clock,
+            decided=self._peer_decided,
+            deliver=self._answer_came,
+            report=self._verification_failed,
+        )
         self._observer_failures = 0
         self._in_turn = False
         self._turn_now = 0.0
@@ -197,6 +197,12 @@ class Engine:
         """Look keys up in ``store`` from now on; lookups under way finish with the one before."""
         self._lookups.store = store
 
+    def use_config(self, config: ServerConfig, verify: Verify) -> None:
+        """New handshakes use ``config``, new questions go to ``verify``; live associations are not touched."""
+        self._server.replace_config(config, now=self.now())
+        self._verifications.verify = verify
+        self.settle()
+
     def now(self) -> float:
         """The engine's clock; within a turn it stands still."""
         return self._turn_now if self._in_turn else self._clock()
@@ -258,6 +264,8 @@ class Engine:
             self._offered(event, now)
         elif isinstance(event, PskRequested):
             self._psk_requested(event, now)
+        elif isinstance(event, PeerCertificateReceived | PeerRawKeyReceived):
+            self._peer_requested(event, now)
         elif isinstance(event, HandshakeCompleted):
             self._completed(event, now)
         elif isinstance(event, DataReceived):
@@ -279,12 +287,16 @@ class Engine:
             self._tell(self._observer.refused, path, reason)
             return
         connection = self._server.accept(offer, now=now)
-        self._handshakes[connection] = _Handshake(path, prefix)
+        self._handshakes[connection] = Handshake(path, prefix)
 
     def _completed(self, event: HandshakeCompleted, now: float) -> None:
         connection = event.connection
         handshake = self._handshakes[connection]
-        siblings = self._identities.setdefault(event.psk_identity, {})
+        kind = CredentialKind.of(connection.peer)
+        identity, siblings = b"", dict[Association, None]()
+        if kind is not CredentialKind.NONE:  # else: strangers, who share no name and so no limit either
+            identity = handshake.identity or b""
+            siblings = self._identities.setdefault(identity, siblings)
         if self._quotas.identity_is_full(len(siblings)):
             reason = self._quotas.count_identity_overflow()
             if self._quotas.policy.identity_overflow is IdentityOverflow.NEWCOMER:
@@ -304,7 +316,8 @@ class Engine:
             connection,
             path=handshake.path,
             prefix=handshake.prefix,
-            identity=event.psk_identity,
+            identity=identity,
+            kind=kind,
             key_index=event.psk_key_index,
             budget=self._quotas.data_budget(now),
         )
@@ -321,7 +334,8 @@ class Engine:
             if handshake.lookup is not None:
                 handshake.lookup.cancel()
             if not handshake.unwanted and not isinstance(cause, LocalClose):
-                self._tell(self._observer.handshake_failed, handshake.path, handshake.identity, cause)
+                claimed, rejection = handshake.identity, handshake.rejection
+                self._tell(self._observer.handshake_failed, handshake.path, claimed, cause, rejection)
             return
         self._quotas.release(association.prefix)
         if self._live.get(association.path) is association:
@@ -333,14 +347,36 @@ class Engine:
         self._tell(self._observer.terminated, association, cause)
 
     def _psk_requested(self, request: PskRequested, now: float) -> None:
-        handshake = self._handshakes[request.connection]
-        handshake.identity = request.identity
+        self._handshakes[request.connection].identity = request.identity
         assert self._nursery is not None  # noqa: S101 - requests come up in the tasks of run only
-        events, handshake.lookup = self._lookups.answer(request, self._nursery, now=now)
+        self._answered(request.connection, *self._lookups.answer(request, self._nursery, now=now), now)
+
+    def _peer_requested(self, request: PeerRequest, now: float) -> None:
+        assert self._nursery is not None  # noqa: S101 - as above
+        self._answered(request.connection, *self._verifications.answer(request, self._nursery, now=now), now)
+
+    def _answered(
+        self, connection: Connection, events: list[Event], later: trio.CancelScope | None, now: float
+    ) -> None:
+        """Go on with what an answer brought about, or remember how to cancel the one that comes later."""
+        handshake = self._handshakes.get(connection)
+        if handshake is not None:
+            handshake.lookup = later
         for event in events:
             self._handle(event, now)
 
-    def _keys_came(self, events: list[Event], now: float) -> None:
+    def _peer_decided(self, request: PeerRequest, verdict: bytes | PeerRejected) -> None:
+        handshake = self._handshakes[request.connection]
+        if isinstance(verdict, PeerRejected):
+            # Of a session that may not be resumed nothing is lost: the full handshake will tell.
+            handshake.rejection = None if request.resumption else verdict
+        else:
+            handshake.identity = verdict
+
+    def _verification_failed(self, reason: str) -> None:
+        self._observer.trouble("verifier failed", reason=reason)
+
+    def _answer_came(self, events: list[Event], now: float) -> None:
         for event in events:
             self._handle(event, now)
         self.settle()
@@ -401,17 +437,10 @@ class Engine:
             "identities": len(self._identities),
             "lookups": self._lookups.pending,
             "lookup_failures": self._lookups.failures,
+            "verifications": self._verifications.pending,
+            "verification_failures": self._verifications.failures,
             "refused": dict(self._quotas.refused),
             "datagrams_dropped": dict(self._dropped),
             "observer_failures": self._observer_failures,
-            "sockets": [
-                {
-                    "local": udp.local_text,
-                    "send_errors": dict(udp.send_errors),
-                    "receive_errors": dict(udp.receive_errors),
-                    "dropped_by_kernel": udp.dropped_by_kernel,
-                    "receive_buffer": udp.receive_buffer,
-                }
-                for udp in self.sockets
-            ],
+            "sockets": [udp.statistics() for udp in self.sockets],
         }

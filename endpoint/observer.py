@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from endpoint.addresses import Path
     from endpoint.association import Association
+    from endpoint.verification import PeerRejected
     from sansdtls import Cause
 
 
@@ -30,10 +31,13 @@ class Observer(Protocol):
         """A live association ended. Exactly once for each that was ``completed``."""
         ...
 
-    def handshake_failed(self, path: Path, identity: bytes | None, cause: Cause) -> None:
+    def handshake_failed(
+        self, path: Path, identity: bytes | None, cause: Cause, rejection: PeerRejected | None
+    ) -> None:
         """A handshake that had proved its address ended without success.
 
         ``identity`` is what the peer claimed, unauthenticated, or ``None`` where it did not get so far.
+        ``rejection`` says why its certificate or raw public key was not accepted, if that was the reason.
         """
         ...
 

@@ -14,27 +14,37 @@ import math
 import os
 import socket
 from collections import deque
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from endpoint.addresses import address_text
+from endpoint.association import CredentialKind
 from endpoint.causes import cause_text
 from endpoint.channel import ChannelStatistics, DtlsChannel, HandshakeFailed
 from endpoint.sockets import MAX_DATAGRAM_SIZE
+from endpoint.verification import PeerRejected, as_verify
 from sansdtls import (
+    AuthenticationFailed,
+    AuthenticationProblem,
     ConfigError,
     Connection,
     ConnectionState,
     ConnectionTerminated,
     DataReceived,
     HandshakeTimeout,
+    PeerCertificateReceived,
+    PeerRawKeyReceived,
 )
+from sansdtls.pki import Purpose
 
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from sansdtls import Cause, ClientConfig, Event
+    from endpoint.verification import PeerRequest, Verify
+    from sansdtls import Cause, ClientConfig, Event, Peer
+    from sansdtls.pki import TrustPolicy, Verifier
 
 REFUSALS_BELIEVED = 2
 """ICMP "port unreachable" in answer to so many datagrams, with nothing else heard, ends an attempt.
@@ -42,8 +52,20 @@ One may be forged, or meet a server that is just starting; believing none would 
 like loss. Where another address is left to try, one is enough."""
 
 
-async def open_dtls(host: str, port: int, *, config: ClientConfig) -> DtlsChannel:
+async def open_dtls(
+    host: str,
+    port: int,
+    *,
+    config: ClientConfig,
+    verify: Verify | Verifier | TrustPolicy | None = None,
+) -> DtlsChannel:
     """Connect to ``host`` and return the channel once both sides have proved their key.
+
+    ``verify`` says whether a server with a certificate or raw public key is the right one: a ``sansdtls.pki``
+    trust policy or verifier, which looks for ``config.server_name`` in the certificate, a
+    :class:`PeerVerifier`, or your own function (:data:`Verify`). Without it such servers are rejected.
+    ``config.server_certificate_types`` says what is accepted at all. What a function of your own raises,
+    other than :class:`PeerRejected`, is raised here.
 
     Use it as ``async with await open_dtls(...) as channel``. Where ``host`` has several addresses they are
     tried in the resolver's order; the next one's turn comes when one does not answer at all within
@@ -53,14 +75,19 @@ async def open_dtls(host: str, port: int, *, config: ClientConfig) -> DtlsChanne
     answered and the handshake failed, e.g. for a wrong key; else an ``OSError``: ``TimeoutError``,
     ``ConnectionRefusedError``, ``socket.gaierror`` and so on. Each message names address and cause.
     """
-    if config.psk_key is None:
+    if config.psk_identity is not None and config.psk_key is None:
         raise ConfigError("ClientConfig.psk_key: open_dtls needs the key")
+    judge = as_verify(verify, Purpose.SERVER)
     found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
     failures: list[OSError] = []
     for number, (family, _, _, _, target) in enumerate(found, start=1):
         try:
             return await _open_one(
-                family, target, config, refusals_believed=REFUSALS_BELIEVED if number == len(found) else 1
+                family,
+                target,
+                config,
+                judge,
+                refusals_believed=REFUSALS_BELIEVED if number == len(found) else 1,
             )
         except OSError as failure:
             failures.append(failure)
@@ -73,7 +100,7 @@ async def open_dtls(host: str, port: int, *, config: ClientConfig) -> DtlsChanne
 
 
 async def _open_one(
-    family: int, target: Any, config: ClientConfig, *, refusals_believed: int
+    family: int, target: Any, config: ClientConfig, verify: Verify, *, refusals_believed: int
 ) -> OpenedChannel:
     remote = address_text(target)
     sock = socket.socket(family, socket.SOCK_DGRAM)
@@ -85,7 +112,9 @@ async def _open_one(
         except OSError as error:
             raise OSError(error.errno, f"{remote}: {error.strerror}") from error
         connection = Connection.client(config, entropy=os.urandom, now=trio.current_time())
-        channel = OpenedChannel(connection, sock, remote=remote, identity=config.psk_identity)
+        channel = OpenedChannel(
+            connection, sock, remote=remote, verify=verify, server_name=config.server_name
+        )
         await channel.shake_hands(refusals_believed)
     except BaseException:
         sock.close()
@@ -96,8 +125,21 @@ async def _open_one(
 class OpenedChannel(DtlsChannel):
     """A client's channel: one connection on a socket of its own."""
 
-    def __init__(self, connection: Connection, sock: socket.socket, *, remote: str, identity: bytes) -> None:
-        super().__init__(connection, identity=identity, key_index=0)
+    def __init__(
+        self,
+        connection: Connection,
+        sock: socket.socket,
+        *,
+        remote: str,
+        verify: Verify,
+        server_name: str | None,
+    ) -> None:
+        super().__init__(connection, identity=b"", kind=CredentialKind.NONE, key_index=None)
+        self._verify = verify
+        self._server_name = server_name
+        self._verifying: PeerRequest | None = None
+        """What is to be verified next; only during the handshake."""
+        self._rejection: PeerRejected | None = None
         self._socket = sock
         self._remote = remote
         self._local = address_text(sock.getsockname())
@@ -131,10 +173,13 @@ class OpenedChannel(DtlsChannel):
             self._flush()
             while self._connection.state is ConnectionState.HANDSHAKING:
                 await self._step()
+                if self._verifying is not None:
+                    await self._verify_peer(self._verifying)
                 if not self._heard and self._refusals >= refusals_believed:
                     raise ConnectionRefusedError(f"{self._remote}: connection refused; nothing listens there")
             if self._cause is not None:
                 self._raise_handshake_failed(self._cause)
+            await self._note_peer()
         except BaseException:
             # Cancelled, or failed: the server need not wait for the rest.
             self._closed = True
@@ -145,7 +190,73 @@ class OpenedChannel(DtlsChannel):
         if isinstance(cause, HandshakeTimeout) and not self._heard:
             hint = "" if self._last_error is None else f"; the last error was: {self._last_error}"
             raise TimeoutError(f"{self._remote}: no answer{hint}")
-        raise HandshakeFailed(f"{self._remote}: the handshake failed: {cause_text(cause)}", cause)
+        why = cause_text(cause) if self._rejection is None else self._rejection.detail
+        raise HandshakeFailed(f"{self._remote}: the handshake failed: {why}", cause)
+
+    async def _note_peer(self) -> None:
+        peer = self.peer
+        self._kind = CredentialKind.of(peer)
+        if peer.psk_identity is not None:
+            self._identity = peer.psk_identity
+            self._key_index = peer.psk_key_index
+        elif self.negotiated.resumed:
+            await self._judge_again(peer)
+
+    async def _judge_again(self, peer: Peer) -> None:
+        """Ask about what the server showed when the session was made: it is not shown again, and may have run out."""
+        request: PeerRequest
+        if peer.certificate_chain is not None:
+            request = PeerCertificateReceived(
+                self._connection, peer.certificate_chain, self._server_name, resumption=True
+            )
+        elif peer.raw_public_key is not None:
+            request = PeerRawKeyReceived(
+                self._connection, peer.raw_public_key, self._server_name, resumption=True
+            )
+        else:
+            return
+        try:
+            answer = self._verify(request)
+            self._identity = await answer if isinstance(answer, Awaitable) else answer
+        except PeerRejected as rejected:
+            self._rejection = rejected
+            self._raise_handshake_failed(AuthenticationFailed(AuthenticationProblem.PEER_REJECTED))
+
+    async def _verify_peer(self, request: PeerRequest) -> None:
+        """Ask the verifier; where it takes its time, the connection's timers run on meanwhile."""
+        self._verifying = None
+        try:
+            answer = self._verify(request)
+            if isinstance(answer, Awaitable):
+                answer = await self._while_stepping(answer)
+            self._identity = answer
+            events = self._connection.accept_peer(request, now=trio.current_time())
+        except PeerRejected as rejected:
+            self._rejection = rejected
+            events = self._connection.reject_peer(request, rejected.alert, now=trio.current_time())
+        self._take(events)
+        self._flush()
+
+    async def _while_stepping(self, awaitable: Awaitable[bytes]) -> bytes:
+        answer: list[bytes] = []
+        failure: list[Exception] = []
+
+        async def find_out(done: trio.CancelScope) -> None:
+            try:
+                answer.append(await awaitable)
+            except Exception as error:  # noqa: BLE001 - raised below: a nursery would wrap it into a group
+                failure.append(error)
+            done.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(find_out, nursery.cancel_scope)
+            while self._connection.state is ConnectionState.HANDSHAKING:
+                await self._step()
+            nursery.cancel_scope.cancel()
+        if failure:
+            raise failure[0]
+        # None: the handshake ended first, of a timeout say, and any answer will do.
+        return answer[0] if answer else b""
 
     async def receive(self) -> bytes:
         # One task at a time drives; the others wait here and find their turn, or the end.
@@ -190,6 +301,8 @@ class OpenedChannel(DtlsChannel):
         for event in events:
             if isinstance(event, DataReceived):
                 self._arrived.append(event.data)
+            elif isinstance(event, PeerCertificateReceived | PeerRawKeyReceived):
+                self._verifying = event
             elif isinstance(event, ConnectionTerminated):
                 self._cause = event.cause
 

@@ -2,9 +2,12 @@
 
 The facts, by the name of their ``event``::
 
-    connected          info     identity, path, cipher_suite, key_used ("current" or "next")
+    connected          info     identity (null for a peer that showed nothing), path, credential ("psk",
+                                "certificate", "raw_public_key" or "none"), cipher_suite, resumed,
+                                and with a PSK key_used ("current" or "next")
     disconnected       info     identity, path, cause, reason
-    handshake_failed   warning  cause, reason, identity (null where none was named), path
+    handshake_failed   warning  cause, reason, identity (null where none was named), path, and problem where a
+                                certificate or raw public key was not accepted; reason then says exactly why
     refused            warning  quota, path
     …                  warning  what else the engine reports, e.g. send_failed, key_store_failed
 
@@ -17,6 +20,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from endpoint.association import CredentialKind
 from endpoint.causes import cause_text
 from endpoint.text import show_bytes
 from endpoint.udp import path_text
@@ -29,10 +33,16 @@ if TYPE_CHECKING:
     from endpoint.forward import Forwarder
     from endpoint.logs import Throttle
     from endpoint.udp import Path
+    from endpoint.verification import PeerRejected
     from sansdtls import Cause
 
 _KEY_NAMES = ("current", "next")
 _RESERVED = frozenset({"event", "level", "time", "held_back"})
+
+
+def identity_text(association: Association) -> str | None:
+    """Who it is, printable; ``None`` for a peer that showed nothing."""
+    return None if association.kind is CredentialKind.NONE else show_bytes(association.identity)
 
 
 class Reporter:
@@ -46,13 +56,16 @@ class Reporter:
     def completed(self, association: Association) -> None:
         """A device is connected."""
         negotiated = association.connection.negotiated
-        self._log.info(
-            "connected",
-            identity=show_bytes(association.identity),
-            path=association.remote,
-            cipher_suite=negotiated.cipher_suite.name if negotiated else None,
-            key_used=_KEY_NAMES[association.key_index],
-        )
+        facts: dict[str, object] = {
+            "identity": identity_text(association),
+            "path": association.remote,
+            "credential": association.kind.value,
+            "cipher_suite": negotiated.cipher_suite.name if negotiated else None,
+            "resumed": bool(negotiated and negotiated.resumed),
+        }
+        if association.key_index is not None:
+            facts["key_used"] = _KEY_NAMES[association.key_index]
+        self._log.info("connected", **facts)
 
     def received(self, association: Association, data: bytes) -> None:
         """A device sent something."""
@@ -62,20 +75,25 @@ class Reporter:
         """A device is gone."""
         self._log.info(
             "disconnected",
-            identity=show_bytes(association.identity),
+            identity=identity_text(association),
             path=association.remote,
             cause=cause_name(cause),
             reason=cause_text(cause),
         )
 
-    def handshake_failed(self, path: Path, identity: bytes | None, cause: Cause) -> None:
+    def handshake_failed(
+        self, path: Path, identity: bytes | None, cause: Cause, rejection: PeerRejected | None
+    ) -> None:
         """A device, or a stranger, did not get in."""
         label = cause_name(cause)
+        facts: dict[str, object] = {"cause": label, "reason": cause_text(cause)}
+        if rejection is not None:
+            facts |= {"reason": rejection.detail, "problem": rejection.problem}
         self._warn(
             "handshake_failed",
-            label,
-            cause=label,
-            reason=cause_text(cause),
+            # By problem, so that a fleet of expired certificates does not hide the one that was revoked.
+            label if rejection is None else f"{label}.{rejection.problem}",
+            **facts,
             identity=None if identity is None else show_bytes(identity),
             path=path_text(path),
         )

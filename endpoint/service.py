@@ -2,7 +2,7 @@
 
 ::
 
-    SIGHUP            read the PSK files again: all or nothing, live associations are kept
+    SIGHUP            read all credentials again: all or nothing, live associations are kept
     SIGTERM, SIGINT   stop: take nobody new, tell every peer (close_notify), hand on what was
                       received, within ``listen.drain`` seconds; exit status 0
     a second one      end at once; exit status 1
@@ -24,20 +24,25 @@ from endpoint.engine import Engine
 from endpoint.forward import ForwardError
 from endpoint.forward.echo import Echo
 from endpoint.forward.jsonl import JsonLines
-from endpoint.keystore.file import KeyFileError
+from endpoint.keystore.file import FileKeyStore, KeyFileError
+from endpoint.keystore.loading import load_credentials
 from endpoint.logs import Throttle
 from endpoint.reporter import Reporter
+from endpoint.text import show_text
 from endpoint.udp import ListenError, RetryPolicy, bind_udp
+from endpoint.verification import VERIFY_THREADS, PeerVerifier, wall_clock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from datetime import datetime
 
     from structlog.typing import FilteringBoundLogger
 
     from endpoint.config import EndpointConfig
     from endpoint.forward import Forwarder
-    from endpoint.keystore.file import FileKeyStore
+    from endpoint.keystore.loading import LoadedCredentials
     from endpoint.udp import UdpSocket
+    from sansdtls import ServerConfig
 
 STANDARD_OUTPUT = 1
 MAX_ERRORS_LOGGED = 20
@@ -57,13 +62,35 @@ def make_forwarder(config: EndpointConfig, tell: Callable[..., None]) -> Forward
     return JsonLines(STANDARD_OUTPUT, limit=config.forward.buffer, tell=tell)
 
 
+def _beside_psk(loaded: LoadedCredentials) -> dict[str, int]:
+    """What else was loaded, for the log; nothing for a fleet with pre-shared keys only."""
+    facts = {
+        "own_credentials": len(loaded.own),
+        "client_cas": len(loaded.policy.anchors) if loaded.policy else 0,
+        "crls": len(loaded.policy.crls) if loaded.policy else 0,
+        "raw_public_keys": len(loaded.raw_keys.names),
+    }
+    return {name: count for name, count in facts.items() if count}
+
+
 class Service:
     """One run of the service. ``log.info("listening", …)`` is its first line."""
 
-    def __init__(self, config: EndpointConfig, *, keystore: FileKeyStore, log: FilteringBoundLogger):
+    def __init__(
+        self,
+        config: EndpointConfig,
+        *,
+        credentials: LoadedCredentials,
+        log: FilteringBoundLogger,
+        wall_clock: Callable[[], datetime] = wall_clock,
+    ):
         self._config = config
         self._log = log
-        self._keystore = keystore
+        self._wall_clock = wall_clock
+        self._loaded = credentials
+        self._keystore = FileKeyStore(config.credentials.psk_file, credentials.psk)
+        self._limiter = trio.CapacityLimiter(VERIFY_THREADS)
+        self._engine: Engine | None = None
         self._throttle = Throttle(
             rate=config.log.failures_per_second, burst=config.log.failures_burst, clock=trio.current_time
         )
@@ -112,23 +139,50 @@ class Service:
 
     async def _reload(self) -> None:
         try:
-            # A large file takes a moment to read; devices are served meanwhile.
-            fresh = await trio.to_thread.run_sync(self._keystore.read_again)
+            # Large files take a moment to read; devices are served meanwhile.
+            fresh, config, verify = await trio.to_thread.run_sync(self._read_again)
         except KeyFileError as error:
             errors = list(error.problems[:MAX_ERRORS_LOGGED])
             self._log.error(
                 "reload_failed", errors=errors, errors_in_all=len(error.problems), kept=len(self._keystore)
             )
             return
-        changes = self._keystore.replace(fresh)
+        # From here on nothing can fail, and no other task gets a turn: all are replaced, or none.
+        self._loaded = fresh
+        changes = self._keystore.replace(fresh.psk)
+        if self._engine is not None:
+            self._engine.use_config(config, verify)
         self._log.info(
             "reloaded",
             identities=len(self._keystore),
             added=changes.added,
             removed=changes.removed,
             changed=changes.changed,
-            in_rotation=fresh.in_rotation,
+            in_rotation=fresh.psk.in_rotation,
+            **_beside_psk(fresh),
         )
+        self._warn_of_lapses()
+
+    def _read_again(self) -> tuple[LoadedCredentials, ServerConfig, PeerVerifier]:
+        """Runs in another thread; changes nothing."""
+        fresh = load_credentials(self._config.credentials)
+        self._keystore.require_some(fresh.psk)
+        if self._loaded.raw_keys.names and not fresh.raw_keys.names:
+            where = show_text(str(self._config.credentials.raw_public_keys))
+            raise KeyFileError([f"{where}: holds no key now; those loaded before stay"])
+        lapses = fresh.new_lapses(self._loaded, self._wall_clock())
+        if lapses:
+            raise KeyFileError(lapses)
+        return fresh, fresh.complete(self._config.dtls, self._config.credentials), self._verifier(fresh)
+
+    def _verifier(self, loaded: LoadedCredentials) -> PeerVerifier:
+        return PeerVerifier(
+            loaded.policy, loaded.raw_keys.names, wall_clock=self._wall_clock, limiter=self._limiter
+        )
+
+    def _warn_of_lapses(self) -> None:
+        for lapse in self._loaded.lapses(self._wall_clock()):
+            self._log.warning("credential_lapsed", reason=lapse)
 
     async def _serve(self, task_status: trio.TaskStatus[Listening]) -> None:
         forwarder = make_forwarder(self._config, self._log.warning)
@@ -137,10 +191,11 @@ class Service:
             for udp in sockets:
                 self._log.info("listening", address=udp.address, port=udp.port)
             self._log_keys()
-            engine = Engine(
-                self._config.server_config,
+            engine = self._engine = Engine(
+                self._loaded.complete(self._config.dtls, self._config.credentials),
                 sockets=sockets,
                 keystore=self._keystore,
+                verify=self._verifier(self._loaded),
                 quotas=self._config.quotas,
                 observer=Reporter(self._log, self._throttle, forwarder),
             )
@@ -174,15 +229,17 @@ class Service:
         )
 
     def _log_keys(self) -> None:
-        loaded = self._keystore.loaded
+        told, psk = self._config.credentials, self._loaded.psk
         self._log.info(
             "keys_loaded",
             identities=len(self._keystore),
-            in_rotation=loaded.in_rotation,
-            files=len(loaded.files),
+            in_rotation=psk.in_rotation,
+            files=len(psk.files),
+            **_beside_psk(self._loaded),
         )
-        if not len(self._keystore):
-            self._log.warning("no_identities", psk_file=str(self._config.credentials.psk_file))
+        if told.psk_file and not psk.keys:
+            self._log.warning("no_identities", psk_file=str(told.psk_file))
+        self._warn_of_lapses()
 
     async def _forward(self, forwarder: Forwarder) -> None:
         try:

@@ -16,14 +16,18 @@ from endpoint.engine import Engine
 from endpoint.keystore import DictKeyStore
 from endpoint.quotas import QuotaPolicy, TokenBucket
 from endpoint.udp import bind_udp
+from endpoint.verification import as_verify
 from sansdtls import LocalClose
+from sansdtls.pki import Purpose
 
 if TYPE_CHECKING:
     from endpoint.addresses import Path
     from endpoint.association import Association
     from endpoint.keystore import Keys, KeyStore
     from endpoint.sockets import UdpSocket
+    from endpoint.verification import PeerRejected, Verify
     from sansdtls import Cause, ServerConfig
+    from sansdtls.pki import TrustPolicy, Verifier
 
 Handler: TypeAlias = Callable[[DtlsChannel], Awaitable[object]]
 
@@ -47,7 +51,8 @@ async def serve_dtls(
     port: int,
     *,
     config: ServerConfig,
-    keystore: KeyStore | Mapping[bytes, bytes | Keys],
+    keystore: KeyStore | Mapping[bytes, bytes | Keys] | None = None,
+    verify: Verify | Verifier | TrustPolicy | None = None,
     host: str | None = None,
     quotas: QuotaPolicy | None = None,
     buffer: int = DEFAULT_BUFFER,
@@ -62,7 +67,10 @@ async def serve_dtls(
     at the least ``trio.BrokenResourceError``.
 
     ``host`` is as in :func:`bind_udp`: ``None`` = all interfaces. ``keystore`` may be a mapping from
-    identity to key or to a list of keys. ``quotas`` are :class:`QuotaPolicy`'s defaults if not given.
+    identity to key or to a list of keys. ``verify`` says who a client with a certificate or raw public key is:
+    a ``sansdtls.pki`` trust policy or verifier, a :class:`PeerVerifier`, or your own function
+    (:data:`Verify`). Without it, such clients are rejected; ``config.client_authentication`` says whether
+    they are asked at all. ``channel.identity`` and ``channel.kind`` tell the handler who it is. ``quotas`` are :class:`QuotaPolicy`'s defaults if not given.
     At most ``buffer`` datagrams wait for ``receive``; what comes beyond is dropped and counted in
     ``channel.statistics``. With ``nursery.start`` it returns the sockets, whose ``port`` tells which
     port 0 became.
@@ -71,6 +79,8 @@ async def serve_dtls(
     """
     if isinstance(keystore, Mapping):
         keystore = DictKeyStore(keystore)
+    store = DictKeyStore() if keystore is None else keystore
+    judge = as_verify(verify, Purpose.CLIENT)
     with contextlib.ExitStack() as opened:
         sockets = [opened.enter_context(udp) for udp in await bind_udp(host, port)]
         async with trio.open_nursery() as nursery:
@@ -78,7 +88,8 @@ async def serve_dtls(
             engine = Engine(
                 config,
                 sockets=sockets,
-                keystore=keystore,
+                keystore=store,
+                verify=judge,
                 quotas=QuotaPolicy() if quotas is None else quotas,
                 observer=channels,
             )
@@ -94,7 +105,10 @@ class ServedChannel(DtlsChannel):
 
     def __init__(self, association: Association, buffer: int) -> None:
         super().__init__(
-            association.connection, identity=association.identity, key_index=association.key_index
+            association.connection,
+            identity=association.identity,
+            kind=association.kind,
+            key_index=association.key_index,
         )
         self._association = association
         self._dropped = 0
@@ -171,7 +185,9 @@ class _Channels:
     def terminated(self, association: Association, cause: Cause) -> None:
         association.context.end(cause)
 
-    def handshake_failed(self, path: Path, identity: bytes | None, cause: Cause) -> None:
+    def handshake_failed(
+        self, path: Path, identity: bytes | None, cause: Cause, rejection: PeerRejected | None
+    ) -> None:
         if not self._log_bucket.take(1, rate=LOG_RATE, burst=LOG_BURST, now=trio.current_time()):
             self._held_back += 1
             return
@@ -180,7 +196,7 @@ class _Channels:
             "handshake with %s (identity %r) failed: %s; %d like it not shown",
             path_text(path),
             identity and identity[:MAX_LOGGED_IDENTITY],
-            cause_text(cause),
+            cause_text(cause) if rejection is None else str(rejection),
             held_back,
         )
 

@@ -13,7 +13,7 @@ import socket
 import struct
 import sys
 from collections import Counter, deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -239,6 +239,16 @@ class UdpSocket:
         self.send_errors[errno_name(code)] += 1
         if self.on_send_failed is not None:
             self.on_send_failed(address, code)
+
+    def statistics(self) -> dict[str, Any]:
+        """Counters and gauges as a plain dict."""
+        return {
+            "local": self.local_text,
+            "send_errors": dict(self.send_errors),
+            "receive_errors": dict(self.receive_errors),
+            "dropped_by_kernel": self.dropped_by_kernel,
+            "receive_buffer": self.receive_buffer,
+        }
 
     def close(self) -> None:
         """Close the descriptor; tasks that wait on it get ``trio.ClosedResourceError``."""

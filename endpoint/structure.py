@@ -11,8 +11,10 @@ from __future__ import annotations
 import datetime as dt
 import difflib
 import enum
+import re
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -23,7 +25,7 @@ from endpoint.text import show_text
 from sansdtls import CipherSuite, ConfigError, RetransmitPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 T = TypeVar("T")
 
@@ -143,18 +145,66 @@ def _choice(value: Any, allowed: Sequence[str]) -> str:
     return typing.cast("str", value)
 
 
-def _cipher_suites(value: Any, _: Any) -> tuple[CipherSuite, ...]:
-    if not isinstance(value, list):
-        raise _is_needed("a list of cipher suites", value)
-    suites, mistakes = [], []
-    for name in value:
-        try:
-            suites.append(cipher_suite(name))
-        except ValueError as error:
-            mistakes.append(("", str(error)))
-    if mistakes:
-        raise StructureError(mistakes)
-    return tuple(suites)
+def _list_of(what: str, member: Callable[[Any], T]) -> Callable[[Any, Any], tuple[T, ...]]:
+    """A hook for lists; ``member`` raises ValueError or StructureError for a member that is wrong."""
+
+    def hook(value: Any, _: Any) -> tuple[T, ...]:
+        if not isinstance(value, list):
+            raise _is_needed(f"a list of {what}", value)
+        members: list[T] = []
+        mistakes: list[tuple[str, str]] = []
+        for one in value:
+            try:
+                members.append(member(one))
+            except StructureError as error:
+                mistakes += error.mistakes
+            except ValueError as error:
+                mistakes.append(("", str(error)))
+        if mistakes:
+            raise StructureError(mistakes)
+        return tuple(members)
+
+    return hook
+
+
+def _members_of(kind: Any) -> Callable[[Any, Any], tuple[Any, ...]]:
+    """The hook for a tuple of an enumeration: code points by their name, choices by their value."""
+    (cls, _ellipsis) = typing.get_args(kind)
+    if cls is CipherSuite:
+        return _list_of("cipher suites", cipher_suite)
+    by_name = issubclass(cls, int)
+    known = {member.name.lower() if by_name else member.value: member for member in cls}
+    return _list_of(
+        "names, each one of " + ", ".join(known),
+        lambda value: known[_choice(value.lower() if isinstance(value, str) else value, tuple(known))],
+    )
+
+
+def _protocol_name(value: Any) -> bytes:
+    return _text(value, str).encode()
+
+
+def _named_tables(kind: Any) -> Callable[[Any, Any], dict[str, Any]]:
+    """The hook for a table whose keys are free and whose values are tables of one class."""
+    table = _Table(typing.get_args(kind)[1])
+
+    def hook(value: Any, _: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise _is_needed("a table", value)
+        made, mistakes = {}, []
+        for name, inner in value.items():
+            try:
+                made[name] = table(inner, kind)
+            except StructureError as error:
+                shown = show_text(name)
+                mistakes += [
+                    (f'"{shown}".{key}' if key else f'"{shown}"', what) for key, what in error.mistakes
+                ]
+        if mistakes:
+            raise StructureError(mistakes)
+        return made
+
+    return hook
 
 
 def cipher_suite(name: object) -> CipherSuite:
@@ -275,8 +325,10 @@ def _did_you_mean(value: object, known: Iterable[str]) -> str:
 
 
 def _without_value(what: str) -> str:
-    """A mistake's text without the value it shows in brackets."""
-    return what.partition(" (")[0] if " is needed, not " in what else what
+    """A mistake's text without the value that it shows."""
+    if " is needed, not " in what:
+        return what.partition(" (")[0]
+    return re.sub(r'^".*" is not one of ', "the value is not one of ", what)
 
 
 def _is_literal(kind: Any) -> bool:
@@ -287,6 +339,35 @@ def _is_optional_number(kind: Any) -> bool:
     if typing.get_origin(kind) not in (types.UnionType, typing.Union):
         return False
     return set(typing.get_args(kind)) in ({int, type(None)}, {float, type(None)})
+
+
+def _is_optional(kind: Any) -> bool:
+    arguments = typing.get_args(kind)
+    return (
+        typing.get_origin(kind) in (types.UnionType, typing.Union)
+        and len(arguments) == 2
+        and type(None) in arguments
+    )
+
+
+def _unless_absent(kind: Any) -> Callable[[Any, Any], Any]:
+    """The hook for what may be left out; TOML has no null, so a value that is there is of the type itself."""
+    inner = next(member for member in typing.get_args(kind) if member is not type(None))
+    return lambda value, _: _CONVERTER.structure(value, inner)
+
+
+def _is_tuple_of_choices(kind: Any) -> bool:
+    arguments = typing.get_args(kind)
+    return (
+        typing.get_origin(kind) is tuple
+        and len(arguments) == 2
+        and isinstance(arguments[0], type)
+        and issubclass(arguments[0], enum.Enum)
+    )
+
+
+def _is_named_tables(kind: Any) -> bool:
+    return typing.get_origin(kind) is Mapping and attrs.has(typing.get_args(kind)[1])
 
 
 def _is_named_choice(kind: Any) -> bool:
@@ -300,7 +381,12 @@ def _make_converter() -> cattrs.Converter:
     # Later registrations are asked first.
     converter.register_structure_hook_factory(attrs.has, _Table)
     converter.register_structure_hook_func(lambda kind: kind is RetransmitPolicy, _retransmit)
-    converter.register_structure_hook_func(lambda kind: kind == tuple[CipherSuite, ...], _cipher_suites)
+    converter.register_structure_hook_factory(_is_tuple_of_choices, _members_of)
+    converter.register_structure_hook_func(
+        lambda kind: kind == tuple[bytes, ...], _list_of("texts", _protocol_name)
+    )
+    converter.register_structure_hook_factory(_is_named_tables, _named_tables)
+    converter.register_structure_hook_factory(_is_optional, _unless_absent)
     converter.register_structure_hook_func(
         _is_literal, lambda value, kind: _choice(value, typing.get_args(kind))
     )

@@ -254,6 +254,15 @@ def _certificate_types(value: Iterable[CertificateType]) -> tuple[CertificateTyp
     return _members("certificate types", CertificateType, value) if value else ()
 
 
+# Spelled out, because type checkers do not see through ``converter=tuple``.
+def _credentials(value: Iterable[Credential]) -> tuple[Credential, ...]:
+    return tuple(value)
+
+
+def _authorities(value: Iterable[bytes]) -> tuple[bytes, ...]:
+    return tuple(value)
+
+
 def _alpn_protocols(value: Iterable[bytes]) -> tuple[bytes, ...]:
     names = tuple(value)
     if not all(1 <= len(name) <= 255 for name in names):
@@ -347,7 +356,7 @@ class ClientConfig(_CommonConfig):
     )
     """What the server may prove itself with besides a PSK, best first. Each is judged by the caller, who gets
     ``PeerCertificateReceived`` or ``PeerRawKeyReceived``."""
-    credentials: tuple[Credential, ...] = attrs.field(default=(), converter=tuple)
+    credentials: tuple[Credential, ...] = attrs.field(default=(), converter=_credentials)
     """What to show a server that asks for a certificate or raw public key, best first."""
     server_name: str | None = attrs.field(default=None, validator=_optional(_server_name))
     """Name of the server, sent as SNI (RFC 6066 §3) and repeated in ``PeerCertificateReceived``."""
@@ -390,7 +399,7 @@ class ServerConfig(_CommonConfig):
 
     psk: bool = attrs.field(default=True, validator=_instance_of(bool))
     """Whether clients may use pre-shared keys."""
-    credentials: tuple[Credential, ...] = attrs.field(default=(), converter=tuple)
+    credentials: tuple[Credential, ...] = attrs.field(default=(), converter=_credentials)
     """Certificates and raw public keys to show to clients, best first, chosen among by server name, by
     what the client can verify and by its preference of certificate types."""
     client_authentication: ClientAuthentication = attrs.field(
@@ -401,7 +410,7 @@ class ServerConfig(_CommonConfig):
         default=(CertificateType.X509,), converter=_certificate_types
     )
     """What clients may show, best first."""
-    client_certificate_authorities: tuple[bytes, ...] = attrs.field(default=(), converter=tuple)
+    client_certificate_authorities: tuple[bytes, ...] = attrs.field(default=(), converter=_authorities)
     """Distinguished names in DER, a hint for clients with several certificates; none = any."""
     psk_identity_hint: bytes | None = attrs.field(
         default=None, validator=_optional(_bytes_of_length(1, 128, secret=False))

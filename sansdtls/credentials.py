@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -10,6 +11,9 @@ from sansdtls.crypto.groups import BadPublicKey
 from sansdtls.crypto.signatures import SigningKey, spki_of_certificate
 from sansdtls.errors import ConfigError
 from sansdtls.iana import CertificateType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 @enum.unique
@@ -22,6 +26,15 @@ class ClientAuthentication(enum.Enum):
     REQUIRED = "required"
 
 
+# Spelled out, because type checkers do not see through ``converter=tuple``.
+def _chain(value: Iterable[bytes]) -> tuple[bytes, ...]:
+    return tuple(value)
+
+
+def _server_names(value: Iterable[str]) -> tuple[str, ...]:
+    return tuple(value)
+
+
 @attrs.frozen
 class CertificateCredential:
     """An X.509 certificate with its intermediates and its private key.
@@ -29,10 +42,10 @@ class CertificateCredential:
     Raises ConfigError where the key is not the certificate's.
     """
 
-    chain: tuple[bytes, ...] = attrs.field(converter=tuple, repr=False)
+    chain: tuple[bytes, ...] = attrs.field(converter=_chain, repr=False)
     """DER, our own certificate first, each signed by the next; the trust anchor is left out."""
     key: SigningKey = attrs.field(repr=False)
-    server_names: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    server_names: tuple[str, ...] = attrs.field(default=(), converter=_server_names)
     """Names (SNI, RFC 6066 §3) it is for, in lower case; none = for all names that no other credential is for."""
 
     certificate_type = CertificateType.X509
@@ -53,7 +66,7 @@ class RawPublicKeyCredential:
     """A key pair whose public half is known to the peer beforehand, RFC 7250."""
 
     key: SigningKey = attrs.field(repr=False)
-    server_names: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    server_names: tuple[str, ...] = attrs.field(default=(), converter=_server_names)
     """As for :class:`CertificateCredential`."""
 
     certificate_type = CertificateType.RAW_PUBLIC_KEY

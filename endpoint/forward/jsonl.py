@@ -5,7 +5,7 @@ A line looks so::
     {"time": "2025-01-31T23:59:59.123Z", "identity": "meter-17", "path": "192.0.2.7:40000", "data": "21.4 °C"}
 
 Data that are not UTF-8 stand under ``data_base64`` instead of ``data``. ``identity`` is escaped as
-in the log (``endpoint.text``), so both can be joined by it.
+in the log (``endpoint.text``), so both can be joined by it; it is null for a peer that showed nothing.
 
 Standard output may be slow (a pipe into a program that thinks, a terminal that was stopped), full or
 closed, and devices must not notice. So lines go into a bounded buffer, and a thread writes it out:
@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from endpoint.association import CredentialKind
 from endpoint.forward import ForwardError
 from endpoint.text import UtcStamps, json_line, show_bytes
 
@@ -76,9 +77,10 @@ class JsonLines:
 
     def deliver(self, association: Association, data: bytes) -> None:
         """Put one line into the buffer, or drop it."""
+        nobody = association.kind is CredentialKind.NONE
         fact = {
             "time": self._stamps(self._wall()),
-            "identity": show_bytes(association.identity),
+            "identity": None if nobody else show_bytes(association.identity),
             "path": association.remote,
         }
         try:

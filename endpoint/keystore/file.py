@@ -27,13 +27,12 @@ that one mistyped line neither locks out one device unseen nor, on reload, all o
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from typing import TYPE_CHECKING
 
 import attrs
 
+from endpoint.files import RefusedFileError, files_at, read_private
 from endpoint.text import show_bytes, show_text
 
 if TYPE_CHECKING:
@@ -46,8 +45,6 @@ MAX_KEY_BYTES = 64
 """RFC 7925 §4 asks implementations for up to 64; other programs may refuse more."""
 MAX_IDENTITY_BYTES = 65_535
 """What the two-byte length field of ClientKeyExchange can carry, RFC 4279 §2."""
-MAX_FILE_BYTES = 256 * 1024 * 1024
-"""Some two million identities. Bounds the harm of naming the wrong file."""
 MAX_PROBLEMS = 50
 """Mistakes reported of one load; the rest is counted."""
 
@@ -92,15 +89,10 @@ class Difference:
 class FileKeyStore:
     """Answers from the loaded set; :meth:`replace` swaps the whole set at once."""
 
-    def __init__(self, path: Path, loaded: PskSet):
-        """``loaded`` is what :func:`load_psk` made of ``path``."""
+    def __init__(self, path: Path | None, loaded: PskSet):
+        """``loaded`` is what :func:`load_psk` made of ``path``; ``None`` = there are no pre-shared keys."""
         self._path = path
         self._loaded = loaded
-
-    @classmethod
-    def open(cls, path: Path) -> FileKeyStore:
-        """Load ``path``; :class:`KeyFileError` if anything about it is wrong."""
-        return cls(path, load_psk(path))
 
     def __repr__(self) -> str:
         return f"FileKeyStore({str(self._path)!r}, {len(self)} identities)"
@@ -117,18 +109,16 @@ class FileKeyStore:
         """The keys of ``identity``, current first; empty if it is unknown."""
         return self._loaded.keys.get(identity, ())
 
-    def read_again(self) -> PskSet:
-        """Read the files anew without using them yet; may run in another thread.
+    def require_some(self, fresh: PskSet) -> None:
+        """:class:`KeyFileError` for a set without any identity where there were some.
 
-        A set without any identity is refused here, though not at the start: it is what a file
-        looks like while something is writing it, and would lock out the whole fleet.
+        At the start it is taken, but this is what a file looks like while something is writing it, and it
+        would lock out the whole fleet.
         """
-        fresh = load_psk(self._path)
         if not fresh.keys and self._loaded.keys:
             where = show_text(str(self._path))
             kept = f"the {len(self)} loaded before stay (restart to run without any)"
             raise KeyFileError([f"{where}: holds no identity now; {kept}"])
-        return fresh
 
     def replace(self, fresh: PskSet) -> Difference:
         """Use ``fresh`` from now on. Live associations are not touched."""
@@ -144,18 +134,13 @@ class FileKeyStore:
 def load_psk(path: Path) -> PskSet:
     """Read a PSK file, or each file of a directory; :class:`KeyFileError` lists all mistakes.
 
-    In a directory, names that start with ``.`` or end with ``~`` are skipped (editors, backups,
-    half-written files). Links are followed, because atomic updates swap them; what counts is the
-    permission of the file itself.
+    See :func:`endpoint.files.files_at` for what counts in a directory.
     """
     reader = _Reader()
-    files = [path]
     try:
-        if path.is_dir():
-            files = reader.directory(path)
-    except OSError as error:
-        reader.problems.append(_cannot_read(path, error))
-        files = []
+        files = files_at(path, plural="keys")
+    except RefusedFileError as refused:
+        raise KeyFileError([f"{show_text(str(path))}: {refused}"]) from None
     for file in files:
         reader.file(file)
     if reader.problems:
@@ -175,27 +160,14 @@ class _Reader:
         self.notes: list[str] = []
         self._places: dict[bytes, tuple[str, int]] = {}
 
-    def directory(self, path: Path) -> list[Path]:
-        mode = stat.S_IMODE(path.stat().st_mode)
-        if mode & 0o022:
-            self.problems.append(
-                f"{show_text(str(path))}: mode {mode:04o} lets others add keys; remedy: chmod go-w "
-                f"{show_text(str(path))}"
-            )
-        names = sorted(entry.name for entry in os.scandir(path))
-        return [path / name for name in names if not name.startswith(".") and not name.endswith("~")]
-
     def file(self, path: Path) -> None:
         where = show_text(str(path))
         try:
-            content = _read_private(path)
-        except _RefusedFileError as refused:
+            content = read_private(path, what="a PSK file", plural="keys")
+        except RefusedFileError as refused:
             self.problems.append(f"{where}: {refused}")
             return
-        except OSError as error:
-            self.problems.append(_cannot_read(path, error))
-            return
-        for number, line in _lines(content):
+        for number, line in numbered_lines(content):
             if line.lstrip().startswith(b"#"):
                 if _GNUTLS_HEX_IDENTITY.fullmatch(line):
                     self.notes.append(
@@ -214,25 +186,27 @@ class _Reader:
         if not identity:
             return "the identity before the colon is empty"
         if identity != identity.strip():
-            return f"blanks around the identity {_quoted(identity)}; remedy: leave them out"
+            return f"blanks around the identity {quoted_identity(identity)}; remedy: leave them out"
         if len(identity) > MAX_IDENTITY_BYTES:
             return f"the identity has {len(identity)} bytes; at most {MAX_IDENTITY_BYTES} fit the protocol"
         key = _key(digits.strip())
         if isinstance(key, str):
             # The part before the first colon only: the rest may be a key written as 00:11:22:…
-            return f"the key of {_quoted(identity.split(b':')[0])} {key}"
+            return f"the key of {quoted_identity(identity.split(b':')[0])} {key}"
         place = self._places.setdefault(identity, (where, number))
         known = self.keys.get(identity, ())
         if known and place[0] != where:
             return (
-                f"identity {_quoted(identity)} is in {place[0]}:{place[1]} too; "
+                f"identity {quoted_identity(identity)} is in {place[0]}:{place[1]} too; "
                 "current and next key belong in one file"
             )
         if key in known:
-            return f"identity {_quoted(identity)} has this very key already (first on line {place[1]})"
+            return (
+                f"identity {quoted_identity(identity)} has this very key already (first on line {place[1]})"
+            )
         if len(known) == 2:
             return (
-                f"a third key for identity {_quoted(identity)} (first on line {place[1]}); "
+                f"a third key for identity {quoted_identity(identity)} (first on line {place[1]}); "
                 "an identity has a current key and at most one next key"
             )
         self.keys[identity] = (*known, key)
@@ -255,52 +229,16 @@ def _key(digits: bytes) -> bytes | str:
     return key
 
 
-def _lines(content: bytes) -> Iterator[tuple[int, bytes]]:
+def numbered_lines(content: bytes) -> Iterator[tuple[int, bytes]]:
     """The lines that say something, with their numbers, without line ends."""
     for number, line in enumerate(content.removeprefix(_BYTE_ORDER_MARK).split(b"\n"), start=1):
         if line.strip():
             yield number, line.rstrip(b"\r")
 
 
-def _quoted(identity: bytes) -> str:
+def quoted_identity(identity: bytes) -> str:
     """An identity for a message; not what may be a key, where somebody swapped the two."""
     if _LIKE_A_KEY.search(identity):
         return "(not shown: it looks like a key)"
     shown = show_bytes(identity[:128])
     return f'"{shown}"' if len(identity) <= 128 else f'"{shown}…"'
-
-
-class _RefusedFileError(Exception):
-    """Why a file that can be opened is not read."""
-
-
-def _read_private(path: Path) -> bytes:
-    """The content of a regular file that only its owner may read.
-
-    The open file is examined, not its name, so nobody can swap it in between; O_NONBLOCK keeps a
-    FIFO from stopping the program.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise _RefusedFileError("is not a regular file")
-        mode = stat.S_IMODE(status.st_mode)
-        if mode & 0o077:
-            raise _RefusedFileError(
-                f"mode {mode:04o} gives group or others access to the keys; "
-                f"remedy: chmod 600 {show_text(str(path))}"
-            )
-        if status.st_size > MAX_FILE_BYTES:
-            raise _RefusedFileError(
-                f"has {status.st_size} bytes; more than {MAX_FILE_BYTES} are not read as a PSK file"
-            )
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
-            return file.read(MAX_FILE_BYTES)
-    finally:
-        os.close(descriptor)
-
-
-def _cannot_read(path: Path, error: OSError) -> str:
-    reason = (error.strerror or str(error)).lower()
-    return f"{show_text(str(path))}: cannot be read: {reason}"

@@ -51,6 +51,10 @@ def make_key(kind: str) -> PrivateKey:
             return ec.generate_private_key(ec.SECP384R1())
         case "ed25519":
             return ed25519.Ed25519PrivateKey.generate()
+        case "p521":
+            return ec.generate_private_key(ec.SECP521R1())
+        case "rsa-1024":
+            return rsa.generate_private_key(65537, 1024)  # noqa: S505 - to be refused
         case _:
             return rsa.generate_private_key(65537, 2048)
 

@@ -174,6 +174,22 @@ class EcdheClient(_Ecdhe, PuppetClient):
         self.read_flight_6(answers)
         return answers
 
+    def offer(self, *, ticket: bytes | None = None, session_id: bytes = b"") -> list[bytes]:
+        """Both hellos, offering to resume a session; the answers to the second, unread."""
+        if ticket is not None:
+            self.more_extensions = (*self.more_extensions, (35, ticket))
+        self.hello_options = {**self.hello_options, "session_id": session_id}
+        self.get_cookie()
+        return self.give(self.message(raw.CLIENT_HELLO, self.hello_body()))
+
+    def resume(self, answers: list[bytes], master_secret: bytes) -> list[bytes]:
+        """Flight 4b was the answer: check it, and send flight 5b."""
+        PuppetClient.read_server_flight(self, answers)
+        assert [kind for kind, _ in self.server_messages.values()] == [raw.SERVER_HELLO]
+        self.keys = Keys(self.suite, master_secret, self.random, self.peer_random)
+        self.read_finished(answers)
+        return self.give(self.change_cipher_spec(), self.finished())
+
     def read_flight_6(self, answers: list[bytes]) -> None:
         for message_seq, (kind, body) in raw.plaintext_messages(answers).items():
             assert kind == raw.NEW_SESSION_TICKET
@@ -234,6 +250,17 @@ class EcdheServer(_Ecdhe, PuppetServer):
         if self.asks:
             encoded.append(self.message(raw.CERTIFICATE_REQUEST, self.request_body()))
         return [*encoded, self.message(raw.SERVER_HELLO_DONE, b"")]
+
+    def resume(self, master_secret: bytes, *, ticket: bytes | None = None, **hello) -> list[bytes]:
+        """Flight 4b, with what ``hello`` says in ServerHello; the client's answers, unread."""
+        self.start_transcript()
+        extensions = (*raw.DEFAULT_EXTENSIONS, *([(35, b"")] if ticket is not None else []))
+        options = {"session_id": self.client_hello.session_id, "extensions": extensions, **hello}
+        encoded = [self.message(raw.SERVER_HELLO, self.server_hello_body(**options))]
+        if ticket is not None:
+            encoded.append(self.message(raw.NEW_SESSION_TICKET, bytes(4) + raw.vector(ticket, 2)))
+        self.keys = Keys(options.get("suite", self.suite), master_secret, self.peer_random, self.random)
+        return self.give(*encoded, self.change_cipher_spec(), self.finished())
 
     def read_flight_5(self, answers: list[bytes]) -> None:
         self.client_messages = raw.plaintext_messages(answers)

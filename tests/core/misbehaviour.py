@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sansdtls import AlertDescription, ClientConfig, ProtocolViolation, ServerConfig
 from tests.core import raw
+from tests.core.credentials import shown
+from tests.core.ecdhe_puppets import EcdheClient, EcdheServer, asking_config, client_config, psk_config
 from tests.core.puppet import IDENTITY, KEY, ClientRig, Puppet, PuppetClient, PuppetServer, ServerRig
 
 if TYPE_CHECKING:
@@ -24,6 +26,16 @@ class Point(enum.Enum):
     CLIENT_SERVER_HELLO = "the client has a ServerHello and waits for what follows it"
     CLIENT_FINISHED = "the client has sent Finished and got ChangeCipherSpec"
     CLIENT_CONNECTED = "the client has an established association"
+    # With certificates or ECDHE_PSK; here the server always asks for a certificate.
+    SERVER_CERTIFICATE_DUE = "the server waits for Certificate"
+    SERVER_SHARE_DUE = "the server has Certificate and waits for ClientKeyExchange"
+    SERVER_VERIFY_DUE = "the server has ClientKeyExchange and waits for CertificateVerify"
+    SERVER_PSK_SHARE_DUE = "the server waits for the ClientKeyExchange of ECDHE_PSK"
+    CLIENT_CERTIFICATE_DUE = "the client has ServerHello and waits for Certificate"
+    CLIENT_SHARE_DUE = "the client has Certificate and waits for ServerKeyExchange"
+    CLIENT_REQUEST_DUE = "the client has ServerKeyExchange; CertificateRequest or ServerHelloDone come next"
+    CLIENT_PSK_SHARE_DUE = "the client waits for the ServerKeyExchange of ECDHE_PSK"
+    CLIENT_TICKET_DUE = "the client has sent Finished and waits for the ticket that was promised"
 
 
 class Row(NamedTuple):
@@ -42,6 +54,10 @@ class Row(NamedTuple):
 
 def puppet_at(row: Row) -> Any:
     """A puppet that has behaved up to the row's point, across a rig with the row's configuration."""
+    if row.point in ECDHE_CLIENTS:
+        return ecdhe_client_at(row)
+    if row.point in ECDHE_SERVERS:
+        return ecdhe_server_at(row)
     if row.point.name.startswith("SERVER"):
         client = PuppetClient(ServerRig(ServerConfig(**row.config)))
         if row.point is Point.SERVER_HELLO_DUE:
@@ -64,6 +80,53 @@ def puppet_at(row: Row) -> Any:
     elif row.point is Point.CLIENT_CONNECTED:
         server.answer_hello()
         server.finish()
+    return server
+
+
+# How many messages of their flight the puppets have sent.
+ECDHE_CLIENTS = {
+    Point.SERVER_CERTIFICATE_DUE: 0,
+    Point.SERVER_SHARE_DUE: 1,
+    Point.SERVER_VERIFY_DUE: 2,
+    Point.SERVER_PSK_SHARE_DUE: 0,
+}
+ECDHE_SERVERS = {
+    Point.CLIENT_CERTIFICATE_DUE: 1,
+    Point.CLIENT_SHARE_DUE: 2,
+    Point.CLIENT_REQUEST_DUE: 3,
+    Point.CLIENT_PSK_SHARE_DUE: 1,
+    Point.CLIENT_TICKET_DUE: 4,
+}
+
+
+def ecdhe_client_at(row: Row) -> EcdheClient:
+    suite = raw.ECDHE_PSK_AES_128_GCM if "PSK" in row.point.name else raw.ECDSA_AES_128_GCM
+    rig = ServerRig(asking_config(**row.config))
+    client = EcdheClient(rig, suite=suite, credential=shown("p256"))
+    client.hello()
+    for send in (client.certificate, client.key_exchange)[: ECDHE_CLIENTS[row.point]]:
+        client.give(send())
+    return client
+
+
+def ecdhe_server_at(row: Row) -> EcdheServer:
+    with_psk = "PSK" in row.point.name
+    config = (psk_config if with_psk else client_config)(**row.config)
+    server = EcdheServer(
+        ClientRig(config),
+        suite=raw.ECDHE_PSK_AES_128_GCM if with_psk else raw.ECDSA_AES_128_GCM,
+        more_extensions=((35, b""),) if row.point is Point.CLIENT_TICKET_DUE else (),
+    )
+    server.verify_request()
+    if row.point is Point.CLIENT_TICKET_DUE:
+        server.answer_hello()
+        return server
+    server.start_transcript()
+    server.give(server.message(raw.SERVER_HELLO, server.server_hello_body()))
+    if ECDHE_SERVERS[row.point] > 1:
+        server.give(server.message(raw.CERTIFICATE, server.certificate_body()))
+    if ECDHE_SERVERS[row.point] > 2:
+        server.give(server.message(raw.SERVER_KEY_EXCHANGE, server.key_exchange_body()))
     return server
 
 

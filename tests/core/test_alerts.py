@@ -4,8 +4,11 @@ import pytest
 
 from sansdtls import AlertDescription, AlertLevel, ConnectionState, ConnectionTerminated
 from tests.core import raw
-from tests.core.alert_table import TABLE
-from tests.core.misbehaviour import Point, puppet_at
+from tests.core.alert_table import TABLE as PSK_TABLE
+from tests.core.certificate_alert_table import CERTIFICATE_TABLE
+from tests.core.misbehaviour import ECDHE_CLIENTS, ECDHE_SERVERS, Point, puppet_at
+
+TABLE = [*PSK_TABLE, *CERTIFICATE_TABLE]
 
 
 def _id(row):
@@ -92,5 +95,35 @@ def test_the_puppets_speak_correctly_when_they_want_to():
             puppet.finish()
         elif point is Point.CLIENT_FINISHED:
             puppet.give(puppet.finished())
+        elif point in ECDHE_CLIENTS:
+            go_on_as_client(puppet, point)
+        elif point in ECDHE_SERVERS:
+            go_on_as_server(puppet, point)
         puppet.give(puppet.data(b"21.5"))
         assert puppet.rig.received == [b"21.5"]
+
+
+def go_on_as_client(puppet, point):
+    """The rest of flight 5, and flight 6."""
+    sent = ECDHE_CLIENTS[point]
+    rest = (
+        [puppet.key_exchange]
+        if puppet.with_psk
+        else [puppet.certificate, puppet.key_exchange, puppet.certificate_verify]
+    )
+    records = [send() for send in rest[sent:]]
+    puppet.read_flight_6(puppet.give(*records, puppet.change_cipher_spec(), puppet.finished()))
+
+
+def go_on_as_server(puppet, point):
+    """The rest of flight 4, and flight 6."""
+    sent = ECDHE_SERVERS[point]
+    if sent < 2 and not puppet.with_psk:
+        puppet.give(puppet.message(raw.CERTIFICATE, puppet.certificate_body()))
+    if sent < 3:
+        puppet.give(puppet.message(raw.SERVER_KEY_EXCHANGE, puppet.key_exchange_body()))
+    if sent < 4:
+        puppet.read_flight_5(puppet.give(puppet.message(raw.SERVER_HELLO_DONE, b"")))
+    else:
+        puppet.give(puppet.message(raw.NEW_SESSION_TICKET, bytes(6)))
+    puppet.finish()

@@ -17,6 +17,8 @@ from sansdtls import (
     ConnectionState,
     ConnectionTerminated,
     DataReceived,
+    PeerCertificateReceived,
+    PeerRawKeyReceived,
     ServerConfig,
 )
 
@@ -79,7 +81,10 @@ class Device:
         else:
             events = self.connection.receive_datagram(datagram, now=now)
         for event in events:
-            if isinstance(event, DataReceived):
+            if isinstance(event, PeerCertificateReceived | PeerRawKeyReceived):
+                # A device here trusts every server; what open_dtls makes of one is tested with channels.
+                self.connection.accept_peer(event, now=now)
+            elif isinstance(event, DataReceived):
                 self.data.append(event.data)
             elif isinstance(event, ConnectionTerminated):
                 self.cause = event.cause
@@ -131,6 +136,7 @@ class Recorder:
         self.data = []
         self.ended = []
         self.failed = []
+        self.rejections = []
         self.refusals = []
         self.troubles = []
 
@@ -147,8 +153,9 @@ class Recorder:
         self.live.remove(association)
         self.ended.append((association, cause))
 
-    def handshake_failed(self, path, identity, cause):
+    def handshake_failed(self, path, identity, cause, rejection):
         self.failed.append((path_text(path), identity, cause))
+        self.rejections.append(rejection)
 
     def refused(self, path, reason):
         self.refusals.append((path_text(path), reason))

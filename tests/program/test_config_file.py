@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from endpoint.config import ConfigFileError, EndpointConfig, load_config, parse_config
+from endpoint.credentials import Credentials
+from endpoint.keystore.loading import LoadedCredentials
 from endpoint.quotas import IdentityOverflow
 from endpoint.structure import StructureError, structure
 from sansdtls import CipherSuite, ExtendedMasterSecret, RetransmitPolicy
@@ -31,7 +33,8 @@ def test_credentials_alone_are_enough():
     assert (config.listen.address, config.listen.port) == ("127.0.0.1", 5684)
     assert config.credentials.psk_file == HOME / "psk.txt"
     assert config.forward.kind == "jsonl"
-    assert config.server_config.psk_identity_hint is None
+    server = LoadedCredentials().complete(config.dtls, config.credentials)
+    assert (server.psk, server.psk_identity_hint, server.credentials) == (True, None, ())
 
 
 def test_an_absolute_psk_file_is_taken_as_it_is():
@@ -67,7 +70,7 @@ def test_every_table_is_read():
     )
     assert config.listen.port == 0
     assert config.listen.retry == float("inf")
-    server = config.server_config
+    server = LoadedCredentials().complete(config.dtls, config.credentials)
     assert server.cipher_suites == (
         CipherSuite.TLS_PSK_WITH_AES_128_CCM_8,
         CipherSuite.TLS_PSK_WITH_AES_128_GCM_SHA256,
@@ -93,10 +96,13 @@ def test_the_retransmission_timer_may_be_a_table():
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", 'credentials: missing; remedy: add  [credentials]  and below it  psk_file = "psk.txt"'),
+        (
+            "",
+            'credentials: missing; remedy: add  [credentials]  and below it  psk_file = "psk.txt"  or a certificate',
+        ),
         (
             "[credentials]",
-            'credentials.psk_file: missing; remedy: add  psk_file = "psk.txt"  to [credentials]',
+            'credentials: nobody could connect; remedy: add  psk_file = "psk.txt"  or a certificate and its key',
         ),
         ("[credentials]\npsk_file = ''", "credentials.psk_file: the name of a file is needed, not nothing"),
         ("credentials = 1", "credentials: a table is needed, not a whole number (1)"),
@@ -225,10 +231,10 @@ def test_a_key_in_the_wrong_place_is_not_repeated(text):
     assert str(int(KEY, 16)) not in shown
 
 
-def test_the_psk_file_is_known_even_when_another_key_is_wrong():
+def test_the_credentials_are_known_even_when_another_key_is_wrong():
     with pytest.raises(ConfigFileError) as caught:
         parsed(CREDENTIALS + "[listen]\nport = -1")
-    assert caught.value.psk_file == HOME / "psk.txt"
+    assert caught.value.credentials == Credentials(psk_file=HOME / "psk.txt")
 
 
 VALUES = st.recursive(
@@ -245,7 +251,8 @@ VALUES = st.recursive(
 KEYS = st.sampled_from(
     "address port retry psk_file identity_hint cipher_suites extended_master_secret mtu retransmit limits cookie "
     "initial_timeout maximum_timeout idle_timeout replay_window handshake_burst identity_overflow kind buffer "
-    "level failures_burst unknown".split()
+    "level failures_burst unknown certificate private_key names client_ca client_identity client_authentication "
+    "raw_public_keys groups signature_schemes alpn_protocols record_size_limit resumption lifetime".split()
 )
 TABLES = st.sampled_from(["listen", "credentials", "dtls", "quotas", "forward", "log", "other"])
 

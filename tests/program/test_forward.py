@@ -10,6 +10,7 @@ import attrs
 import pytest
 import trio
 
+from endpoint.association import CredentialKind
 from endpoint.forward import ForwardError
 from endpoint.forward.echo import Echo
 from endpoint.forward.jsonl import JsonLines
@@ -20,6 +21,7 @@ BIG = b"x" * 1000
 @attrs.define
 class FakeAssociation:
     identity: bytes = b"meter-17"
+    kind: CredentialKind = CredentialKind.PSK
     remote: str = "192.0.2.7:40000"
     room: int = 100
     sent: list[bytes] = attrs.field(factory=list)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from endpoint.association import CredentialKind
 from endpoint.forward.echo import Echo
 from endpoint.logs import Throttle, make_log
 from endpoint.reporter import Reporter
@@ -56,10 +57,11 @@ def bench():
 
 @pytest.fixture
 def association():
-    negotiated = SimpleNamespace(cipher_suite=CipherSuite.TLS_PSK_WITH_AES_128_CCM_8)
+    negotiated = SimpleNamespace(cipher_suite=CipherSuite.TLS_PSK_WITH_AES_128_CCM_8, resumed=False)
     return SimpleNamespace(
         identity=b"meter\n17",
         remote="192.0.2.7:40000",
+        kind=CredentialKind.PSK,
         key_index=1,
         connection=SimpleNamespace(negotiated=negotiated),
     )
@@ -72,7 +74,9 @@ def test_a_connection_is_told_with_the_key_that_matched(bench, association):
             "event": "connected",
             "identity": "meter\\x0a17",
             "path": "192.0.2.7:40000",
+            "credential": "psk",
             "cipher_suite": "TLS_PSK_WITH_AES_128_CCM_8",
+            "resumed": False,
             "key_used": "next",
             "level": "info",
         }
@@ -89,7 +93,7 @@ def test_an_end_is_told_with_its_cause(bench, association):
 
 @pytest.mark.parametrize("problem", [AuthenticationProblem.WRONG_KEY, AuthenticationProblem.UNKNOWN_IDENTITY])
 def test_wrong_key_and_unknown_identity_are_told_apart(bench, problem):
-    bench.reporter.handshake_failed(PATH, b"meter\x1b17", AuthenticationFailed(problem, b"meter\x1b17"))
+    bench.reporter.handshake_failed(PATH, b"meter\x1b17", AuthenticationFailed(problem, b"meter\x1b17"), None)
     (fact,) = bench.facts()
     assert fact.pop("reason")
     assert fact == {
@@ -102,7 +106,7 @@ def test_wrong_key_and_unknown_identity_are_told_apart(bench, problem):
 
 
 def test_a_handshake_that_ended_before_an_identity_was_named_has_none(bench):
-    bench.reporter.handshake_failed(PATH, None, HandshakeTimeout("AWAIT_CLIENT_KEY_EXCHANGE"))
+    bench.reporter.handshake_failed(PATH, None, HandshakeTimeout("AWAIT_CLIENT_KEY_EXCHANGE"), None)
     (fact,) = bench.facts()
     assert fact["identity"] is None
     assert "AWAIT_CLIENT_KEY_EXCHANGE" in fact["reason"]
@@ -111,10 +115,10 @@ def test_a_handshake_that_ended_before_an_identity_was_named_has_none(bench):
 def test_failures_of_one_cause_are_throttled_and_counted():
     bench = Bench(burst=2)
     for number in range(5):
-        bench.reporter.handshake_failed(PATH, b"m%d" % number, HandshakeTimeout("X"))
-    bench.reporter.handshake_failed(PATH, b"n", PeerAlert(AlertDescription.INTERNAL_ERROR))
+        bench.reporter.handshake_failed(PATH, b"m%d" % number, HandshakeTimeout("X"), None)
+    bench.reporter.handshake_failed(PATH, b"n", PeerAlert(AlertDescription.INTERNAL_ERROR), None)
     bench.now = 1.0
-    bench.reporter.handshake_failed(PATH, b"m9", HandshakeTimeout("X"))
+    bench.reporter.handshake_failed(PATH, b"m9", HandshakeTimeout("X"), None)
     assert [(fact["identity"], fact.get("held_back")) for fact in bench.facts()] == [
         ("m0", None),
         ("m1", None),

@@ -1,0 +1,577 @@
+"""Sessions resumed by ticket and by session ID: when, under which conditions, and never otherwise."""
+
+import attrs
+import pytest
+
+from sansdtls import (
+    AlertDescription,
+    AuthenticationFailed,
+    AuthenticationProblem,
+    CertificateType,
+    CipherSuite,
+    ClientAuthentication,
+    ClientConfig,
+    ConnectionState,
+    HandshakeTimeout,
+    PeerCertificateReceived,
+    PeerClose,
+    PeerRawKeyReceived,
+    PskRequested,
+    ResumptionPolicy,
+    SecretDerived,
+    Session,
+)
+from sansdtls.testing import Client, Fleet, Network
+from tests.core import raw
+from tests.core.credentials import shown
+from tests.core.ecdhe_puppets import (
+    EcdheClient,
+    EcdheServer,
+    client_config,
+    psk_config,
+    server_config,
+)
+from tests.core.puppet import IDENTITY, KEY, ClientRig, ServerRig
+
+KINDS = {
+    "PSK": psk_config(cipher_suites=[CipherSuite.TLS_PSK_WITH_AES_128_CCM_8]),
+    "ECDHE_PSK": psk_config(),
+    "certificate": client_config(credentials=(shown("p256").certificate(),)),
+    "raw public key": ClientConfig(
+        server_certificate_types=(CertificateType.RAW_PUBLIC_KEY,),
+        credentials=(shown("ed25519").raw_public_key(),),
+    ),
+    "anonymous": client_config(),
+}
+WAYS = {"ticket": True, "session ID": False}
+"""Whether the client asks for a ticket."""
+WANTED = {"client_authentication": ClientAuthentication.WANTED}
+each_kind = pytest.mark.parametrize("kind", KINDS)
+each_way = pytest.mark.parametrize("way", WAYS)
+
+
+def new_fleet(network: Network | None = None, seed: int = 0, **more) -> Fleet:
+    return Fleet(server_config(**{**WANTED, **more}), keys={IDENTITY: [KEY]}, network=network, seed=seed)
+
+
+def connect(fleet: Fleet, config: ClientConfig, path: str = "client") -> Client:
+    client = fleet.connect(config, path)
+    fleet.run_until(lambda: client.connection.state is not ConnectionState.HANDSHAKING)
+    fleet.run_for(0.1)
+    return client
+
+
+def session_of(client: Client) -> Session:
+    assert client.connection.session is not None
+    return client.connection.session
+
+
+def resumed(client: Client) -> bool:
+    assert client.connection.state is ConnectionState.CONNECTED, client.events
+    assert client.connection.negotiated is not None
+    return client.connection.negotiated.resumed
+
+
+def made(fleet: Fleet, kind: str = "ECDHE_PSK", way: str = "ticket", **more) -> ClientConfig:
+    """A first connection; the configuration with which its client would resume it."""
+    config = attrs.evolve(KINDS[kind], request_ticket=WAYS[way], **more)
+    first = connect(fleet, config)
+    assert not resumed(first)
+    session = session_of(first)
+    assert bool(session.ticket) is (way == "ticket")
+    assert bool(session.session_id) is (way != "ticket")
+    return attrs.evolve(config, session=session)
+
+
+def questions(fleet: Fleet) -> list:
+    asking = PskRequested | PeerCertificateReceived | PeerRawKeyReceived
+    return [event for event in fleet.server_events if isinstance(event, asking)]
+
+
+# --- yes ------------------------------------------------------------------------------------------------
+
+
+@each_kind
+@each_way
+def test_a_session_of_each_kind_is_resumed_in_each_way(kind, way):
+    fleet = new_fleet()
+    config = made(fleet, kind, way)
+    peer_before = next(fleet.server.connections).peer
+    for number in range(3):  # as often as the client likes
+        client = connect(fleet, config, path=f"again {number}")
+        assert resumed(client)
+        server = fleet.server_connections(client.path)[-1]
+        assert server.negotiated is not None
+        assert server.negotiated.resumed
+        assert server.negotiated.cipher_suite is session_of(client).cipher_suite
+        assert server.peer == peer_before
+        assert client.connection.peer is not None
+        assert session_of(client) == config.session
+        client.connection.send(b"21.5", now=fleet.now)
+        server.send(b"thanks", now=fleet.now)
+        fleet.run_for(1)
+        assert fleet.server_received(client.path) == [b"21.5"]
+        assert client.received == [b"thanks"]
+        config = attrs.evolve(config, session=Session.from_bytes(session_of(client).to_bytes()))
+
+
+@pytest.mark.parametrize("suite", CipherSuite)
+def test_a_session_of_each_suite_is_resumed(suite):
+    fleet = new_fleet()
+    base = psk_config() if "PSK" in suite.name else client_config()
+    config = attrs.evolve(base, cipher_suites=[suite], extended_master_secret="required")
+    config = attrs.evolve(config, session=session_of(connect(fleet, config)))
+    client = connect(fleet, config)
+    assert resumed(client)
+    client.connection.send(b"21.5", now=fleet.now)
+    fleet.run_for(1)
+    assert fleet.server_received() == [b"21.5"]
+
+
+@each_kind
+@each_way
+def test_the_caller_is_asked_whether_the_credential_is_still_good(kind, way):
+    fleet = new_fleet()
+    config = made(fleet, kind, way)
+    before = questions(fleet)
+    client = connect(fleet, config)
+    asked = questions(fleet)[len(before) :]
+    assert [event.resumption for event in asked] == ([] if kind == "anonymous" else [True])
+    for first, again in zip(before, asked, strict=True):
+        assert type(first) is type(again)
+        assert not first.resumption
+        for name in ("identity", "chain", "spki", "server_name"):
+            assert getattr(first, name, None) == getattr(again, name, None)
+    # The client has seen its server prove itself when the session was made.
+    assert not [event for event in client.events if isinstance(event, PeerCertificateReceived)]
+
+
+@each_way
+def test_an_abbreviated_handshake_has_fewer_flights_and_no_key_exchange(way):
+    fleet = new_fleet(Network(delay=0.1))
+    config = made(fleet, "certificate", way)
+    full_took = fleet.now
+    fleet.run_for(10)
+    start, before = fleet.now, len(fleet.network.log)
+    client = fleet.connect(config)
+    fleet.run_until(lambda: client.connection.state is ConnectionState.CONNECTED)
+    assert fleet.now - start == pytest.approx(
+        0.4
+    )  # the client may send data after two round trips, not three
+    assert full_took >= 0.6
+    sent = [carried.datagram.data for carried in fleet.network.log[before:]]
+    kinds = [found.type for found in raw.handshake_fragments(sent)]
+    assert kinds == [raw.CLIENT_HELLO, raw.HELLO_VERIFY_REQUEST, raw.CLIENT_HELLO, raw.SERVER_HELLO]
+
+
+def test_each_resumption_has_keys_of_its_own():
+    fleet = new_fleet()
+    config = made(fleet, log_secrets=True)
+    exported = set()
+    for number in range(3):
+        client = connect(fleet, config, path=f"again {number}")
+        server = fleet.server_connections(client.path)[-1]
+        (event,) = [event for event in client.events if isinstance(event, SecretDerived)]
+        assert config.session is not None
+        assert event.secret == config.session.master_secret
+        key = client.connection.export_keying_material("EXPORTER_test", 32)
+        assert key == server.export_keying_material("EXPORTER_test", 32)
+        exported.add(key)
+    assert len(exported) == 3
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_server_completes_with_an_independent_client(way):
+    rig = ServerRig(server_config())
+    tickets = ((35, b""),) if way == "ticket" else ()
+    first = EcdheClient(rig, more_extensions=tickets).handshake()
+    assert first.keys is not None
+    again = EcdheClient(rig, random=b"2" * 32)
+    if way == "ticket":
+        answers = again.offer(ticket=first.ticket, session_id=b"any")
+    else:
+        answers = again.offer(session_id=first.server_hello.session_id)
+    again.resume(answers, first.keys.master_secret)
+    expected = b"any" if way == "ticket" else first.server_hello.session_id
+    assert again.server_hello.session_id == expected
+    again.give(again.data(b"21.5"))
+    assert rig.received == [b"21.5"]
+    assert rig.connection.negotiated is not None
+    assert rig.connection.negotiated.resumed
+    assert rig.causes == [PeerClose(replaced=True)]
+
+
+SECRET = bytes(range(48))
+A_SESSION = Session(
+    cipher_suite=CipherSuite.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    master_secret=SECRET,
+    certificate_chain=shown("p256").chain,
+    ticket=b"the ticket",
+)
+
+
+@pytest.mark.parametrize(
+    "new", [None, b"another ticket", b""], ids=["no ticket", "new ticket", "empty ticket"]
+)
+def test_the_client_completes_with_an_independent_server(new):
+    server = EcdheServer(ClientRig(client_config(session=A_SESSION)))
+    assert dict(server.client_hello.extensions or ())[35] == b"the ticket"
+    assert len(server.client_hello.session_id) == 32
+    server.read_finished(server.resume(SECRET, ticket=new))
+    connection = server.rig.connection
+    assert connection.state is ConnectionState.CONNECTED
+    assert connection.negotiated is not None
+    assert connection.negotiated.resumed
+    assert connection.peer is not None
+    assert connection.peer.certificate_chain == shown("p256").chain
+    assert connection.session == attrs.evolve(A_SESSION, ticket=new or b"the ticket")
+    server.give(server.data(b"on"))
+    assert server.rig.received == [b"on"]
+
+
+@pytest.mark.parametrize(
+    ("hello", "alert"),
+    [
+        ({"suite": raw.ECDSA_CHACHA20}, AlertDescription.ILLEGAL_PARAMETER),
+        ({"extensions": (raw.RENEGOTIATION_INFO,)}, AlertDescription.HANDSHAKE_FAILURE),
+    ],
+    ids=["another suite", "without extended_master_secret"],
+)
+def test_the_client_refuses_a_resumption_that_differs_from_its_session(hello, alert):
+    # RFC 5246 §7.4.1.3, RFC 7627 §5.3
+    server = EcdheServer(ClientRig(client_config(session=A_SESSION)))
+    server.resume(SECRET, **hello)
+    assert server.alerts() == [(2, alert)]
+
+
+def test_a_server_that_does_not_know_the_master_secret_is_refused():
+    # Anybody who sees the hello can echo its session ID.
+    server = EcdheServer(ClientRig(client_config(session=A_SESSION)))
+    for _ in range(3):
+        server.resume(bytes(48))
+        server.wait(5)
+        server.message_seq = 0
+    assert server.rig.connection.state is not ConnectionState.CONNECTED
+    server.wait(200)
+    assert len(server.rig.causes) == 1
+
+
+def test_a_client_that_does_not_know_the_master_secret_is_refused():
+    # Anybody who sees a hello can send its ticket.
+    rig = ServerRig(server_config())
+    first = EcdheClient(rig, more_extensions=((35, b""),)).handshake()
+    thief = EcdheClient(rig, random=b"2" * 32, path="peer")
+    answers = thief.offer(ticket=first.ticket, session_id=b"any")
+    EcdheClient.__mro__[2].read_server_flight(thief, answers)
+    thief.derive_keys = lambda: None  # type: ignore[method-assign]
+    from tests.core.key_schedule import Keys
+
+    thief.keys = Keys(thief.suite, bytes(48), thief.random, thief.peer_random)
+    finished = raw.fragment(raw.FINISHED, bytes(12), message_seq=thief.message_seq)
+    for _ in range(3):
+        thief.give(thief.change_cipher_spec(), thief.record(raw.HANDSHAKE, finished, epoch=1))
+        thief.wait(5)
+    assert rig.causes == [AuthenticationFailed(AuthenticationProblem.BAD_FINISHED)]
+    first.give(first.data(b"still here"))
+    assert rig.received == [b"still here"]
+
+
+# --- no: a full handshake instead -----------------------------------------------------------------------
+
+
+def refused(fleet: Fleet, config: ClientConfig) -> Client:
+    """Connects with a full handshake; nothing failed on the way."""
+    failed = dict(fleet.server.statistics.handshakes_failed)
+    client = connect(fleet, config, path="again")
+    assert not resumed(client)
+    assert fleet.server.statistics.handshakes_failed == failed
+    assert session_of(client) != config.session
+    return client
+
+
+@each_way
+def test_a_session_is_not_resumed_under_another_server_name(way):
+    # CVE-2026-105236 OTP
+    for made_for, offered_for in (("a.example", "b.example"), ("a.example", None), (None, "a.example")):
+        fleet = new_fleet()
+        config = made(fleet, "certificate", way, server_name=made_for)
+        assert config.session is not None
+        # Our own client does not even offer it: nobody else shall see it.
+        hello = EcdheServer(ClientRig(attrs.evolve(config, server_name=offered_for))).client_hello
+        assert hello.session_id == b""
+        assert dict(hello.extensions or ()).get(35) == (b"" if way == "ticket" else None)
+        session = attrs.evolve(config.session, server_name=offered_for)
+        refused(fleet, attrs.evolve(config, server_name=offered_for, session=session))
+
+
+def test_the_server_name_is_compared_without_case():
+    fleet = new_fleet()
+    config = made(fleet, "certificate", server_name="A.example")
+    assert resumed(connect(fleet, attrs.evolve(config, server_name="a.EXAMPLE")))
+
+
+NONE, REQUIRED = ClientAuthentication.NONE, ClientAuthentication.REQUIRED
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "after", "allowed"),
+    [
+        ("anonymous", NONE, NONE, True),
+        ("anonymous", NONE, ClientAuthentication.WANTED, True),
+        ("anonymous", NONE, REQUIRED, False),
+        ("anonymous", ClientAuthentication.WANTED, REQUIRED, False),
+        ("certificate", REQUIRED, REQUIRED, True),
+        ("certificate", ClientAuthentication.WANTED, REQUIRED, True),
+        ("certificate", REQUIRED, NONE, False),
+        ("raw public key", REQUIRED, NONE, False),
+        ("ECDHE_PSK", NONE, REQUIRED, True),
+    ],
+)
+@each_way
+def test_a_session_is_resumed_under_the_present_client_authentication_policy_only(
+    kind, before, after, allowed, way
+):
+    fleet = new_fleet(client_authentication=before)
+    config = made(fleet, kind, way)
+    fleet.server.replace_config(server_config(client_authentication=after), now=fleet.now)
+    client = fleet.connect(config, "again")
+    fleet.run_for(5)
+    if allowed:
+        assert resumed(client)
+    elif after is REQUIRED:
+        assert client.connection.state is ConnectionState.CLOSED
+        assert fleet.server.statistics.handshakes_failed == {"AuthenticationFailed.no_certificate": 1}
+    else:
+        assert not resumed(client)
+        assert fleet.server_connections("again")[-1].peer == attrs.evolve(
+            client.connection.peer, certificate_chain=None, raw_public_key=None
+        )
+
+
+@pytest.mark.parametrize("kind", ["certificate", "raw public key", "anonymous"])
+@each_way
+def test_a_session_ends_with_the_credential_that_the_server_had_shown(kind, way):
+    fleet = new_fleet()
+    config = made(fleet, kind, way)
+    others = tuple(shown(name) for name in ("p256 new", "ed25519 new", "rsa"))
+    credentials = (*(one.certificate() for one in others), *(one.raw_public_key() for one in others))
+    fleet.server.replace_config(server_config(**WANTED, credentials=credentials), now=fleet.now)
+    refused(fleet, config)
+
+
+@each_way
+def test_a_renewed_certificate_for_the_same_key_keeps_its_sessions(way):
+    fleet = new_fleet(credentials=(shown("p256").certificate(),))
+    config = made(fleet, "anonymous", way)
+    renewed = shown("p256").certificate("new.example"), shown("p384").certificate()
+    fleet.server.replace_config(server_config(**WANTED, credentials=renewed), now=fleet.now)
+    assert resumed(connect(fleet, config))
+
+
+@each_way
+def test_a_client_may_no_longer_show_the_kind_it_had_shown(way):
+    fleet = new_fleet()
+    config = made(fleet, "raw public key", way)
+    only = server_config(**WANTED, client_certificate_types=(CertificateType.X509,))
+    fleet.server.replace_config(only, now=fleet.now)
+    refused(fleet, config)
+
+
+@each_way
+def test_a_suite_that_is_no_longer_configured_is_not_resumed(way):
+    fleet = new_fleet()
+    config = made(fleet, "ECDHE_PSK", way)
+    assert config.session is not None
+    suites = [suite for suite in CipherSuite if suite is not config.session.cipher_suite]
+    fleet.server.replace_config(server_config(cipher_suites=suites), now=fleet.now)
+    refused(fleet, config)
+
+
+@each_way
+@pytest.mark.parametrize("kind", ["PSK", "ECDHE_PSK"])
+def test_a_withdrawn_identity_cannot_resume(kind, way):
+    fleet = new_fleet()
+    config = made(fleet, kind, way)
+    fleet.keys = {}
+    client = fleet.connect(config, "again")
+    fleet.run_for(20)
+    assert client.connection.state is ConnectionState.CLOSED
+    assert fleet.server.statistics.handshakes_failed == {"AuthenticationFailed.unknown_identity": 1}
+
+
+@each_way
+def test_a_replaced_key_ends_the_session_but_a_rotated_one_does_not(way):
+    fleet = new_fleet()
+    config = made(fleet, "ECDHE_PSK", way)
+    new = b"the next key...."
+    fleet.keys = {IDENTITY: [new, KEY]}
+    assert resumed(connect(fleet, config))
+    peer = fleet.server_connections()[-1].peer
+    assert peer is not None
+    assert peer.psk_key_index == 1
+    fleet.keys = {IDENTITY: [new]}
+    refused(fleet, attrs.evolve(config, psk_key=new))
+
+
+@each_way
+def test_without_psk_no_psk_session_is_resumed(way):
+    fleet = new_fleet()
+    config = made(fleet, "ECDHE_PSK", way)
+    fleet.server.replace_config(server_config(psk=False), now=fleet.now)
+    client = fleet.connect(config, "again")
+    fleet.run_for(5)
+    assert client.connection.state is ConnectionState.CLOSED
+
+
+@each_way
+@pytest.mark.parametrize("kind", ["certificate", "raw public key"])
+@pytest.mark.parametrize("then", ["accepted", "rejected"])
+def test_a_client_whose_credential_is_rejected_has_to_prove_itself_anew(kind, way, then):
+    fleet = new_fleet()
+    config = made(fleet, kind, way)
+    last = None if then == "accepted" else AlertDescription.CERTIFICATE_REVOKED
+
+    def judge(request):
+        if fleet.clients["again"].connection is request.connection:
+            return None
+        return AlertDescription.CERTIFICATE_EXPIRED if request.resumption else last
+
+    fleet.judge = judge
+    client = fleet.connect(config, "again")
+    fleet.run_for(5)
+    asked = [event.resumption for event in questions(fleet) if event.connection.path == "again"]
+    assert asked == [True, False]
+    if then == "accepted":
+        assert not resumed(client)
+    else:
+        assert client.connection.state is ConnectionState.CLOSED
+        assert fleet.server.statistics.handshakes_failed == {"AuthenticationFailed.peer_rejected": 1}
+
+
+@pytest.mark.parametrize("kind", ["ECDHE_PSK", "certificate"])
+@pytest.mark.parametrize("delay", [0.3, 3.0, 20.0])
+@pytest.mark.parametrize("yes", [True, False], ids=["yes", "no"])
+def test_the_question_may_be_answered_late(kind, delay, yes):
+    fleet = new_fleet(Network(delay=0.01))
+    config = made(fleet, kind)
+    fleet.psk_after = fleet.judge_after = delay
+    if not yes:
+        fleet.keys = {IDENTITY: [b"a new key......."]} if kind == "ECDHE_PSK" else fleet.keys
+        fleet.judge = lambda request: AlertDescription.UNKNOWN_CA if request.resumption else None
+        config = attrs.evolve(config, psk_key=b"a new key.......") if kind == "ECDHE_PSK" else config
+    client = fleet.connect(config, "again")
+    fleet.run_until(lambda: client.connection.state is not ConnectionState.HANDSHAKING)
+    assert resumed(client) is yes
+
+
+def test_a_question_about_a_session_lapses_with_its_handshake():
+    fleet = new_fleet()
+    config = made(fleet)
+    fleet.psk_after = None
+    fleet.connect(config, "again")
+    fleet.run_for(200)
+    request = questions(fleet)[-1]
+    assert [type(cause) for cause in fleet.server_causes()] == [HandshakeTimeout]
+    assert request.connection.provide_psk(request, [KEY], now=fleet.now) == []
+
+
+# --- extended master secret -----------------------------------------------------------------------------
+
+
+@each_way
+def test_without_extended_master_secret_the_server_gives_nothing_to_resume(way):
+    # RFC 7627 §5.4
+    extensions = ((35, b""),) if way == "ticket" else ()
+    client = EcdheClient(more_extensions=extensions, ems=False).handshake()
+    assert client.server_hello.session_id == b""
+    assert 35 not in dict(client.server_hello.extensions or ())
+
+
+@pytest.mark.parametrize("offers", [b"", b"i" * 32])
+def test_without_extended_master_secret_the_client_keeps_nothing_to_resume(offers):
+    server = EcdheServer(ems=False)
+    server.give(*server.flight_4(session_id=offers))
+    server.read_flight_5(server.answers[-1:])
+    server.finish()
+    assert server.rig.connection.state is ConnectionState.CONNECTED
+    assert server.rig.connection.session is None
+
+
+@each_way
+def test_a_session_is_not_resumed_by_a_hello_without_extended_master_secret(way):
+    # RFC 7627 §5.3
+    rig = ServerRig(server_config())
+    first = EcdheClient(rig, more_extensions=((35, b""),) if way == "ticket" else ()).handshake()
+    again = EcdheClient(rig, random=b"2" * 32, ems=False)
+    offer = (
+        {"ticket": first.ticket, "session_id": b"x"}
+        if way == "ticket"
+        else {"session_id": first.server_hello.session_id}
+    )
+    answers = again.offer(**offer)
+    again.read_server_flight(answers)
+    again.finish()
+    assert rig.connection.negotiated is not None
+    assert not rig.connection.negotiated.resumed
+
+
+# --- what the client offers -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"psk_identity": b"another"},
+        {"cipher_suites": [CipherSuite.TLS_PSK_WITH_AES_128_CCM_8]},
+        {"server_name": "another.example"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+@each_way
+def test_a_client_offers_a_session_only_with_the_configuration_it_was_made_with(change, way):
+    config = attrs.evolve(made(new_fleet(), "ECDHE_PSK", way), **change)
+    hello = EcdheServer(ClientRig(config), suite=raw.ECDHE_PSK_AES_128_GCM).client_hello
+    assert hello.session_id == b""
+    assert not dict(hello.extensions or ()).get(35)
+
+
+def test_a_client_that_wants_no_ticket_does_not_ask_for_one():
+    hello = EcdheServer(ClientRig(client_config(request_ticket=False))).client_hello
+    assert 35 not in dict(hello.extensions or ())
+
+
+def test_a_ticket_that_was_not_promised_is_refused():
+    server = EcdheServer()
+    server.verify_request()
+    server.answer_hello()
+    server.give(server.message(raw.NEW_SESSION_TICKET, bytes(6)))
+    assert server.alerts() == [(2, AlertDescription.UNEXPECTED_MESSAGE)]
+
+
+@pytest.mark.parametrize(
+    ("policy", "asks", "ticket", "session_id"),
+    [
+        (ResumptionPolicy(), True, True, False),
+        (ResumptionPolicy(), False, False, True),
+        (ResumptionPolicy(tickets=False), True, False, True),
+        (ResumptionPolicy(tickets=False, cache_size=0), True, False, False),
+        (ResumptionPolicy(cache_size=0), False, False, False),
+        (None, True, False, False),
+    ],
+)
+def test_the_servers_policy_says_what_clients_get(policy, asks, ticket, session_id):
+    fleet = new_fleet(resumption=policy)
+    session = connect(fleet, psk_config(request_ticket=asks)).connection.session
+    if session is None:
+        assert not ticket
+        assert not session_id
+    else:
+        assert (bool(session.ticket), bool(session.session_id)) == (ticket, session_id)
+
+
+def test_a_resumption_on_a_live_path_takes_the_place_of_the_old_association():
+    fleet = new_fleet()
+    config = made(fleet)
+    assert resumed(connect(fleet, config))
+    assert fleet.server_causes() == [PeerClose(replaced=True)]
+    assert len(fleet.server) == 1
