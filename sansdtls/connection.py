@@ -224,7 +224,8 @@ class Connection(Association):
         handshake = self._asked_by(request, PskRequested)
         if handshake is None:
             return self.take_events()
-        if not keys and self._layer.totals is not None:
+        # Asked about a session, the full handshake that follows asks once more.
+        if not keys and not request.resumption and self._layer.totals is not None:
             self._layer.totals.psk_unknown += 1
         return self._answer(partial(handshake.provide_psk, keys, now), now)
 

@@ -52,7 +52,7 @@ from sansdtls.handshake.authentication import (
     shared_secret,
     signed_parameters,
 )
-from sansdtls.handshake.failure import violation
+from sansdtls.handshake.failure import incompatible, violation
 from sansdtls.handshake.flight import FlightPart
 from sansdtls.handshake.handshake import Handshake, Outcome, Peer, State
 from sansdtls.handshake.keys import KeyCandidate
@@ -60,6 +60,7 @@ from sansdtls.handshake.negotiation import check_answer, client_extensions
 from sansdtls.iana import (
     NULL_COMPRESSION,
     AlertDescription,
+    CertificateType,
     HandshakeType,
     NamedGroup,
     ProtocolVersion,
@@ -141,6 +142,7 @@ class ClientHandshake12(Handshake):
             session.cipher_suite not in suites
             or session.server_name != _lower(config.server_name)
             or session.psk_identity not in (None, config.psk_identity)
+            or not _still_trusted(session, config)
         ):
             session = None  # it would not be accepted, and should not be shown to another server
         random = self._entropy(RANDOM_LENGTH)
@@ -196,6 +198,9 @@ class ClientHandshake12(Handshake):
     # --- flight 4 -----------------------------------------------------------------------------------
 
     def _on_server_certificate(self, message: HandshakeMessage, now: float) -> None:
+        if self._agreement.server_certificate_type not in self._client_config.server_certificate_types:
+            # RFC 7250 §4.2: a server that does not know the extension shows X.509, asked for or not.
+            raise incompatible(AlertDescription.UNSUPPORTED_CERTIFICATE, "no certificate type in common")
         self._shown = read_certificate_untrusted(message.body, self._agreement.server_certificate_type)
         if self._shown is None:
             raise DecodeError("Certificate: the server's is empty")
@@ -415,3 +420,10 @@ class ClientHandshake12(Handshake):
 
 def _lower(name: str | None) -> str | None:
     return None if name is None else name.lower()
+
+
+def _still_trusted(session: Session, config: ClientConfig) -> bool:
+    """Whether the server proved itself in a way that is still asked for."""
+    if session.certificate_chain is not None:
+        return CertificateType.X509 in config.server_certificate_types
+    return session.raw_public_key is None or CertificateType.RAW_PUBLIC_KEY in config.server_certificate_types

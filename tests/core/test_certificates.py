@@ -13,11 +13,13 @@ from sansdtls import (
     ClientConfig,
     ConnectionState,
     HandshakeTimeout,
+    LocalClose,
     NamedGroup,
     PeerAlert,
     PeerCertificateReceived,
     PeerRawKeyReceived,
     PskRequested,
+    SignatureScheme,
     UsageError,
     WrongState,
 )
@@ -220,6 +222,15 @@ def test_the_client_is_told_the_name_it_asked_for_and_the_server_too():
     assert request.server_name == "meter.example"
 
 
+def test_the_request_names_the_authorities_schemes_and_kinds_of_keys_that_are_configured():
+    names = (b"\x30\x00", b"\x30\x0b\x31\x09\x30\x07\x06\x03\x55\x04\x03\x0c\x00")
+    schemes = (SignatureScheme.ED25519, SignatureScheme.ECDSA_SECP256R1_SHA256)
+    config = asking_config(client_certificate_authorities=names, signature_schemes=schemes)
+    client = EcdheClient(ServerRig(config), credential=shown("p256")).handshake()
+    body = dict(client.server_messages.values())[raw.CERTIFICATE_REQUEST]
+    assert body == raw.certificate_request(b"\x40\x01", schemes, names)
+
+
 # --- late answers ---------------------------------------------------------------------------------------
 
 
@@ -319,6 +330,17 @@ def test_a_request_is_answered_in_the_way_that_belongs_to_it():
         psk_request.connection.reject_peer(psk_request, AlertDescription.UNKNOWN_CA, now=0.0)  # type: ignore[arg-type]
     request.connection.accept_peer(request, now=0.0)
     client.read_flight_6(client.rig.sent())
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_an_answer_after_a_local_close_does_nothing(side):
+    puppet, request = _asked_server() if side == "server" else _asked_client()
+    request.connection.close(now=0.0)
+    puppet.wait(0)
+    assert puppet.rig.causes == [LocalClose()]
+    assert request.connection.accept_peer(request, now=0.0) == []
+    assert puppet.wait(300) == []
+    assert request.connection.state is ConnectionState.CLOSED
 
 
 # --- no -------------------------------------------------------------------------------------------------

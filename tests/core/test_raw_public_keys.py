@@ -184,3 +184,28 @@ def test_a_client_that_shows_no_raw_key_sends_an_empty_certificate():
     )
     server.handshake()
     assert server.client_certificate == bytes(3)
+
+
+def test_a_client_that_takes_raw_keys_only_refuses_a_server_that_shows_a_certificate():
+    # RFC 7250 §4.2: such a server does not know the extension.
+    server = EcdheServer(ClientRig(ClientConfig(server_certificate_types=(RAW,))))
+    server.verify_request()
+    server.give(*server.flight_4())
+    assert server.alerts() == [(2, AlertDescription.UNSUPPORTED_CERTIFICATE)]
+    assert isinstance(server.rig.causes[0], PeerIncompatible)
+    assert not [event for event in server.rig.events if hasattr(event, "chain")]
+
+
+def test_a_certificate_where_a_raw_key_was_agreed_on_is_refused():
+    client = EcdheClient(ServerRig(asking_config()), credential=shown("p256"), raw_public_keys=True)
+    client.hello()
+    client.give(client.certificate(raw.certificate(shown("p256").chain)))
+    assert client.alerts() == [(2, AlertDescription.BAD_CERTIFICATE)]
+
+
+@pytest.mark.parametrize("change", [lambda spki: spki + b"\0", lambda spki: spki[:-1], lambda _: b"\x30\x00"])
+def test_a_raw_key_that_is_not_exactly_one_key_in_der_is_refused(change):
+    client = EcdheClient(ServerRig(asking_config()), credential=shown("p256"), raw_public_keys=True)
+    client.hello()
+    client.give(client.certificate(raw.vector(change(shown("p256").spki), 3)))
+    assert client.alerts() == [(2, AlertDescription.BAD_CERTIFICATE)]

@@ -397,6 +397,7 @@ def test_a_withdrawn_identity_cannot_resume(kind, way):
     fleet.run_for(20)
     assert client.connection.state is ConnectionState.CLOSED
     assert fleet.server.statistics.handshakes_failed == {"AuthenticationFailed.unknown_identity": 1}
+    assert fleet.server.statistics.psk_unknown == 1
 
 
 @each_way
@@ -415,12 +416,12 @@ def test_a_replaced_key_ends_the_session_but_a_rotated_one_does_not(way):
 
 @each_way
 def test_without_psk_no_psk_session_is_resumed(way):
-    fleet = new_fleet()
-    config = made(fleet, "ECDHE_PSK", way)
+    fleet = new_fleet(credentials=())
+    config = made(fleet, "ECDHE_PSK", way, server_certificate_types=(CertificateType.X509,))
     fleet.server.replace_config(server_config(psk=False), now=fleet.now)
-    client = fleet.connect(config, "again")
-    fleet.run_for(5)
-    assert client.connection.state is ConnectionState.CLOSED
+    client = refused(fleet, config)
+    assert client.connection.peer is not None
+    assert client.connection.peer.certificate_chain is not None
 
 
 @each_way
@@ -533,6 +534,20 @@ def test_a_client_offers_a_session_only_with_the_configuration_it_was_made_with(
     hello = EcdheServer(ClientRig(config), suite=raw.ECDHE_PSK_AES_128_GCM).client_hello
     assert hello.session_id == b""
     assert not dict(hello.extensions or ()).get(35)
+
+
+@pytest.mark.parametrize("kind", ["certificate", "raw public key"])
+@each_way
+def test_a_client_does_not_offer_a_session_with_a_server_that_proved_itself_in_a_way_no_longer_taken(
+    kind, way
+):
+    config = made(new_fleet(), kind, way)
+    (before,) = config.server_certificate_types
+    (other,) = set(CertificateType) - {before}
+    for types, offered in (((before, other), True), ((other,), False)):
+        changed = attrs.evolve(config, server_certificate_types=types)
+        hello = EcdheServer(ClientRig(changed)).client_hello
+        assert (hello.session_id != b"") is offered
 
 
 def test_a_client_that_wants_no_ticket_does_not_ask_for_one():

@@ -5,12 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sansdtls import (
+    AlertDescription,
     ClientConfig,
     ConnectionOffered,
     ConnectionState,
+    ConnectionTerminated,
     DataReceived,
     HandshakeCompleted,
     LocalClose,
+    PeerAlert,
     PeerClose,
     PskRequested,
 )
@@ -25,6 +28,8 @@ from sansdtls.testing import (
     Pair,
     VirtualClock,
 )
+from tests.core.credentials import shown
+from tests.core.ecdhe_puppets import asking_config, client_config
 
 # --- entropy ------------------------------------------------------------------------------------------
 
@@ -234,3 +239,46 @@ def test_a_client_started_at_a_path_in_use_takes_its_place():
 def test_a_step_with_nothing_to_do_says_so():
     assert Fleet().step() is False
     assert repr(VirtualClock(2.5)) == "VirtualClock(now=2.5)"
+
+
+# --- certificates and raw public keys -------------------------------------------------------------------
+
+
+def certificate_pair() -> Pair:
+    return Pair(client_config(credentials=(shown("p256").certificate(),)), asking_config())
+
+
+def test_whatever_a_peer_shows_is_accepted_unless_a_test_says_otherwise():
+    pair = certificate_pair()
+    pair.handshake()
+    assert pair.client.peer is not None
+    assert pair.server_connection.peer is not None
+    assert pair.server_connection.peer.certificate_chain == shown("p256").chain
+
+
+def test_the_judge_sees_each_peer_and_rejects_with_the_alert_it_returns():
+    pair = certificate_pair()
+    judged = []
+
+    def judge(request):
+        judged.append(request.connection)
+        return None if request.connection is pair.client else AlertDescription.UNKNOWN_CA
+
+    pair.judge = judge
+    pair.run_for(5)
+    assert judged[0] is pair.client
+    assert len(judged) == 2
+    assert [event.cause for event in pair.client_events if isinstance(event, ConnectionTerminated)] == [
+        PeerAlert(AlertDescription.UNKNOWN_CA, authenticated=False)
+    ]
+
+
+def test_the_judge_may_be_slow_or_left_out():
+    pair = certificate_pair()
+    pair.judge_after = 2.0
+    pair.handshake()
+    assert pair.now == pytest.approx(4.0)
+    pair = certificate_pair()
+    pair.judge_after = None
+    with pytest.raises(NotReached):
+        pair.handshake()
