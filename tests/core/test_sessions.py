@@ -20,7 +20,7 @@ from tests.core import raw
 from tests.core.credentials import shown
 from tests.core.ecdhe_puppets import EcdheClient, asking_config, client_config, server_config
 from tests.core.puppet import ServerRig
-from tests.core.test_resumption import KINDS, WANTED, WAYS, connect, made, new_fleet, resumed, session_of
+from tests.core.resuming import KINDS, WANTED, WAYS, connect, made, new_fleet, resumed, session_of
 
 each_way = pytest.mark.parametrize("way", WAYS)
 
