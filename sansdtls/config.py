@@ -314,7 +314,8 @@ class _CommonConfig:
     )
     """RFC 7627; ``REQUIRED`` refuses peers without it."""
     groups: tuple[NamedGroup, ...] = attrs.field(default=DEFAULT_GROUPS, converter=_groups)
-    """Groups for ephemeral Diffie-Hellman, best first. The server's order decides."""
+    """Groups for ephemeral Diffie-Hellman, best first. The server's order decides. A client has to name the
+    curve of an ECDSA certificate here as well, or it is not shown (RFC 8422 §5.3)."""
     signature_schemes: tuple[SignatureScheme, ...] = attrs.field(
         default=DEFAULT_SIGNATURE_SCHEMES, converter=_signature_schemes
     )

@@ -137,7 +137,8 @@ class Server:
     def accept(self, offer: ConnectionOffered, *, now: float) -> Connection:
         """Begin the handshake with a client that was offered. Raises WrongState if it was answered before.
 
-        Where client and server have nothing in common, or the offer has lapsed meanwhile, the connection is
+        What has to be asked before the first answer (a session to resume) comes as an event of
+        :meth:`handle_timeout`, which is then due at once. Where client and server have nothing in common, or the offer has lapsed meanwhile, the connection is
         closed at once; its ``ConnectionTerminated`` comes like any other event.
         """
         route = self._answer(offer)

@@ -85,7 +85,9 @@ class CertificateRequest:
     def decode_untrusted(cls, body: bytes) -> CertificateRequest:
         """Parse a message body."""
         reader = Reader(body, "CertificateRequest")
-        certificate_types = reader.vector(1, minimum=1)
+        # RFC 5246 §7.4.4 has at least one type; GnuTLS with an Ed25519 key alone sends none. The signature
+        # schemes say all that matters, so nothing is lost by reading it.
+        certificate_types = reader.vector(1)
         signature_schemes = reader.uint16s()
         names = Reader(reader.vector(2), "CertificateRequest: authorities")
         reader.end()

@@ -346,12 +346,6 @@ def _request_rows() -> list[Row]:
     return [
         Row("a trailing byte", due, message(kind, good + b"\0"), DECODE_ERROR),
         Row("cut short", due, message(kind, good[:-1]), DECODE_ERROR),
-        Row(
-            "no certificate types",
-            due,
-            message(kind, raw.certificate_request(b"", [ECDSA_SHA256])),
-            DECODE_ERROR,
-        ),
         Row("no signature schemes", due, message(kind, raw.certificate_request(b"\x40", [])), DECODE_ERROR),
         Row(
             "a name of no bytes",

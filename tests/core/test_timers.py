@@ -275,3 +275,16 @@ def test_the_last_flight_is_repeated_for_twice_the_maximum_segment_lifetime(age,
     answers = puppet.give(puppet.record(raw.HANDSHAKE, finished, epoch=1))
     assert bool(answers) is repeated
     assert puppet.rig.causes == []
+
+
+def test_the_last_flight_is_not_repeated_once_data_show_that_it_has_arrived():
+    puppet = PuppetClient()
+    puppet.hello()
+    seq = puppet.message_seq + 1
+    puppet.give(puppet.key_exchange(), puppet.change_cipher_spec())
+    finished = raw.fragment(raw.FINISHED, puppet.verify_data(), message_seq=seq)
+    puppet.read_finished(puppet.give(puppet.finished()))
+    puppet.give(puppet.data(b"so I have your Finished"))
+    assert puppet.give(puppet.record(raw.HANDSHAKE, finished, epoch=1)) == []
+    assert puppet.rig.received == [b"so I have your Finished"]
+    assert puppet.rig.causes == []

@@ -77,7 +77,7 @@ class CertifiedStack(abc.ABC):
     schemes: ClassVar[Sequence[SignatureScheme]] = ()
     """Signatures, both sides' at once."""
     kinds: ClassVar[Sequence[str]] = ()
-    """Kinds of keys with which client and server authenticate each other."""
+    """Kinds of keys of both sides, authenticating each other."""
     takes_suite: ClassVar[bool] = True
     """Whether it can be told a suite; else our side offers but one."""
     takes_group: ClassVar[bool] = True
@@ -86,6 +86,8 @@ class CertifiedStack(abc.ABC):
     """Those of a server, where a client has more."""
     server_kinds: ClassVar[Sequence[str] | None] = None
     """The same of kinds of keys."""
+    asks_clients: ClassVar[bool] = True
+    """Whether the server can ask for the client's certificate."""
     types_hello: ClassVar[bool] = False
     """Whether the client sends what is typed, rather than its hello on its own account."""
     types_answer: ClassVar[bool] = False
@@ -288,6 +290,7 @@ class Nss(CertifiedStack):
     }
     schemes: ClassVar = tuple(scheme for scheme in KIND_OF_SCHEME if scheme is not SignatureScheme.ED25519)
     kinds: ClassVar = ("p256", "p384", "rsa")
+    asks_clients = False
     types_hello = True
     types_answer = True
 

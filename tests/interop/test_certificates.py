@@ -70,19 +70,20 @@ class Row:
 
 def _rows(*, server: bool) -> Iterator[Row]:
     for stack in STACKS:
-        schemes, kinds = stack.schemes, stack.kinds
+        schemes, kinds, mutual = stack.schemes, stack.kinds, True
         if server:
             schemes = stack.server_schemes or schemes
             kinds = stack.server_kinds or kinds
+            mutual = stack.asks_clients
         for suite in stack.suites:
             yield Row(stack=stack, kind=kind_of(suite), mutual=False, suite=suite)
         # A group also bounds the curves of certificates (RFC 8422 §5.1.1), so those are RSA here.
         for group in stack.groups:
             yield Row(stack=stack, kind="rsa", mutual=False, group=group)
         for scheme in schemes:
-            yield Row(stack=stack, kind=KIND_OF_SCHEME[scheme], mutual=True, scheme=scheme)
+            yield Row(stack=stack, kind=KIND_OF_SCHEME[scheme], mutual=mutual, scheme=scheme)
         for kind in kinds:
-            yield Row(stack=stack, kind=kind, mutual=True)
+            yield Row(stack=stack, kind=kind, mutual=mutual)
 
 
 @pytest.mark.parametrize("row", list(_rows(server=False)), ids=str)
