@@ -280,7 +280,11 @@ class Association:
                     self._repeat_last_flight(now)
 
     def _repeat_last_flight(self, now: float) -> None:
-        if self._last_flight and now < self._repeat_until and self._layer.write.remaining > len(self._last_flight):
+        if (
+            self._last_flight
+            and now < self._repeat_until
+            and self._layer.write.remaining > len(self._last_flight)
+        ):
             self._layer.count_retransmission()
             self._repeats += 1
             halvings = self._repeats // self._config.retransmit.shrink_after
