@@ -203,7 +203,7 @@ class ResumptionPolicy:
     """Whether clients that ask for a ticket (RFC 5077) get one; the server keeps nothing for it."""
     cache_size: int = attrs.field(default=1000, validator=_whole(0, 10_000_000, "sessions"))
     """Sessions kept for clients that do not know tickets, under session IDs; the one used least recently
-    makes room. About 0.5 KiB each."""
+    makes room. About 0.5 KiB each, and what the client showed: a certificate chain may have a few more."""
     lifetime: float = attrs.field(default=86_400.0, validator=_in_range(1, 604_800, "seconds"))
     """After this a session is not resumed. The keys that seal tickets are replaced as often; RFC 9325 §3.4
     asks for at most a week."""

@@ -49,6 +49,8 @@ _RESERVED_LABELS = frozenset(
 """What TLS itself derives, RFC 5705 §4; exporting it would give away keys."""
 
 
+_ALERTS = frozenset(AlertDescription)
+
 # Members of enums that every datagram would look up; see association.py.
 _APPLICATION_DATA = int(ContentType.APPLICATION_DATA)
 _CONNECTED = ConnectionState.CONNECTED
@@ -252,10 +254,12 @@ class Connection(Association):
         The connection ends with ``AuthenticationFailed``; where a session was to be resumed, a full
         handshake follows instead.
         """
+        if alert not in _ALERTS:
+            raise UsageError(f"{alert!r} is no AlertDescription")
         handshake = self._asked_by(request, PeerCertificateReceived, PeerRawKeyReceived)
         if handshake is None:
             return self.take_events()
-        return self._answer(partial(handshake.reject_peer, AlertDescription(alert), now), now)
+        return self._answer(partial(handshake.reject_peer, alert, now), now)
 
     def _asked_by(self, request: Request, *kinds: type) -> Handshake | None:
         """The handshake that waits for an answer to ``request``; ``None`` if the connection has ended."""

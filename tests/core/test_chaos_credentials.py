@@ -4,6 +4,7 @@ Whatever happens, nobody gets in but who was judged good under the policy that i
 """
 
 import random
+from typing import Any
 
 import attrs
 import pytest
@@ -43,9 +44,9 @@ class Chaos:
         self.fleet = Fleet(self.any_server_config(), network=network, seed=seed)
         self.config = self.fleet.server._config
         self.configs: dict[Connection, ServerConfig] = {}
-        self.answers: dict[Connection, list[tuple[object, object]]] = {}
+        self.answers: dict[Connection, list[tuple[Any, object]]] = {}
         """What each connection asked about its client, and what it was told."""
-        self.sessions: dict[str, object] = {}
+        self.sessions: dict[str, Any] = {}
         self.completed = self.resumed = 0
         self.fleet.judge = self.judge
         self.fleet.accept_after = None
@@ -144,7 +145,8 @@ class Chaos:
         self.resumed += negotiated.resumed
         config, answers = self.configs[connection], self.answers[connection]
         if peer.psk_identity is not None:
-            assert peer.certificate_chain is peer.raw_public_key is None
+            assert peer.certificate_chain is None
+            assert peer.raw_public_key is None
         if peer.psk_identity is None and peer.certificate_chain is None and peer.raw_public_key is None:
             assert config.client_authentication is not ClientAuthentication.REQUIRED
             assert not [request for request, _ in answers if not request.resumption]
@@ -209,6 +211,8 @@ def test_nobody_gets_in_but_who_was_judged_good_whatever_changes_meanwhile(first
                 if end.export_keying_material("EXPORTER_x", 16) == client.connection.export_keying_material(
                     "EXPORTER_x", 16
                 ):
+                    assert end.negotiated is not None
+                    assert client.connection.negotiated is not None
                     assert end.negotiated.resumed is client.connection.negotiated.resumed
         completed += chaos.completed
         resumed += chaos.resumed

@@ -161,7 +161,11 @@ def test_an_unknown_raw_key_is_refused_with_the_callers_alert(side):
         asking_config(),
     )
     known = {shown("p256").spki if side == "server" else shown("p384").spki}
-    pair.judge = lambda request: None if request.spki in known else AlertDescription.CERTIFICATE_UNKNOWN
+    pair.judge = lambda request: (
+        None
+        if isinstance(request, PeerRawKeyReceived) and request.spki in known
+        else AlertDescription.CERTIFICATE_UNKNOWN
+    )
     pair.run_for(5)
     events = pair.client_events if side == "client" else pair.server_events
     assert AuthenticationFailed(AuthenticationProblem.PEER_REJECTED) in [

@@ -1,8 +1,10 @@
 """The same entropy, clock and datagrams give the same bytes; and what becomes of a recording with errors in it."""
 
+from typing import Any
+
 import pytest
 
-from sansdtls import CipherSuite, ConnectionState, DataReceived, SignatureScheme
+from sansdtls import CipherSuite, ConnectionState, DataReceived, HandshakeCompleted, SignatureScheme
 from sansdtls.testing import CounterEntropy, Network, Pair
 from tests.core import raw
 from tests.core.credentials import shown
@@ -60,7 +62,7 @@ def replay(rig: ServerRig | ClientRig, datagrams: list[bytes]) -> bytes:
 @pytest.mark.parametrize("group", [raw.X25519, raw.SECP256R1, raw.SECP384R1])
 def test_a_recorded_certificate_handshake_is_replayed_byte_for_byte(name, group):
     kind, schemes = REPRODUCIBLE[name]
-    more = {"groups": (group, *{raw.SECP256R1, raw.SECP384R1} - {group})}
+    more: dict[str, Any] = {"groups": (group, *{raw.SECP256R1, raw.SECP384R1} - {group})}
     from_client, from_server = recorded(kind, schemes, **more)
     assert (from_client, from_server) == recorded(kind, schemes, **more)
     for role, ours, theirs in (
@@ -181,5 +183,7 @@ def test_an_altered_copy_before_a_genuine_datagram_never_lets_anybody_in(role):
             completed += len(connected)
             assert set(rig.received) <= ({READING} if connected else set())
             for event in connected:
+                assert isinstance(event, HandshakeCompleted)
+                assert event.connection.peer is not None
                 assert event.connection.peer.certificate_chain == shown("ed25519").chain
     assert completed > 20

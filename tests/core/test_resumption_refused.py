@@ -84,8 +84,10 @@ def test_a_session_is_resumed_under_the_present_client_authentication_policy_onl
         assert fleet.server.statistics.handshakes_failed == {"AuthenticationFailed.no_certificate": 1}
     else:
         assert not resumed(client)
+        ours = client.connection.peer
+        assert ours is not None
         assert fleet.server_connections("again")[-1].peer == attrs.evolve(
-            client.connection.peer, certificate_chain=None, raw_public_key=None
+            ours, certificate_chain=None, raw_public_key=None
         )
 
 

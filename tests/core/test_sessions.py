@@ -1,5 +1,7 @@
 """Sessions in themselves: what is in a ticket and who can read it, how long they live, how they are saved."""
 
+from functools import partial
+
 import attrs
 import pytest
 from hypothesis import given
@@ -15,7 +17,7 @@ from sansdtls import (
     Session,
 )
 from sansdtls.handshake.resumption import Sessions
-from sansdtls.testing import CounterEntropy, Fleet, Network, Pair
+from sansdtls.testing import Client, CounterEntropy, Fleet, Network, Pair
 from tests.core import raw
 from tests.core.credentials import shown
 from tests.core.ecdhe_puppets import EcdheClient, asking_config, client_config, server_config
@@ -229,12 +231,12 @@ def test_a_resumed_handshake_survives_a_terrible_network(way):
         network.loss = network.duplicate = network.reorder = 0.2
         network.delay, network.hold_back = 0.02, 0.5
         client = fleet.connect(config, "again")
-        fleet.run_until(lambda client=client: client.connection.state is not ConnectionState.HANDSHAKING)
+        fleet.run_until(partial(_is_over, client))
         if client.connection.state is not ConnectionState.CONNECTED:
             continue
         for number in range(10):
             client.connection.send(b"%d" % number, now=fleet.now)
-        fleet.run_until(lambda fleet=fleet: len(fleet.server) == 2, deadline=120)
+        fleet.run_until(partial(_has, fleet, 2), deadline=120)
         completed += 1
         abbreviated += resumed(client)
         fleet.run_for(5)
@@ -423,3 +425,11 @@ def test_a_saved_session_works_in_another_process():
     assert config.session is not None
     saved = config.session.to_bytes()
     assert resumed(connect(fleet, attrs.evolve(config, session=Session.from_bytes(saved)), path="restarted"))
+
+
+def _is_over(client: Client) -> bool:
+    return client.connection.state is not ConnectionState.HANDSHAKING
+
+
+def _has(fleet: Fleet, associations: int) -> bool:
+    return len(fleet.server) == associations
