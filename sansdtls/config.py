@@ -319,7 +319,8 @@ class _CommonConfig:
     signature_schemes: tuple[SignatureScheme, ...] = attrs.field(
         default=DEFAULT_SIGNATURE_SCHEMES, converter=_signature_schemes
     )
-    """Signatures that are made and accepted, best first."""
+    """Signatures that are made and accepted, best first: the order in which the peer is told. Of those that it
+    accepts our own key makes the one that fits it best."""
     alpn_protocols: tuple[bytes, ...] = attrs.field(default=(), converter=_alpn_protocols)
     """Application protocols, RFC 7301, best first; the server's order decides. A server that has some refuses
     clients that offer others only; none = the extension is neither sent nor answered."""

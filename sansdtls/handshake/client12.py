@@ -289,8 +289,8 @@ class ClientHandshake12(Handshake):
         for credential in self._client_config.credentials:
             if credential.certificate_type is not kind:
                 continue
-            for scheme in self._client_config.signature_schemes:
-                if scheme in credential.key.schemes and scheme in request.signature_schemes:
+            for scheme in credential.key.schemes:  # what fits the key best comes first
+                if scheme in self._client_config.signature_schemes and scheme in request.signature_schemes:
                     return credential, scheme
         return None, None
 

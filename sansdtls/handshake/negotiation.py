@@ -223,8 +223,9 @@ def _choose_credential(
             # RFC 8422 §5.3: the key of an ECDSA certificate has to be on a curve that the client has.
             if credential.key.group is not None and credential.key.group not in _groups(extensions):
                 continue
-            for scheme in config.signature_schemes:
-                if scheme in credential.key.schemes and scheme in (extensions.signature_algorithms or ()):
+            # In the key's own order: what fits it best, such as SHA-384 with P-384, comes first.
+            for scheme in credential.key.schemes:
+                if scheme in config.signature_schemes and scheme in (extensions.signature_algorithms or ()):
                     return credential, scheme
     return None
 

@@ -275,3 +275,9 @@ def test_no_ephemeral_key_serves_two_handshakes(group, suite):
     ]
     publics = {EcdheServer(rig, suite=suite, group=group).handshake().client_public for rig in rigs}
     assert len(publics) == 8
+
+
+def test_a_key_signs_by_the_scheme_that_fits_it_best_whatever_comes_first_in_the_configuration():
+    rig = ServerRig(asking_config(credentials=(shown("p384").certificate(),)))
+    client = EcdheClient(rig, suite=raw.ECDSA_AES_128_GCM, credential=shown("p256")).handshake()
+    assert client.server_scheme == SignatureScheme.ECDSA_SECP384R1_SHA384
