@@ -44,8 +44,8 @@ from sansdtls.events import (
     SecretDerived,
     key_log_line,
 )
-from sansdtls.handshake.handshake import Peer
 from sansdtls.handshake.negotiation import Negotiated
+from sansdtls.handshake.outcome import Peer
 from sansdtls.iana import (
     AlertDescription,
     AlertLevel,

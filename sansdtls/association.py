@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from sansdtls.connection import Connection
     from sansdtls.events import Cause, Event
     from sansdtls.handshake.flight import FlightPart
-    from sansdtls.handshake.handshake import Handshake, Outcome, Peer
+    from sansdtls.handshake.handshake import Handshake
     from sansdtls.handshake.negotiation import Negotiated
+    from sansdtls.handshake.outcome import Outcome, Peer
     from sansdtls.record.layer import RecordLayer
     from sansdtls.session import Session
     from sansdtls.wire.record import Record

@@ -37,9 +37,11 @@ if TYPE_CHECKING:
 
     from sansdtls.config import ClientConfig, ServerConfig
     from sansdtls.events import ConnectionOffered, Event
-    from sansdtls.handshake.handshake import Handshake, Peer, Request
+    from sansdtls.handshake.handshake import Handshake
     from sansdtls.handshake.negotiation import Negotiated
+    from sansdtls.handshake.outcome import Peer
     from sansdtls.handshake.resumption import Sessions
+    from sansdtls.handshake.states import Request
     from sansdtls.session import Session
     from sansdtls.statistics import ConnectionStatistics, ServerStatistics
 

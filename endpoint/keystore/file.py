@@ -28,7 +28,7 @@ that one mistyped line neither locks out one device unseen nor, on reload, all o
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
@@ -137,6 +137,22 @@ def load_psk(path: Path) -> PskSet:
     See :func:`endpoint.files.files_at` for what counts in a directory.
     """
     reader = _Reader()
+    files = read_all(path, reader)
+    return PskSet(keys=reader.keys, files=files, notes=tuple(reader.notes))
+
+
+class KeyReader(Protocol):
+    """Reads files of keys one after the other and gathers the mistakes in all of them."""
+
+    problems: list[str]
+
+    def file(self, path: Path) -> None:
+        """Read one file."""
+        ...
+
+
+def read_all(path: Path, reader: KeyReader) -> tuple[Path, ...]:
+    """Have ``reader`` read a file, or each file of a directory; :class:`KeyFileError` lists its mistakes."""
     try:
         files = files_at(path, plural="keys")
     except RefusedFileError as refused:
@@ -148,7 +164,7 @@ def load_psk(path: Path) -> PskSet:
         if len(reader.problems) > len(shown):
             shown.append(f"{show_text(str(path))}: and {len(reader.problems) - len(shown)} more mistakes")
         raise KeyFileError(shown)
-    return PskSet(keys=reader.keys, files=tuple(files), notes=tuple(reader.notes))
+    return tuple(files)
 
 
 class _Reader:

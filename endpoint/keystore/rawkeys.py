@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from endpoint.files import RefusedFileError, files_at, read_trusted
-from endpoint.keystore.file import MAX_PROBLEMS, KeyFileError, numbered_lines, quoted_identity
+from endpoint.files import RefusedFileError, read_trusted
+from endpoint.keystore.file import numbered_lines, quoted_identity, read_all
 from endpoint.keystore.pem import PUBLIC_KEY, PemError, blocks_of, public_key
 from endpoint.text import show_text
 
@@ -49,18 +49,8 @@ class RawKeySet:
 def load_raw_keys(path: Path) -> RawKeySet:
     """Read them; :class:`KeyFileError` lists all mistakes."""
     reader = _Reader()
-    try:
-        files = files_at(path, plural="keys")
-    except RefusedFileError as refused:
-        raise KeyFileError([f"{show_text(str(path))}: {refused}"]) from None
-    for file in files:
-        reader.file(file)
-    if reader.problems:
-        shown = reader.problems[:MAX_PROBLEMS]
-        if len(reader.problems) > len(shown):
-            shown.append(f"{show_text(str(path))}: and {len(reader.problems) - len(shown)} more mistakes")
-        raise KeyFileError(shown)
-    return RawKeySet(names=reader.names, files=tuple(files))
+    files = read_all(path, reader)
+    return RawKeySet(names=reader.names, files=files)
 
 
 class _Reader:

@@ -39,6 +39,11 @@ class ShownKey:
     chain: tuple[bytes, ...] | None
     """``None`` for a raw public key."""
 
+    @property
+    def raw_public_key(self) -> bytes | None:
+        """``None`` for a certificate."""
+        return self.spki if self.chain is None else None
+
     def request(
         self, owner: Connection, server_name: str | None, *, resumption: bool = False
     ) -> PeerCertificateReceived | PeerRawKeyReceived:

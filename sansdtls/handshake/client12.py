@@ -54,9 +54,11 @@ from sansdtls.handshake.authentication import (
 )
 from sansdtls.handshake.failure import incompatible, violation
 from sansdtls.handshake.flight import FlightPart
-from sansdtls.handshake.handshake import Handshake, Outcome, Peer, State
+from sansdtls.handshake.handshake import Handshake
 from sansdtls.handshake.keys import KeyCandidate
 from sansdtls.handshake.negotiation import check_answer, client_extensions
+from sansdtls.handshake.outcome import Peer
+from sansdtls.handshake.states import State
 from sansdtls.iana import (
     NULL_COMPRESSION,
     AlertDescription,
@@ -345,19 +347,7 @@ class ClientHandshake12(Handshake):
         last_flight: list[FlightPart] = []
         if self._agreement.negotiated.resumed:
             last_flight = self._send_finished([], chosen, now)
-        self.outcome = Outcome(
-            negotiated=self._agreement.negotiated,
-            peer=self._peer(),
-            master_secret=chosen.keys.master_secret,
-            client_random=self._parameters.client_random,
-            server_random=self._parameters.server_random,
-            write=chosen.keys.write,
-            last_flight=last_flight,
-            next_receive_seq=self._reassembler.next_seq,
-            max_plaintext=self._max_plaintext,
-            max_accepted=self._agreement.max_accepted(self._config),
-            session=self._session(chosen.keys.master_secret),
-        )
+        self._complete(chosen, self._peer(), last_flight, self._session(chosen.keys.master_secret))
 
     def _peer(self) -> Peer:
         config, session = self._client_config, self._client_config.session
@@ -365,7 +355,7 @@ class ClientHandshake12(Handshake):
             identity, chain, spki = session.psk_identity, session.certificate_chain, session.raw_public_key
         elif self._shown is not None:
             shown = self._shown
-            identity, chain, spki = None, shown.chain, None if shown.chain is not None else shown.spki
+            identity, chain, spki = None, shown.chain, shown.raw_public_key
         else:
             identity, chain, spki = config.psk_identity, None, None
         return Peer(

@@ -24,10 +24,7 @@ valid follows.
 from __future__ import annotations
 
 import abc
-import enum
 from typing import TYPE_CHECKING, ClassVar
-
-import attrs
 
 from sansdtls.crypto.prf import VERIFY_DATA_LENGTH, digest, equal
 from sansdtls.errors import DecodeError
@@ -37,15 +34,15 @@ from sansdtls.events import (
     DiscardReason,
     HandshakeTimeout,
     KeysExhausted,
-    PeerCertificateReceived,
-    PeerRawKeyReceived,
     PskRequested,
     SecretDerived,
 )
 from sansdtls.handshake.failure import HandshakeFailure, violation
 from sansdtls.handshake.flight import MINIMUM_DATAGRAM_SIZE, FlightPart, pack_flight
 from sansdtls.handshake.keys import DECOY, HandshakeParameters, verify_data
+from sansdtls.handshake.outcome import Outcome, Peer
 from sansdtls.handshake.reassembly import Reassembler
+from sansdtls.handshake.states import WAITING_FOR_CALLER, Request, State
 from sansdtls.handshake.timer import RetransmitTimer
 from sansdtls.iana import AlertDescription, ContentType, HandshakeType, ProtocolVersion
 from sansdtls.wire.handshake import HandshakeMessage, decode_fragments_untrusted, encode_message
@@ -58,8 +55,7 @@ if TYPE_CHECKING:
     from sansdtls.connection import Connection
     from sansdtls.events import Cause, Event
     from sansdtls.handshake.keys import EpochKeys, KeyCandidate
-    from sansdtls.handshake.negotiation import Agreement, Negotiated
-    from sansdtls.record.epochs import WriteEpoch
+    from sansdtls.handshake.negotiation import Agreement
     from sansdtls.record.layer import RecordLayer
     from sansdtls.session import Session
     from sansdtls.wire.handshake import Fragment
@@ -70,73 +66,6 @@ UNDECRYPTABLE_PERIODS = 2
 """Timer periods with an undecryptable Finished after which the peer's key counts as wrong. One would let a
 single forged record end a handshake whose Finished was lost; each further one delays the answer to a
 misconfigured device by a doubled timer."""
-
-
-@enum.unique
-class State(enum.Enum):
-    """What a handshake waits for, in protocol order."""
-
-    AWAIT_SERVER_HELLO = enum.auto()
-    AWAIT_SERVER_CERTIFICATE = enum.auto()
-    AWAIT_SERVER_KEY_EXCHANGE = enum.auto()
-    AWAIT_IDENTITY_HINT = enum.auto()
-    """ServerKeyExchange of plain PSK, which may be left out."""
-    AWAIT_CERTIFICATE_REQUEST = enum.auto()
-    """Which may be left out."""
-    AWAIT_SERVER_HELLO_DONE = enum.auto()
-    AWAIT_CLIENT_CERTIFICATE = enum.auto()
-    AWAIT_CLIENT_KEY_EXCHANGE = enum.auto()
-    AWAIT_CERTIFICATE_VERIFY = enum.auto()
-    AWAIT_PSK = enum.auto()
-    """The caller's answer to ``PskRequested``."""
-    AWAIT_ACCEPTANCE = enum.auto()
-    """The caller's answer to ``PeerCertificateReceived`` or ``PeerRawKeyReceived``."""
-    AWAIT_SESSION_TICKET = enum.auto()
-    AWAIT_CHANGE_CIPHER_SPEC = enum.auto()
-    AWAIT_FINISHED = enum.auto()
-    DONE = enum.auto()
-
-
-WAITING_FOR_CALLER = frozenset((State.AWAIT_PSK, State.AWAIT_ACCEPTANCE))
-"""States in which nothing is processed: an event waits for its answer."""
-
-Request = PskRequested | PeerCertificateReceived | PeerRawKeyReceived
-"""The events that a handshake waits to have answered."""
-
-
-@attrs.frozen
-class Peer:
-    """Who is at the other end, as far as the handshake proved it. All ``None``: a client that showed nothing."""
-
-    psk_identity: bytes | None = None
-    """The identity the key belongs to: the client's, on both sides."""
-    psk_key_index: int | None = None
-    """Which of the identity's keys matched: 0 is the current one, 1 the next."""
-    certificate_chain: tuple[bytes, ...] | None = attrs.field(default=None, repr=False)
-    """DER, the peer's own certificate first; the caller has accepted it."""
-    raw_public_key: bytes | None = attrs.field(default=None, repr=False)
-    """SubjectPublicKeyInfo in DER; the caller has accepted it."""
-
-
-@attrs.frozen(kw_only=True)
-class Outcome:
-    """A handshake that succeeded: all that the connection keeps of it."""
-
-    negotiated: Negotiated
-    peer: Peer
-    master_secret: bytes = attrs.field(repr=False)
-    client_random: bytes
-    server_random: bytes
-    write: WriteEpoch
-    last_flight: list[FlightPart]
-    """To be repeated whenever the peer repeats its own; empty if the peer had the last word."""
-    next_receive_seq: int
-    max_plaintext: int
-    """Bytes that the peer takes in one record."""
-    max_accepted: int
-    """Bytes that we take in one record."""
-    session: Session | None
-    """Client: what can be resumed later."""
 
 
 class Handshake(abc.ABC):
@@ -456,6 +385,24 @@ class Handshake(abc.ABC):
             raise self._authentication_failure(AuthenticationProblem.BAD_FINISHED)
         self._transcript += encode_message(message)
         return chosen
+
+    def _complete(
+        self, chosen: KeyCandidate, peer: Peer, last_flight: list[FlightPart], session: Session | None = None
+    ) -> None:
+        """Both Finished are verified: hand over what the connection keeps."""
+        self.outcome = Outcome(
+            negotiated=self._agreement.negotiated,
+            peer=peer,
+            master_secret=chosen.keys.master_secret,
+            client_random=self._parameters.client_random,
+            server_random=self._parameters.server_random,
+            write=chosen.keys.write,
+            last_flight=last_flight,
+            next_receive_seq=self._reassembler.next_seq,
+            max_plaintext=self._max_plaintext,
+            max_accepted=self._agreement.max_accepted(self._config),
+            session=session,
+        )
 
     def _log_secret(self, keys: EpochKeys) -> None:
         if self._config.log_secrets:

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from sansdtls.config import ServerConfig
     from sansdtls.connection import Connection
-    from sansdtls.handshake.handshake import Request
     from sansdtls.handshake.negotiation import Agreement
     from sansdtls.handshake.resumption import Sessions
+    from sansdtls.handshake.states import Request
     from sansdtls.wire.messages import ClientHello
 
 
@@ -169,7 +169,7 @@ def new_session(
         psk_identity=psk_identity,
         psk_fingerprint=None if psk is None else psk_fingerprint(psk),
         certificate_chain=None if shown is None else shown.chain,
-        raw_public_key=shown.spki if shown is not None and shown.chain is None else None,
+        raw_public_key=None if shown is None else shown.raw_public_key,
         server_key=None if credential is None else sha256(credential.key.spki),
         created_at=max(0, int(now)),
     )

@@ -48,11 +48,20 @@ from sansdtls.handshake.authentication import (
 )
 from sansdtls.handshake.failure import HandshakeFailure, violation
 from sansdtls.handshake.flight import FlightPart
-from sansdtls.handshake.handshake import Handshake, Outcome, Peer, State
+from sansdtls.handshake.handshake import Handshake
 from sansdtls.handshake.keys import DECOY, KeyCandidate
 from sansdtls.handshake.negotiation import negotiate, server_extensions
+from sansdtls.handshake.outcome import Peer
 from sansdtls.handshake.resume12 import Resumption12, new_session
-from sansdtls.iana import NULL_COMPRESSION, AlertDescription, CertificateType, HandshakeType, ProtocolVersion
+from sansdtls.handshake.states import State
+from sansdtls.iana import (
+    NULL_COMPRESSION,
+    AlertDescription,
+    CertificateType,
+    ClientCertificateType,
+    HandshakeType,
+    ProtocolVersion,
+)
 from sansdtls.wire.certificates import (
     CertificateRequest,
     CertificateVerify,
@@ -81,8 +90,8 @@ if TYPE_CHECKING:
 MAX_KEYS = 2
 """Keys per identity: the current one and, during a rotation, the next. As many are always tried."""
 
-_CERTIFICATE_TYPES = bytes((64, 1))
-"""ClientCertificateType, RFC 5246 §7.4.4 and RFC 8422 §5.5: ecdsa_sign and rsa_sign."""
+_CERTIFICATE_TYPES = bytes((ClientCertificateType.ECDSA_SIGN, ClientCertificateType.RSA_SIGN))
+"""Both, because the signature schemes say it more exactly."""
 
 
 class ServerHandshake12(Handshake):
@@ -319,24 +328,13 @@ class ServerHandshake12(Handshake):
             self._log_secret(chosen.keys)
             last_flight = self._send_finished(self._remember(chosen, now), chosen, now)
         shown = self._shown
-        self.outcome = Outcome(
-            negotiated=self._agreement.negotiated,
-            peer=Peer(
-                psk_identity=self._identity,
-                psk_key_index=None if self._identity is None else chosen.index,
-                certificate_chain=None if shown is None else shown.chain,
-                raw_public_key=shown.spki if shown is not None and shown.chain is None else None,
-            ),
-            master_secret=chosen.keys.master_secret,
-            client_random=self._parameters.client_random,
-            server_random=self._parameters.server_random,
-            write=chosen.keys.write,
-            last_flight=last_flight,
-            next_receive_seq=self._reassembler.next_seq,
-            max_plaintext=self._max_plaintext,
-            max_accepted=self._agreement.max_accepted(self._config),
-            session=None,
+        peer = Peer(
+            psk_identity=self._identity,
+            psk_key_index=None if self._identity is None else chosen.index,
+            certificate_chain=None if shown is None else shown.chain,
+            raw_public_key=None if shown is None else shown.raw_public_key,
         )
+        self._complete(chosen, peer, last_flight)
 
     def _remember(self, chosen: KeyCandidate, now: float) -> list[HandshakeMessage]:
         """Make it possible to resume; the NewSessionTicket to send, if that is how."""
