@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sansdtls.handshake.flight import FlightPart, pack_flight
@@ -25,8 +25,11 @@ def packed(bodies, size, change_at=None):
     return pack_flight(parts, size)
 
 
-@given(st.lists(st.binary(max_size=600), min_size=1, max_size=5), st.integers(256, 1500), st.booleans())
-def test_a_flight_keeps_within_the_size_loses_nothing_and_leaves_no_useful_room(bodies, size, with_change):
+# Lengths are drawn, not contents: of random bytes most are so few that a flight never fills a datagram.
+@given(st.lists(st.integers(0, 600), min_size=1, max_size=5), st.integers(256, 1500), st.booleans())
+@example(lengths=[200, 200], size=256, with_change=False)
+def test_a_flight_keeps_within_the_size_loses_nothing_and_leaves_no_useful_room(lengths, size, with_change):
+    bodies = [bytes((seq + offset) % 256 for offset in range(length)) for seq, length in enumerate(lengths)]
     change_at = len(bodies) - 1 if with_change else None
     datagrams = packed(bodies, size, change_at)
     assert all(0 < len(datagram) <= size for datagram in datagrams)
