@@ -17,7 +17,7 @@ from sansdtls.config import (
 from sansdtls.connection import Connection
 from sansdtls.credentials import CertificateCredential, ClientAuthentication, RawPublicKeyCredential
 from sansdtls.crypto.signatures import SigningKey
-from sansdtls.errors import ConfigError, DtlsError, MessageTooLarge, UsageError, WrongState
+from sansdtls.errors import ConfigError, DtlsError, MessageTooLarge, SnapshotError, UsageError, WrongState
 from sansdtls.events import (
     AlertReceived,
     AuthenticationFailed,
@@ -115,6 +115,7 @@ __all__ = [
     "Session",
     "SignatureScheme",
     "SigningKey",
+    "SnapshotError",
     "UsageError",
     "WrongState",
     "cause_name",
