@@ -36,7 +36,6 @@ from __future__ import annotations
 
 import math
 import struct
-from operator import attrgetter
 from typing import TYPE_CHECKING, TypeVar
 
 import attrs
@@ -442,51 +441,64 @@ def _decode_flight(reader: CompactReader) -> tuple[tuple[int, int | None, int, b
 
 # --- possible values ----------------------------------------------------------------------------------
 
-_RANGES = (
-    ("write_sequence_number", 0, MAX_SEQUENCE_NUMBER),
-    ("read_highest", -1, MAX_SEQUENCE_NUMBER),
-    ("failed_opens", 0, 2**MAX_NUMBER_BITS - 1),
-    ("max_plaintext", 1, 0xFFFF),  # a peer may say more than anybody may send, RFC 8449 §4
-    ("max_accepted", 1, MAX_PLAINTEXT_LENGTH),
-    ("next_receive_seq", 0, 0x10000),  # one beyond the last possible
-    ("epoch_0_sequence_number", 0, MAX_SEQUENCE_NUMBER),
-    ("generation", 0, 2**MAX_NUMBER_BITS - 1),
-    ("serial", 0, 2**MAX_NUMBER_BITS - 1),
-)
-_LENGTHS = (
-    ("master_secret", MASTER_SECRET_LENGTH, MASTER_SECRET_LENGTH),
-    ("client_random", 32, 32),
-    ("server_random", 32, 32),
-    ("connection_id", 0, _MAX_OWN_CONNECTION_ID),
-    ("peer_connection_id", 0, _MAX_PEER_CONNECTION_ID),
-    ("annotation", 0, MAX_ANNOTATION_LENGTH),
-)
-_all_ranged = attrgetter(*(name for name, _, _ in _RANGES))
-_all_measured = attrgetter(*(name for name, _, _ in _LENGTHS))
 _MAX_KEY_INDEX = 0xFF
+_MAX_COUNT = 2**MAX_NUMBER_BITS - 1
+
+
+def _impossible(saved: SavedAssociation, name: str) -> SnapshotError:
+    value = getattr(saved, name)
+    said = f"{len(value)} bytes" if isinstance(value, bytes) else repr(value)  # of bytes, which may be secret
+    return SnapshotError(f"{name}: {said}: no association has that")
 
 
 def _check(saved: SavedAssociation) -> None:
-    """Refuse what no association can be. One that cannot be thawed is not frozen either."""
-    for value, (name, low, high) in zip(_all_ranged(saved), _RANGES, strict=True):
-        if not low <= value <= high:
-            raise SnapshotError(f"{name}: {value} is not within {low} to {high}")
-    for content, (name, low, high) in zip(_all_measured(saved), _LENGTHS, strict=True):
-        if not low <= len(content) <= high:
-            raise SnapshotError(f"{name}: {len(content)} bytes are not within {low} to {high}")
+    """Refuse what no association can be. One that cannot be thawed is not frozen either.
+
+    Spelled out: with a table of names and ranges it takes three times as long.
+    """
+    if not 0 <= saved.write_sequence_number <= MAX_SEQUENCE_NUMBER:
+        raise _impossible(saved, "write_sequence_number")
+    if not -1 <= saved.read_highest <= MAX_SEQUENCE_NUMBER:
+        raise _impossible(saved, "read_highest")
+    if not 0 <= saved.failed_opens <= _MAX_COUNT:
+        raise _impossible(saved, "failed_opens")
+    if not 1 <= saved.max_plaintext <= 0xFFFF:  # RFC 8449 §4: a peer may say more than anybody may send
+        raise _impossible(saved, "max_plaintext")
+    if not 1 <= saved.max_accepted <= MAX_PLAINTEXT_LENGTH:
+        raise _impossible(saved, "max_accepted")
+    if not 0 <= saved.next_receive_seq <= 0x10000:  # one beyond the last possible
+        raise _impossible(saved, "next_receive_seq")
+    if not 0 <= saved.epoch_0_sequence_number <= MAX_SEQUENCE_NUMBER:
+        raise _impossible(saved, "epoch_0_sequence_number")
+    if not 0 <= saved.generation <= _MAX_COUNT:
+        raise _impossible(saved, "generation")
+    if not 0 <= saved.serial <= _MAX_COUNT:
+        raise _impossible(saved, "serial")
+    if len(saved.master_secret) != MASTER_SECRET_LENGTH:
+        raise _impossible(saved, "master_secret")
+    if len(saved.client_random) != 32:
+        raise _impossible(saved, "client_random")
+    if len(saved.server_random) != 32:
+        raise _impossible(saved, "server_random")
+    if len(saved.connection_id) > _MAX_OWN_CONNECTION_ID:
+        raise _impossible(saved, "connection_id")
+    if len(saved.peer_connection_id) > _MAX_PEER_CONNECTION_ID:
+        raise _impossible(saved, "peer_connection_id")
+    if len(saved.annotation) > MAX_ANNOTATION_LENGTH:
+        raise _impossible(saved, "annotation")
     if saved.cipher_suite not in SUITES:
-        raise SnapshotError(f"cipher_suite: {saved.cipher_suite} is not known")
+        raise _impossible(saved, "cipher_suite")
     if saved.group is not None and saved.group not in _GROUPS:
-        raise SnapshotError(f"group: {saved.group} is not known")
+        raise _impossible(saved, "group")
     if not math.isfinite(saved.last_received):
-        raise SnapshotError(f"last_received: {saved.last_received} is no time")
+        raise _impossible(saved, "last_received")
     if not saved.expires_at > -math.inf:  # nor is it NaN then
-        raise SnapshotError(f"expires_at: {saved.expires_at} is no time")
+        raise _impossible(saved, "expires_at")
     seen, highest = saved.read_seen, saved.read_highest
     if seen < 0 or seen.bit_length() > min(highest + 1, _MAX_WINDOW) or seen & 1 != (highest >= 0):
         raise SnapshotError(f"read_seen: {seen:#x} is no replay window below {highest}")
     if saved.psk_key_index is not None and not 0 <= saved.psk_key_index <= _MAX_KEY_INDEX:
-        raise SnapshotError(f"psk_key_index: {saved.psk_key_index} is no index of a key")
+        raise _impossible(saved, "psk_key_index")
     for epoch, message_type, message_seq, _ in saved.last_flight:
         if (
             epoch not in (0, 1)
@@ -574,6 +586,8 @@ def _decode_value(reader: CompactReader, depth: int) -> Hashable:
     kind, number = first >> 5, first & _FOLLOWS
     if number == _FOLLOWS:
         number += reader.number()
+    if kind == _INTEGER and number <= _MAX_COUNT:
+        return number
     if kind == _TEXT:
         return reader.take(number).decode()
     if kind == _TUPLE and depth:
@@ -582,10 +596,8 @@ def _decode_value(reader: CompactReader, depth: int) -> Hashable:
         return reader.take(number)
     if kind == _CONSTANT and number < len(_CONSTANTS):
         return _CONSTANTS[number]
-    if kind in (_INTEGER, _NEGATIVE):
-        value = number if kind == _INTEGER else -1 - number
-        if value.bit_length() <= MAX_NUMBER_BITS:
-            return value
+    if kind == _NEGATIVE and number < _MAX_COUNT:
+        return -1 - number
     raise DecodeError(f"path: nothing begins with {first:#04x} here")
 
 
