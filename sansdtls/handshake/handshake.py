@@ -46,7 +46,7 @@ from sansdtls.handshake.states import WAITING_FOR_CALLER, Request, State
 from sansdtls.handshake.timer import RetransmitTimer
 from sansdtls.iana import AlertDescription, ContentType, HandshakeType, ProtocolVersion
 from sansdtls.wire.handshake import HandshakeMessage, decode_fragments_untrusted, encode_message
-from sansdtls.wire.record import MAX_PLAINTEXT_LENGTH
+from sansdtls.wire.record import MAX_PLAINTEXT_LENGTH, RECORD_HEADER_LENGTH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -354,8 +354,8 @@ class Handshake(abc.ABC):
         """All that the keys depend on is known; in a ``full`` handshake the transcript is part of it."""
         suite, policy = self._agreement.suite, self._config.connection_id
         hashed = full and self._agreement.negotiated.extended_master_secret
-        # Padding must leave room for content in whatever the peer and the path take.
-        most = min(self._max_plaintext // 2, self._config.mtu // 4)
+        peer_connection_id = self._agreement.hello.connection_id or b""
+        room = self._config.mtu - RECORD_HEADER_LENGTH - len(peer_connection_id) - suite.overhead
         self._parameters = HandshakeParameters(
             suite,
             self._hello.random,
@@ -364,8 +364,9 @@ class Handshake(abc.ABC):
             is_client=self.IS_CLIENT,
             limits=self._config.limits,
             connection_id=self._layer.connection_id,
-            peer_connection_id=(self._agreement.hello.connection_id or b"") if policy is not None else b"",
-            padding=1 if policy is None else min(policy.padding, most),
+            peer_connection_id=peer_connection_id,
+            padding=1 if policy is None else policy.padding,
+            max_plaintext=min(self._max_plaintext, room),
         )
 
     def _send_finished(
