@@ -129,6 +129,8 @@ class Server:
             self._routes.established.move_to_end(member)
         if path is not None:
             self._follow(member)
+            if connection.path_check_under_way:
+                self._schedule(member)
         return events
 
     def datagrams_to_send(self) -> list[Outgoing]:
