@@ -46,7 +46,7 @@ RICH = frozen.saved(
     raw_public_key=b"SubjectPublicKeyInfo",
     path=("fd00::1", 5684, 0, 0),
     annotation=b"queue 7",
-    session=b"a session",
+    session=frozen.session(b"a ticket"),
 )
 PINNED = (
     "01415dfe2010000000018116c0a840f5180400000000000102030405060708090a0b0c0d0e0f10111213141516171819"
@@ -306,6 +306,8 @@ IMPOSSIBLE = [
     {"expires_at": -math.inf},
     {"last_flight": ((2, 20, 4, b""),)},
     {"last_flight": ((1, 20, 2**16, b""),)},
+    {"last_flight": ((1, 99, 4, b""),)},
+    {"session": b"none that was ever saved"},
 ]
 impossible = pytest.mark.parametrize("fields", IMPOSSIBLE, ids=str)
 
@@ -404,7 +406,9 @@ def test_a_flag_for_what_is_not_there_or_for_nothing_known_is_refused():
 
 
 def test_the_repr_of_a_saved_association_shows_no_secret():
-    association = attrs.evolve(RICH, annotation=b"my own affair", session=b"resumption secret")
+    association = attrs.evolve(
+        RICH, annotation=b"my own affair", session=frozen.session(b"resumption secret")
+    )
     shown = f"{association!r} {association}"
     for hidden in (
         association.master_secret,
