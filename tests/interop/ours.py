@@ -61,6 +61,8 @@ class _Ours(abc.ABC):
         self.largest_sent = 0
         self.largest_received = 0
         self.first_received = b""
+        self.datagrams_sent: list[bytes] = []
+        self.datagrams_received: list[bytes] = []
         self._mtu = mtu
         self._judge = judge
         self._key_log = key_log
@@ -110,6 +112,7 @@ class _Ours(abc.ABC):
         for data, path in self._datagrams_to_send():
             assert len(data) <= self._mtu, f"a datagram of {len(data)} bytes, with an MTU of {self._mtu}"
             self.largest_sent = max(self.largest_sent, len(data))
+            self.datagrams_sent.append(data)
             # A peer that has gone is noticed by what is missing.
             with contextlib.suppress(ConnectionRefusedError):
                 self.socket.sendto(data, path)  # type: ignore[call-overload] # the path is the address we gave
@@ -123,6 +126,7 @@ class _Ours(abc.ABC):
             data, address = self.socket.recvfrom(LARGEST_DATAGRAM)
             self.largest_received = max(self.largest_received, len(data))
             self.first_received = self.first_received or data
+            self.datagrams_received.append(data)
             now = time.monotonic()
             self._handle(self._receive(data, address, now), now)
         now = time.monotonic()
@@ -141,6 +145,13 @@ class _Ours(abc.ABC):
                 events = "\n".join(map(repr, self.events))
                 raise AssertionError(f"within {within} s not: {what()}\nour events:\n{events}")
             self._turn()
+
+    def rebind(self) -> None:
+        """Go on from another port, as behind a NAT that has forgotten the old one."""
+        moved = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        moved.bind(("127.0.0.1", 0))  # before the old one is closed, so that it is another
+        self.socket.close()
+        self.socket = moved
 
     @property
     def port(self) -> int:
