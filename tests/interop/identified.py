@@ -18,7 +18,7 @@ from tests.interop.process import free_port, running
 from tests.interop.stacks import BUILD, CCM_8, PEERS, WITH_PSK
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import ExitStack
     from pathlib import Path
 
@@ -207,13 +207,10 @@ class IdentifiedMeeting:
         *,
         suite: CipherSuite = CCM_8,
         credentials: Sequence[CertificateCredential] = (),
+        answer: Callable[[bytes], bytes] = answer_to_hello,
     ) -> OurServer:
-        config = ServerConfig(
-            cipher_suites=(suite,), connection_id=policy, credentials=tuple(credentials)
-        )
-        return self._until_the_end.enter_context(
-            OurServer(config, {IDENTITY.encode(): [KEY]}, answer=answer_to_hello)
-        )
+        config = ServerConfig(cipher_suites=(suite,), connection_id=policy, credentials=tuple(credentials))
+        return self._until_the_end.enter_context(OurServer(config, {IDENTITY.encode(): [KEY]}, answer=answer))
 
     def our_client(
         self,

@@ -232,13 +232,14 @@ def test_their_client_strips_our_padding_and_we_theirs(meeting: IdentifiedMeetin
     client = meeting.their_client(stack, server.port, cid=THEIRS)
     greetings = ["h" * length for length in (1, 14, 15, 16, 17)]
     for greeting in greetings:
-        connection = serve_hello(server, client, greeting)
+        serve_hello(server, client, greeting)
     assert server.received == [greeting.encode() for greeting in greetings]
     assert said(client, "received") == [f"heard {greeting}" for greeting in greetings]
     sent = protected_records(server.datagrams_sent, bytes.fromhex(THEIRS))
     assert {(record.size - OVERHEAD[CCM_8]) % 64 for record in sent} == {0}
     # Mbed TLS fills its records too; Bouncy Castle does not.
-    received = protected_records(server.datagrams_received, connection.connection_id)
+    our_cid = server.completed[0].connection.connection_id
+    received = protected_records(server.datagrams_received, our_cid)
     assert ({(record.size - OVERHEAD[CCM_8]) % 16 for record in received} == {0}) is (stack.padding == 16)
 
 
@@ -252,6 +253,17 @@ def test_their_server_takes_a_datagram_filled_to_its_limit(
     client.connect(server.__str__)
     say_hello(client, server, "h" * client.connection.max_payload)
     assert 600 - padding < client.largest_sent <= 600
+
+
+def test_padding_is_beyond_what_max_fragment_length_counts(meeting: IdentifiedMeeting):
+    server = meeting.our_server(ConnectionIdPolicy(), answer=lambda data: b"heard " + data[:5])
+    client = meeting.their_client(MBED_TLS, server.port, cid=THEIRS, options=["fragment=1"])
+    connection = serve_hello(server, client)
+    assert connection.max_payload <= 512
+    client.say(f"send {'h' * 512}")
+    server.run_until(lambda: server.received[1:] == [b"h" * 512], lambda: f"a full record of {client}")
+    received = protected_records(server.datagrams_received, connection.connection_id)
+    assert received[-1].size - OVERHEAD[CCM_8] == 512 + 16  # the type, and 15 bytes of padding
 
 
 # --- when the client moves --------------------------------------------------------------------------
@@ -292,6 +304,18 @@ def test_our_server_follows_their_client(meeting: IdentifiedMeeting, stack: Iden
     client.say("close")
     server.run_until(lambda: bool(server.causes), lambda: f"close_notify from {client}")
     assert server.causes == [PeerClose()]
+
+
+def test_without_a_connection_id_a_client_that_has_moved_is_nobody(meeting: IdentifiedMeeting):
+    server = meeting.our_server(ConnectionIdPolicy(length=0))
+    client = meeting.their_client(MBED_TLS, server.port, cid=THEIRS)
+    connection = serve_hello(server, client)
+    old, heard = connection.path, len(server.datagrams_received)
+    rebound(client)
+    client.say("send lost")
+    server.run_until(lambda: len(server.datagrams_received) > heard, lambda: f"a record of {client}")
+    assert server.received == [b"hello"]
+    assert connection.path == old
 
 
 @with_each_stack

@@ -4,6 +4,7 @@
  *   cid=HEX           its own connection ID; "cid=" = it needs none; left out = it knows no connection IDs
  *   certificate=FILE key=FILE    what it shows; without them PSK_IDENTITY and PSK_KEY (in hex) are in the environment
  *   authority=FILE    whom it trusts
+ *   fragment=CODE     of max_fragment_length, RFC 6066: a client asks for records of so many bytes (1 = 512)
  *
  * It does what it is told on standard input, a line each: "send TEXT", "rebind" (goes on from another port),
  * "close". It says "suite NAME", "own-cid HEX" and "peer-cid HEX" (or "none"), "connected", "received TEXT",
@@ -27,7 +28,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define LARGEST 16384
+#define LARGEST 20000
 #define TICK_MILLISECONDS 20 /* how often the handshake looks at its timer */
 
 static mbedtls_ctr_drbg_context generator;
@@ -239,6 +240,9 @@ static void configure(mbedtls_ssl_config *config, char **options) {
         unsigned char psk[64];
         size_t length = from_hex(psk_hex, psk, sizeof psk);
         check(mbedtls_ssl_conf_psk(config, psk, length, (const unsigned char *) identity, strlen(identity)), "PSK");
+    }
+    if ((name = option(options, "fragment")) != NULL) {
+        check(mbedtls_ssl_conf_max_frag_len(config, (unsigned char) atoi(name)), "fragment length");
     }
     mbedtls_x509_crt_init(&authority);
     mbedtls_x509_crt_init(&certificate);
