@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import attrs
@@ -15,7 +14,6 @@ from tests.interop.identified import (
     IDENTIFIED,
     MBED_TLS,
     WITH_CERTIFICATE,
-    IdentifiedMeeting,
     cid_said,
     said,
     shown_and_trusted,
@@ -25,12 +23,9 @@ from tests.interop.records import protected_records
 from tests.interop.stacks import CCM_8
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from sansdtls import CipherSuite, Connection
     from tests.interop.credentials import Pair
-    from tests.interop.identified import IdentifiedStack
+    from tests.interop.identified import IdentifiedMeeting, IdentifiedStack
     from tests.interop.ours import OurClient, OurServer
     from tests.interop.process import PeerProcess
 
@@ -101,12 +96,6 @@ def with_each_combination() -> pytest.MarkDecorator:
 with_each_stack = pytest.mark.parametrize("stack", IDENTIFIED, ids=str)
 
 
-@pytest.fixture
-def meeting(tmp_path: Path) -> Iterator[IdentifiedMeeting]:
-    with ExitStack() as until_the_end:
-        yield IdentifiedMeeting(until_the_end, tmp_path)
-
-
 def send(server: OurServer, connection: Connection, data: bytes) -> None:
     connection.send(data, now=time.monotonic())
     server.flush()
@@ -146,10 +135,10 @@ def check_both_sides(
 
 @with_each_combination()
 def test_their_client_talks_to_our_server(
-    meeting: IdentifiedMeeting, stack: IdentifiedStack, suite: CipherSuite, shape: Shape
+    identified_meeting: IdentifiedMeeting, stack: IdentifiedStack, suite: CipherSuite, shape: Shape
 ):
-    server = meeting.our_server(shape.policy, suite=suite)
-    client = meeting.their_client(stack, server.port, suite=suite, cid=shape.theirs)
+    server = identified_meeting.our_server(shape.policy, suite=suite)
+    client = identified_meeting.their_client(stack, server.port, suite=suite, cid=shape.theirs)
     connection = serve_hello(server, client)
     negotiated = connection.negotiated
     assert negotiated is not None
@@ -162,10 +151,10 @@ def test_their_client_talks_to_our_server(
 
 @with_each_combination()
 def test_our_client_talks_to_their_server(
-    meeting: IdentifiedMeeting, stack: IdentifiedStack, suite: CipherSuite, shape: Shape
+    identified_meeting: IdentifiedMeeting, stack: IdentifiedStack, suite: CipherSuite, shape: Shape
 ):
-    server, port = meeting.their_server(stack, suite=suite, cid=shape.theirs)
-    client = meeting.our_client(shape.policy, port, suite=suite)
+    server, port = identified_meeting.their_server(stack, suite=suite, cid=shape.theirs)
+    client = identified_meeting.our_client(shape.policy, port, suite=suite)
     client.connect(server.__str__)
     say_hello(client, server)
     check_both_sides(client, client.connection, server, shape)
@@ -176,12 +165,14 @@ def test_our_client_talks_to_their_server(
     assert client.causes == [LocalClose()]
 
 
-def test_their_client_and_our_server_show_certificates(meeting: IdentifiedMeeting, pairs: dict[str, Pair]):
+def test_their_client_and_our_server_show_certificates(
+    identified_meeting: IdentifiedMeeting, pairs: dict[str, Pair]
+):
     pair = pairs["p256"]
-    server = meeting.our_server(
+    server = identified_meeting.our_server(
         ConnectionIdPolicy(), suite=WITH_CERTIFICATE, credentials=[pair.server.ours("localhost")]
     )
-    client = meeting.their_client(
+    client = identified_meeting.their_client(
         MBED_TLS,
         server.port,
         suite=WITH_CERTIFICATE,
@@ -191,15 +182,17 @@ def test_their_client_and_our_server_show_certificates(meeting: IdentifiedMeetin
     check_both_sides(server, serve_hello(server, client), client, BOTH)
 
 
-def test_our_client_and_their_server_show_certificates(meeting: IdentifiedMeeting, pairs: dict[str, Pair]):
+def test_our_client_and_their_server_show_certificates(
+    identified_meeting: IdentifiedMeeting, pairs: dict[str, Pair]
+):
     pair = pairs["p256"]
-    server, port = meeting.their_server(
+    server, port = identified_meeting.their_server(
         MBED_TLS,
         suite=WITH_CERTIFICATE,
         cid=THEIRS,
         options=shown_and_trusted(pair.server, pair.client),
     )
-    client = meeting.our_client(
+    client = identified_meeting.our_client(
         ConnectionIdPolicy(), port, suite=WITH_CERTIFICATE, credentials=[pair.client.ours()]
     )
     client.connect(server.__str__)
@@ -213,10 +206,10 @@ def test_our_client_and_their_server_show_certificates(meeting: IdentifiedMeetin
 @with_each_stack
 @pytest.mark.parametrize("suite", [CCM_8, GCM], ids=lambda suite: suite.name)
 def test_their_server_strips_our_padding(
-    meeting: IdentifiedMeeting, stack: IdentifiedStack, suite: CipherSuite
+    identified_meeting: IdentifiedMeeting, stack: IdentifiedStack, suite: CipherSuite
 ):
-    server, port = meeting.their_server(stack, suite=suite, cid=THEIRS)
-    client = meeting.our_client(ConnectionIdPolicy(padding=64), port, suite=suite)
+    server, port = identified_meeting.their_server(stack, suite=suite, cid=THEIRS)
+    client = identified_meeting.our_client(ConnectionIdPolicy(padding=64), port, suite=suite)
     client.connect(server.__str__)
     greetings = ["h" * length for length in (1, 62, 63, 64, 65)]
     for greeting in greetings:
@@ -227,9 +220,11 @@ def test_their_server_strips_our_padding(
 
 
 @with_each_stack
-def test_their_client_strips_our_padding_and_we_theirs(meeting: IdentifiedMeeting, stack: IdentifiedStack):
-    server = meeting.our_server(ConnectionIdPolicy(padding=64))
-    client = meeting.their_client(stack, server.port, cid=THEIRS)
+def test_their_client_strips_our_padding_and_we_theirs(
+    identified_meeting: IdentifiedMeeting, stack: IdentifiedStack
+):
+    server = identified_meeting.our_server(ConnectionIdPolicy(padding=64))
+    client = identified_meeting.their_client(stack, server.port, cid=THEIRS)
     greetings = ["h" * length for length in (1, 14, 15, 16, 17)]
     for greeting in greetings:
         serve_hello(server, client, greeting)
@@ -246,18 +241,18 @@ def test_their_client_strips_our_padding_and_we_theirs(meeting: IdentifiedMeetin
 @with_each_stack
 @pytest.mark.parametrize("padding", [1, 16])
 def test_their_server_takes_a_datagram_filled_to_its_limit(
-    meeting: IdentifiedMeeting, stack: IdentifiedStack, padding: int
+    identified_meeting: IdentifiedMeeting, stack: IdentifiedStack, padding: int
 ):
-    server, port = meeting.their_server(stack, cid=THEIRS)
-    client = meeting.our_client(ConnectionIdPolicy(padding=padding), port, mtu=600)
+    server, port = identified_meeting.their_server(stack, cid=THEIRS)
+    client = identified_meeting.our_client(ConnectionIdPolicy(padding=padding), port, mtu=600)
     client.connect(server.__str__)
     say_hello(client, server, "h" * client.connection.max_payload)
     assert 600 - padding < client.largest_sent <= 600
 
 
-def test_padding_is_beyond_what_max_fragment_length_counts(meeting: IdentifiedMeeting):
-    server = meeting.our_server(ConnectionIdPolicy(), answer=lambda data: b"heard " + data[:5])
-    client = meeting.their_client(MBED_TLS, server.port, cid=THEIRS, options=["fragment=1"])
+def test_padding_is_beyond_what_max_fragment_length_counts(identified_meeting: IdentifiedMeeting):
+    server = identified_meeting.our_server(ConnectionIdPolicy(), answer=lambda data: b"heard " + data[:5])
+    client = identified_meeting.their_client(MBED_TLS, server.port, cid=THEIRS, options=["fragment=1"])
     connection = serve_hello(server, client)
     assert connection.max_payload <= 512
     client.say(f"send {'h' * 512}")
@@ -287,9 +282,11 @@ def rebound(process: PeerProcess) -> int:
 
 @with_each_stack
 @pytest.mark.parametrize("shape", [BOTH, ONLY_OURS], ids=str)
-def test_our_server_follows_their_client(meeting: IdentifiedMeeting, stack: IdentifiedStack, shape: Shape):
-    server = meeting.our_server(shape.policy)
-    client = meeting.their_client(stack, server.port, cid=shape.theirs)
+def test_our_server_follows_their_client(
+    identified_meeting: IdentifiedMeeting, stack: IdentifiedStack, shape: Shape
+):
+    server = identified_meeting.our_server(shape.policy)
+    client = identified_meeting.their_client(stack, server.port, cid=shape.theirs)
     connection = serve_hello(server, client)
     for greeting in ("second", "third"):
         old, new = connection.path, at(rebound(client))
@@ -306,9 +303,9 @@ def test_our_server_follows_their_client(meeting: IdentifiedMeeting, stack: Iden
     assert server.causes == [PeerClose()]
 
 
-def test_without_a_connection_id_a_client_that_has_moved_is_nobody(meeting: IdentifiedMeeting):
-    server = meeting.our_server(ConnectionIdPolicy(length=0))
-    client = meeting.their_client(MBED_TLS, server.port, cid=THEIRS)
+def test_without_a_connection_id_a_client_that_has_moved_is_nobody(identified_meeting: IdentifiedMeeting):
+    server = identified_meeting.our_server(ConnectionIdPolicy(length=0))
+    client = identified_meeting.their_client(MBED_TLS, server.port, cid=THEIRS)
     connection = serve_hello(server, client)
     old, heard = connection.path, len(server.datagrams_received)
     rebound(client)
@@ -319,12 +316,14 @@ def test_without_a_connection_id_a_client_that_has_moved_is_nobody(meeting: Iden
 
 
 @with_each_stack
-def test_our_server_tells_two_clients_apart_that_move(meeting: IdentifiedMeeting, stack: IdentifiedStack):
-    server = meeting.our_server(ConnectionIdPolicy())
-    first = meeting.their_client(stack, server.port, cid="01")
+def test_our_server_tells_two_clients_apart_that_move(
+    identified_meeting: IdentifiedMeeting, stack: IdentifiedStack
+):
+    server = identified_meeting.our_server(ConnectionIdPolicy())
+    first = identified_meeting.their_client(stack, server.port, cid="01")
     connection = serve_hello(server, first)
     # The other connection ID is the same: it is the client's, and names nothing here.
-    second = meeting.their_client(MBED_TLS, server.port, cid="01")
+    second = identified_meeting.their_client(MBED_TLS, server.port, cid="01")
     serve_hello(server, second, "too")
     other = server.completed[1].connection
     ports = {rebound(first): connection, rebound(second): other}
@@ -336,9 +335,11 @@ def test_our_server_tells_two_clients_apart_that_move(meeting: IdentifiedMeeting
 
 @with_each_stack
 @pytest.mark.parametrize("shape", [BOTH, ONLY_THEIRS], ids=str)
-def test_their_server_follows_our_client(meeting: IdentifiedMeeting, stack: IdentifiedStack, shape: Shape):
-    server, port = meeting.their_server(stack, cid=shape.theirs)
-    client = meeting.our_client(shape.policy, port)
+def test_their_server_follows_our_client(
+    identified_meeting: IdentifiedMeeting, stack: IdentifiedStack, shape: Shape
+):
+    server, port = identified_meeting.their_server(stack, cid=shape.theirs)
+    client = identified_meeting.our_client(shape.policy, port)
     client.connect(server.__str__)
     say_hello(client, server)
     for greeting in ("second", "third"):
@@ -356,9 +357,11 @@ def test_their_server_follows_our_client(meeting: IdentifiedMeeting, stack: Iden
 
 @with_each_stack
 @pytest.mark.parametrize("shape", [BOTH, ONLY_OURS], ids=str)
-def test_our_client_follows_their_server(meeting: IdentifiedMeeting, stack: IdentifiedStack, shape: Shape):
-    server, port = meeting.their_server(stack, cid=shape.theirs)
-    client = meeting.our_client(shape.policy, port)
+def test_our_client_follows_their_server(
+    identified_meeting: IdentifiedMeeting, stack: IdentifiedStack, shape: Shape
+):
+    server, port = identified_meeting.their_server(stack, cid=shape.theirs)
+    client = identified_meeting.our_client(shape.policy, port)
     client.connect(server.__str__)
     say_hello(client, server)
     new = at(rebound(server))
@@ -369,9 +372,9 @@ def test_our_client_follows_their_server(meeting: IdentifiedMeeting, stack: Iden
 
 
 @with_each_stack
-def test_their_client_follows_our_server(meeting: IdentifiedMeeting, stack: IdentifiedStack):
-    server = meeting.our_server(ConnectionIdPolicy())
-    client = meeting.their_client(stack, server.port, cid=THEIRS)
+def test_their_client_follows_our_server(identified_meeting: IdentifiedMeeting, stack: IdentifiedStack):
+    server = identified_meeting.our_server(ConnectionIdPolicy())
+    client = identified_meeting.their_client(stack, server.port, cid=THEIRS)
     connection = serve_hello(server, client)
     server.rebind()
     send(server, connection, b"news")
