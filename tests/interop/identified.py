@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from sansdtls import CertificateType, CipherSuite, ClientConfig, ServerConfig
 from tests.conftest import require_file, require_program
 from tests.interop.ours import OurClient, OurServer, answer_to_hello
-from tests.interop.process import free_port, running
+from tests.interop.process import free_port, running, wait_until
 from tests.interop.stacks import BUILD, CCM_8, PEERS, WITH_PSK
 
 if TYPE_CHECKING:
@@ -246,6 +246,14 @@ def cid_said(process: PeerProcess, whose: str) -> bytes:
     """A connection ID of the last handshake that a peer tells of, ``own-cid`` or ``peer-cid``; empty = none."""
     cid = said(process, whose)[-1]
     return b"" if cid == "none" else bytes.fromhex(cid)
+
+
+def rebound(process: PeerProcess) -> int:
+    """Let the peer go on from another port: that port."""
+    times = len(said(process, "rebound"))
+    process.say("rebind")
+    wait_until(lambda: len(said(process, "rebound")) > times, process.__str__)
+    return int(said(process, "rebound")[-1])
 
 
 BOUNCY_CASTLE = BouncyCastle()

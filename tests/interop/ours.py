@@ -186,9 +186,18 @@ class OurServer(_Ours):
     ) -> None:
         super().__init__(config.mtu, judge=judge, key_log=key_log)
         self.socket.bind(("127.0.0.1", 0))
+        self._config = config
         self.server = Server(config, entropy=os.urandom, now=time.monotonic())
         self._keys = keys
         self._answer = answer
+
+    def restart(self) -> None:
+        """Hand all associations, frozen, to a new server, as at the restart of a process."""
+        now = time.monotonic()
+        blobs = list(self.server.freeze_all(now=now))
+        self.server = Server(self._config, entropy=os.urandom, now=now, generation=1)
+        for blob in blobs:
+            self.server.restore(blob, now=now)
 
     def _next_timeout(self) -> float | None:
         return self.server.next_timeout()
@@ -229,6 +238,7 @@ class OurClient(_Ours):
     ) -> None:
         """``key`` is for the event that asks for it, where the configuration has none."""
         super().__init__(config.mtu, judge=judge, key_log=key_log)
+        self._config = config
         self._key = key
         self._peer = ("127.0.0.1", port)
         self.socket.bind(("127.0.0.1", 0))
@@ -251,6 +261,12 @@ class OurClient(_Ours):
         if isinstance(event, PskRequested):
             return self.connection.provide_psk(event, [self._key], now=now)
         return []
+
+    def restart(self) -> None:
+        """Freeze the connection and thaw it, as at the restart of a process."""
+        now = time.monotonic()
+        blob = self.connection.freeze(now=now)
+        self.connection = Connection.thaw(blob, self._config, entropy=os.urandom, now=now)
 
     def connect(self, what: Callable[[], str]) -> None:
         """Run the handshake to its end; fail with ``what()`` if it does not complete."""

@@ -15,10 +15,10 @@ from tests.interop.identified import (
     MBED_TLS,
     WITH_CERTIFICATE,
     cid_said,
+    rebound,
     said,
     shown_and_trusted,
 )
-from tests.interop.process import wait_until
 from tests.interop.records import TLS12_CID, protected_records, records_of
 from tests.interop.stacks import CCM_8
 
@@ -291,14 +291,6 @@ def at(port: int) -> tuple[str, int]:
 
 def moves(ours: OurServer | OurClient) -> list[PathChanged]:
     return [event for event in ours.events if isinstance(event, PathChanged)]
-
-
-def rebound(process: PeerProcess) -> int:
-    """Let the peer go on from another port: that port."""
-    times = len(said(process, "rebound"))
-    process.say("rebind")
-    wait_until(lambda: len(said(process, "rebound")) > times, process.__str__)
-    return int(said(process, "rebound")[-1])
 
 
 @with_each_stack
