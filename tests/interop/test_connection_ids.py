@@ -132,6 +132,9 @@ def check_both_sides(
     our_cid = connection.connection_id
     assert len(our_cid) == length
     assert connection.peer_connection_id == their_cid
+    negotiated = connection.negotiated
+    assert negotiated is not None
+    assert not negotiated.return_routability  # we offer it; neither peer knows it
     assert cid_said(theirs, "own-cid") == their_cid
     assert cid_said(theirs, "peer-cid") == our_cid
     protected_records(ours.datagrams_received, our_cid)
