@@ -158,7 +158,7 @@ class IdClient(_WithIds, PuppetClient):
         self.random = random or self.random
 
     def hello_body(self, **more) -> bytes:
-        return super().hello_body(**{"extensions": self.extensions, **more})
+        return super().hello_body(**{"extensions": self.extensions, **self.hello_options, **more})
 
     def read_server_flight(self, answers: list[bytes]) -> None:
         super().read_server_flight(answers)

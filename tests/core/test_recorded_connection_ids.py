@@ -6,6 +6,8 @@ transcript says, our reading of RFC 9146 is theirs.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import attrs
 import pytest
 from cryptography.exceptions import InvalidTag
@@ -19,15 +21,17 @@ from sansdtls.handshake.extensions import (
 )
 from sansdtls.handshake.keys import HandshakeParameters, derive_epoch_keys, verify_data
 from sansdtls.iana import CipherSuite, ContentType, HandshakeType
-from sansdtls.record.epochs import ReadEpoch, WriteEpoch
 from sansdtls.wire.handshake import HandshakeMessage, decode_fragments_untrusted, encode_message
 from sansdtls.wire.messages import ClientHello, ServerHello
 from sansdtls.wire.record import Record, read_record_untrusted
 from tests.core import raw
-from tests.core.id_puppets import CONNECTION_ID, IDENTITY, KEY, IdProtection
+from tests.core.id_puppets import CONNECTION_ID, IdProtection
 from tests.core.key_schedule import Keys
-from tests.core.puppet import ServerRig
+from tests.core.puppet import IDENTITY, KEY, ServerRig
 from tests.recordings import recorded_datagrams, recorded_secrets
+
+if TYPE_CHECKING:
+    from sansdtls.record.epochs import ReadEpoch, WriteEpoch
 
 NAME, PORT = "mbedtls-cid-psk", 22504
 CLIENTS_ID, SERVERS_ID = bytes.fromhex("c0ffee"), bytes.fromhex("beef")
