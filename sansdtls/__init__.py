@@ -18,14 +18,16 @@ from sansdtls.connection import Connection
 from sansdtls.connection_ids import ConnectionIdPolicy, PathPolicy, ReturnRoutability
 from sansdtls.credentials import CertificateCredential, ClientAuthentication, RawPublicKeyCredential
 from sansdtls.crypto.signatures import SigningKey
-from sansdtls.errors import ConfigError, DtlsError, MessageTooLarge, UsageError, WrongState
+from sansdtls.errors import ConfigError, DtlsError, MessageTooLarge, SnapshotError, UsageError, WrongState
 from sansdtls.events import (
     AlertReceived,
     AuthenticationFailed,
     AuthenticationProblem,
     Cause,
+    ConnectionFrozen,
     ConnectionOffered,
     ConnectionTerminated,
+    ConnectionThawed,
     DataReceived,
     DiscardReason,
     Event,
@@ -35,6 +37,9 @@ from sansdtls.events import (
     KeysExhausted,
     LimitExceeded,
     LocalClose,
+    PathChanged,
+    PathChangeRequested,
+    PathProof,
     PeerAlert,
     PeerCertificateReceived,
     PeerClose,
@@ -45,6 +50,8 @@ from sansdtls.events import (
     SecretDerived,
     key_log_line,
 )
+from sansdtls.freezer import Checkpoint, Saved
+from sansdtls.frozen import FrozenStore, MemoryStore
 from sansdtls.handshake.negotiation import Negotiated
 from sansdtls.handshake.outcome import Peer
 from sansdtls.iana import (
@@ -71,22 +78,26 @@ __all__ = [
     "Cause",
     "CertificateCredential",
     "CertificateType",
+    "Checkpoint",
     "CipherSuite",
     "ClientAuthentication",
     "ClientConfig",
     "ConfigError",
     "Connection",
+    "ConnectionFrozen",
     "ConnectionIdPolicy",
     "ConnectionOffered",
     "ConnectionState",
     "ConnectionStatistics",
     "ConnectionTerminated",
+    "ConnectionThawed",
     "CookiePolicy",
     "DataReceived",
     "DiscardReason",
     "DtlsError",
     "Event",
     "ExtendedMasterSecret",
+    "FrozenStore",
     "HandshakeCompleted",
     "HandshakeTimeout",
     "IdleTimeout",
@@ -94,11 +105,15 @@ __all__ = [
     "LimitExceeded",
     "Limits",
     "LocalClose",
+    "MemoryStore",
     "MessageTooLarge",
     "NamedGroup",
     "Negotiated",
     "Outgoing",
+    "PathChangeRequested",
+    "PathChanged",
     "PathPolicy",
+    "PathProof",
     "Peer",
     "PeerAlert",
     "PeerCertificateReceived",
@@ -112,6 +127,7 @@ __all__ = [
     "ResumptionPolicy",
     "RetransmitPolicy",
     "ReturnRoutability",
+    "Saved",
     "SecretDerived",
     "Server",
     "ServerConfig",
@@ -119,6 +135,7 @@ __all__ = [
     "Session",
     "SignatureScheme",
     "SigningKey",
+    "SnapshotError",
     "UsageError",
     "WrongState",
     "cause_name",

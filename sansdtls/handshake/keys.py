@@ -9,7 +9,7 @@ import attrs
 from sansdtls.crypto.prf import MASTER_SECRET_LENGTH, VERIFY_DATA_LENGTH, digest, prf
 from sansdtls.record.epochs import ReadEpoch, WriteEpoch
 from sansdtls.record.protection import make_protection
-from sansdtls.wire.record import MAX_PLAINTEXT_LENGTH
+from sansdtls.wire.record import MAX_PLAINTEXT_LENGTH, RECORD_HEADER_LENGTH
 
 if TYPE_CHECKING:
     from sansdtls.config import Limits
@@ -36,6 +36,13 @@ class HandshakeParameters:
     """Records with a connection ID are padded to a multiple of so many bytes."""
     max_plaintext: int = MAX_PLAINTEXT_LENGTH
     """What fits one record of ours, padding included, and is taken by the peer; in bytes."""
+
+
+def room_for_plaintext(
+    suite: SuiteParameters, mtu: int, peer_connection_id: bytes, max_plaintext: int
+) -> int:
+    """Bytes of plaintext, type and padding included, that fit a datagram and are taken by the peer."""
+    return min(max_plaintext, mtu - RECORD_HEADER_LENGTH - len(peer_connection_id) - suite.overhead)
 
 
 @attrs.frozen
