@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
@@ -27,15 +27,25 @@ class ConnectionStatistics:
     retransmissions: int = 0
     """Flights sent again, for whatever reason."""
     records_discarded: dict[DiscardReason, int] = attrs.field(init=False)
+    """Made when somebody looks: of 100,000 connections most never discard anything."""
 
-    if not TYPE_CHECKING:
 
-        def __getattr__(self, name: str) -> Any:
-            """Called for what is not there: of 100,000 connections most never discard anything."""
-            if name != "records_discarded":
-                raise AttributeError(name)
-            made = self.records_discarded = {}
+def _make_when_looked_at() -> None:
+    # Not with __getattr__, which would slow down every other counter.
+    slot: Any = ConnectionStatistics.records_discarded
+
+    def records_discarded(statistics: ConnectionStatistics) -> dict[DiscardReason, int]:
+        try:
+            return cast("dict[DiscardReason, int]", slot.__get__(statistics))
+        except AttributeError:
+            made: dict[DiscardReason, int] = {}
+            slot.__set__(statistics, made)
             return made
+
+    ConnectionStatistics.records_discarded = property(records_discarded)  # type: ignore[assignment]
+
+
+_make_when_looked_at()
 
 
 @attrs.define(eq=False)
