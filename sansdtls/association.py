@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from sansdtls.handshake.handshake import Handshake
     from sansdtls.handshake.negotiation import Negotiated
     from sansdtls.handshake.outcome import Outcome, Peer
+    from sansdtls.record.ciphers import Ciphers
     from sansdtls.record.layer import RecordLayer
     from sansdtls.session import Session
     from sansdtls.wire.record import Record
@@ -426,6 +427,10 @@ class Association:
         self.last_received = now
         if self._watcher is not None:
             self._watcher.wake(now)
+
+    def share_ciphers(self, ciphers: Ciphers) -> None:
+        """For :class:`~sansdtls.Server`: have cipher objects only while they are used."""
+        self._layer.share_ciphers(ciphers)
 
     def take_events(self) -> list[Event]:
         """What happened since the last call."""

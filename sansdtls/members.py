@@ -25,6 +25,7 @@ from sansdtls.events import (
 from sansdtls.freezer import Expiry, Freezer, handle_of
 from sansdtls.handshake.failure import HandshakeFailure
 from sansdtls.iana import AlertDescription
+from sansdtls.record.ciphers import Ciphers
 from sansdtls.routes import Member, Pending, Route, Routes
 from sansdtls.statistics import ServerStatistics, cause_name
 
@@ -60,6 +61,7 @@ class Members:
         self.freezer = freezer
         self.deadlines: Deadlines[Member | Pending | Expiry] = Deadlines()
         self.outbox: list[Outgoing] = []
+        self.ciphers = Ciphers()
         self.events: list[Event] = []
         """That arose where no list of events is returned."""
         self.now = now
@@ -123,6 +125,7 @@ class Members:
         return before + events
 
     def _admit(self, member: Member) -> None:
+        member.connection.share_ciphers(self.ciphers)
         self.routes.established[member] = None
         self.routes.settle_at(member, member.connection.path)
         self.statistics.associations += 1

@@ -24,7 +24,7 @@ class WriteEpoch:
 
     __slots__ = (
         "_base",
-        "_protection",
+        "protection",
         "_sequence_number_limit",
         "ask_at",
         "connection_id",
@@ -45,7 +45,7 @@ class WriteEpoch:
         padding: int = 1,
     ) -> None:
         self._base = epoch << 48
-        self._protection = protection
+        self.protection = protection
         self._sequence_number_limit = min(max_sealed, MAX_SEQUENCE_NUMBER)
         self.next_sequence_number = first_sequence_number
         self.reserved_until = MAX_SEQUENCE_NUMBER
@@ -83,16 +83,16 @@ class WriteEpoch:
         """A whole record under the next sequence number. The caller has looked at ``remaining``."""
         number = self._base | self.next_sequence_number
         self.next_sequence_number += 1
-        if self._protection is None:
+        if self.protection is None:
             return encode_record(content_type, ProtocolVersion.DTLS_1_2, number, plaintext)
-        return self._protection.seal(content_type, number, plaintext)
+        return self.protection.seal(content_type, number, plaintext)
 
 
 class ReadEpoch:
     """Receiving side. ``protection`` is ``None`` in epoch 0, where nothing is authenticated."""
 
     __slots__ = (
-        "_protection",
+        "protection",
         "connection_id",
         "epoch",
         "failed_opens",
@@ -118,7 +118,7 @@ class ReadEpoch:
         self.max_failed_opens = max_failed_opens
         self.protected = protection is not None
         """Whether records are authenticated."""
-        self._protection = protection
+        self.protection = protection
 
     @property
     def exhausted(self) -> bool:
@@ -127,9 +127,9 @@ class ReadEpoch:
 
     def open(self, record: Record) -> tuple[int, bytes] | None:
         """Type and plaintext, or ``None`` and one more failure counted. Does not move the window."""
-        if self._protection is None:
+        if self.protection is None:
             return record.content_type, record.fragment
-        opened = self._protection.open(record)
+        opened = self.protection.open(record)
         if opened is None:
             self.failed_opens += 1
         return opened

@@ -9,7 +9,8 @@ records). With a connection ID the true type is sealed with the content, and pad
 additional data begin with what no record number can be, so that neither format passes for the other.
 Left out: hiding the number of records, which DTLS 1.2 cannot do, and type and length without a connection ID.
 
-Two nonce schemes times two record formats: each class below is one of each.
+Two nonce schemes times two record formats: each class below is one of each. The cipher object is made when it is
+first needed, and again after it was dropped to save memory (``ciphers.py``).
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ from sansdtls.iana import ContentType, ProtocolVersion
 from sansdtls.wire.record import MAX_PLAINTEXT_LENGTH, RECORD_HEADER, encode_record_with_id
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sansdtls.crypto.suites import Aead, SuiteParameters
+    from sansdtls.record.ciphers import Ciphers
     from sansdtls.wire.record import Record
 
 _VERSION = int(ProtocolVersion.DTLS_1_2)
@@ -34,33 +38,72 @@ TYPE_LENGTH = 1
 """Bytes of the true content type inside a record with a connection ID."""
 
 
-class _ExplicitNonce:
+class _Cipher:
+    """The cipher object, and what it is made of."""
+
+    __slots__ = ()
+    _aead: Aead | None
+    _ciphers: Ciphers | None
+    _key: bytes
+    _make: Callable[[bytes], Aead]
+
+    def _prepare(self, suite: SuiteParameters, key: bytes) -> None:
+        self._aead = None
+        self._ciphers = None
+        self._key = key
+        self._make = suite.aead
+
+    def _made(self) -> Aead:
+        aead = self._aead = self._make(self._key)
+        if self._ciphers is not None:
+            self._ciphers.add(self)
+        return aead
+
+    def share(self, ciphers: Ciphers) -> None:
+        """From now on ``ciphers`` decides how long the cipher object is kept."""
+        self._ciphers = ciphers
+        if self._aead is not None:
+            ciphers.add(self)
+
+    def drop_cipher(self) -> None:
+        """Do without the cipher object until it is needed."""
+        self._aead = None
+
+    def forget_key(self) -> None:
+        """Nothing can be sealed or opened any more."""
+        self._key = b""
+        self._aead = None
+        if self._ciphers is not None:
+            self._ciphers.discard(self)
+
+
+class _ExplicitNonce(_Cipher):
     """AES-GCM and AES-CCM: eight bytes of the nonce stand in front of the ciphertext."""
 
     __slots__ = ()
-    _aead: Aead
     _salt: bytes
 
     def _encrypt(self, number: int, plaintext: bytes, additional: bytes) -> bytes:
         explicit = number.to_bytes(8)
-        return explicit + self._aead.encrypt(self._salt + explicit, plaintext, additional)
+        return explicit + (self._aead or self._made()).encrypt(self._salt + explicit, plaintext, additional)
 
     def _decrypt(self, number: int, fragment: bytes, additional: bytes) -> bytes:
-        return self._aead.decrypt(self._salt + fragment[:8], fragment[8:], additional)
+        return (self._aead or self._made()).decrypt(self._salt + fragment[:8], fragment[8:], additional)
 
 
-class _ImplicitNonce:
+class _ImplicitNonce(_Cipher):
     """ChaCha20-Poly1305, RFC 7905 §2."""
 
     __slots__ = ()
-    _aead: Aead
     _iv: int
 
     def _encrypt(self, number: int, plaintext: bytes, additional: bytes) -> bytes:
-        return self._aead.encrypt((self._iv ^ number).to_bytes(12), plaintext, additional)
+        nonce = (self._iv ^ number).to_bytes(12)
+        return (self._aead or self._made()).encrypt(nonce, plaintext, additional)
 
     def _decrypt(self, number: int, fragment: bytes, additional: bytes) -> bytes:
-        return self._aead.decrypt((self._iv ^ number).to_bytes(12), fragment, additional)
+        nonce = (self._iv ^ number).to_bytes(12)
+        return (self._aead or self._made()).decrypt(nonce, fragment, additional)
 
 
 class _PlainFormat:
@@ -144,10 +187,10 @@ class _ConnectionIdFormat:
 class ExplicitNonceProtection(_ExplicitNonce, _PlainFormat):
     """One direction of one epoch."""
 
-    __slots__ = ("_aead", "_salt", "overhead")
+    __slots__ = ("_aead", "_ciphers", "_key", "_make", "_salt", "overhead")
 
     def __init__(self, suite: SuiteParameters, key: bytes, salt: bytes) -> None:
-        self._aead = suite.aead(key)
+        self._prepare(suite, key)
         self._salt = salt
         self.overhead = suite.overhead
 
@@ -155,10 +198,10 @@ class ExplicitNonceProtection(_ExplicitNonce, _PlainFormat):
 class ImplicitNonceProtection(_ImplicitNonce, _PlainFormat):
     """One direction of one epoch."""
 
-    __slots__ = ("_aead", "_iv", "overhead")
+    __slots__ = ("_aead", "_ciphers", "_iv", "_key", "_make", "overhead")
 
     def __init__(self, suite: SuiteParameters, key: bytes, iv: bytes) -> None:
-        self._aead = suite.aead(key)
+        self._prepare(suite, key)
         self._iv = int.from_bytes(iv)
         self.overhead = suite.overhead
 
@@ -166,12 +209,12 @@ class ImplicitNonceProtection(_ImplicitNonce, _PlainFormat):
 class ExplicitNonceIdProtection(_ExplicitNonce, _ConnectionIdFormat):
     """One direction of one epoch, with a connection ID."""
 
-    __slots__ = ("_aead", "_connection_id", "_padding", "_salt", "overhead")
+    __slots__ = ("_aead", "_ciphers", "_connection_id", "_key", "_make", "_padding", "_salt", "overhead")
 
     def __init__(
         self, suite: SuiteParameters, key: bytes, salt: bytes, connection_id: bytes, padding: int
     ) -> None:
-        self._aead = suite.aead(key)
+        self._prepare(suite, key)
         self._salt = salt
         self._connection_id = connection_id
         self._padding = padding
@@ -181,12 +224,12 @@ class ExplicitNonceIdProtection(_ExplicitNonce, _ConnectionIdFormat):
 class ImplicitNonceIdProtection(_ImplicitNonce, _ConnectionIdFormat):
     """One direction of one epoch, with a connection ID."""
 
-    __slots__ = ("_aead", "_connection_id", "_iv", "_padding", "overhead")
+    __slots__ = ("_aead", "_ciphers", "_connection_id", "_iv", "_key", "_make", "_padding", "overhead")
 
     def __init__(
         self, suite: SuiteParameters, key: bytes, iv: bytes, connection_id: bytes, padding: int
     ) -> None:
-        self._aead = suite.aead(key)
+        self._prepare(suite, key)
         self._iv = int.from_bytes(iv)
         self._connection_id = connection_id
         self._padding = padding
