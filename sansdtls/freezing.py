@@ -11,7 +11,7 @@ exporters anyhow.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from sansdtls.association import Association, ConnectionState, Exporter
 from sansdtls.config import ClientConfig
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from sansdtls.config import ServerConfig
     from sansdtls.record.layer import Outgoing
     from sansdtls.statistics import ServerStatistics
-
-_C = TypeVar("_C", bound="FreezableAssociation")
 
 
 class Origin(NamedTuple):
@@ -73,13 +71,13 @@ class FreezableAssociation(Association):
 
     @classmethod
     def thaw(
-        cls: type[_C],
+        cls,
         blob: bytes,
         config: ClientConfig | ServerConfig,
         *,
         entropy: Callable[[int], bytes],
         now: float,
-    ) -> _C:
+    ) -> Self:
         """A connection that goes on where the frozen one was. For a server's use ``server.thaw``.
 
         ``config`` gives limits, size of datagrams and ``snapshot_keys``; what was negotiated stays. Raises
@@ -125,6 +123,11 @@ class FreezableAssociation(Association):
         return 0 if self._origin is None else self._origin.serial + 1
 
     @property
+    def watcher(self) -> Watcher | None:
+        """Its place in a server."""
+        return self._watcher
+
+    @property
     def failed_opens(self) -> int:
         """Records that no key authenticated, over all the association's life."""
         return self._layer.read.failed_opens
@@ -147,13 +150,12 @@ class FreezableAssociation(Association):
         self._last_flight = []
         self._layer.forget_keys()
 
-    @property
-    def resting(self) -> bool:
-        """Whether nothing would be lost by freezing now: nobody may need what only a live object can do."""
+    def rests(self, now: float) -> bool:
+        """Whether nothing would be lost by freezing: nobody may need what only a live object can do."""
         return (
             self._state is ConnectionState.CONNECTED
             and not self._events
-            and (not self._last_flight or self._repeat_until <= self.last_received)
+            and (not self._last_flight or now >= self._repeat_until)
         )
 
     def _saved(self, generation: int) -> SavedAssociation:
@@ -212,7 +214,7 @@ class FreezableAssociation(Association):
 
     @classmethod
     def revived(
-        cls: type[_C],
+        cls,
         saved: SavedAssociation,
         config: ClientConfig | ServerConfig,
         *,
@@ -222,7 +224,7 @@ class FreezableAssociation(Association):
         totals: ServerStatistics | None,
         generation: int | None = None,
         watcher: Watcher | None = None,
-    ) -> _C:
+    ) -> Self:
         """A connection made of what was saved. Raises SnapshotError if its numbers are used up."""
         layer = RecordLayer(
             path=saved.path, outbox=outbox, totals=totals, window_width=config.limits.replay_window

@@ -137,7 +137,7 @@ class Members:
             replaces
             or len(self.routes.established) < self._limits.max_associations
             or self._stale(now) is not None
-            or self._rester() is not None
+            or self._rester(now) is not None
         )
 
     def make_room(self, now: float) -> bool:
@@ -147,7 +147,7 @@ class Members:
     def _room_made(self, now: float, events: list[Event]) -> bool:
         if len(self.routes.established) < self._limits.max_associations:
             return True
-        rester = self._rester()
+        rester = self._rester(now)
         if rester is not None:
             self.freeze(rester, events)
             return True
@@ -164,11 +164,11 @@ class Members:
             return member if now - member.connection.last_received >= self._limits.stale_after else None
         return None
 
-    def _rester(self) -> Member | None:
+    def _rester(self, now: float) -> Member | None:
         """The association that may be frozen to make room, if the server freezes at all."""
         if self.config.freeze_after is None:
             return None
-        return next((member for member in self.routes.established if member.connection.resting), None)
+        return next((member for member in self.routes.established if member.connection.rests(now)), None)
 
     def follow(self, member: Member) -> None:
         """An established connection may have changed its path."""
@@ -234,7 +234,7 @@ class Members:
         if now < connection.last_received + freeze_after:
             return events
         sent = connection.statistics.records_sent
-        if member.records_sent == sent and connection.resting:
+        if member.records_sent == sent and connection.rests(now):
             self.freeze(member, events)
             return events
         # It has sent, or may be asked to repeat something: look again later.
@@ -252,15 +252,7 @@ class Members:
             expired = self.freezer.take_expired(now)
             if expired is None:
                 break
-            limits = self._limits
-            by_id = limits.idle_timeout_with_connection_id
-            self._end_frozen(
-                *expired,
-                lambda saved: IdleTimeout((by_id if saved.connection_id else limits.idle_timeout) or 0.0),
-                now,
-                events,
-                notify=self.config.notify_idle_timeout,
-            )
+            self._end_frozen(*expired, _idle, now, events, notify=self.config.notify_idle_timeout)
         self.schedule_expiry()
         return events
 
@@ -280,12 +272,12 @@ class Members:
     def freeze(self, member: Member, events: list[Event]) -> None:
         """Put an established association into the store. One whose path cannot be saved stays as it is."""
         connection = member.connection
+        path, reserved_until = connection.path, connection.reserved_until
         try:
-            handle = _handle(member)
+            handle, blob = _handle(member), self.take_out(member)
         except SnapshotError:
             self.deadlines.schedule(member, self.now + (self.config.freeze_after or 0.0))
             return
-        blob, reserved_until, path = self.take_out(member), connection.reserved_until, connection.path
         connection.leave()
         self.freezer.hold_bound(handle, blob, reserved_until)
         self.freezer.note(handle, blob)
@@ -442,6 +434,10 @@ class Members:
             self._end_frozen(handle, blob, lambda _: PeerClose(replaced=True), now, events)
         else:
             self.freezer.put(handle, path, blob)
+
+
+def _idle(saved: SavedAssociation) -> IdleTimeout:
+    return IdleTimeout(saved.expires_at - saved.last_received)
 
 
 def _handle(member: Member) -> bytes:
