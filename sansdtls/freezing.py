@@ -18,8 +18,8 @@ from sansdtls.config import ClientConfig
 from sansdtls.crypto.suites import SUITES
 from sansdtls.errors import SnapshotError, WrongState
 from sansdtls.handshake.flight import FlightPart
-from sansdtls.handshake.keys import HandshakeParameters, derive_epoch_keys
-from sansdtls.handshake.negotiation import Negotiated
+from sansdtls.handshake.keys import HandshakeParameters, derive_epoch_keys, room_for_plaintext
+from sansdtls.handshake.negotiation import Negotiated, shared
 from sansdtls.handshake.outcome import Peer
 from sansdtls.iana import HandshakeType, ProtocolVersion
 from sansdtls.record.epochs import WriteEpoch
@@ -223,6 +223,7 @@ class FreezableAssociation(Association):
         outbox: list[Outgoing],
         totals: ServerStatistics | None,
         generation: int | None = None,
+        reserved_until: int = MAX_SEQUENCE_NUMBER,
         watcher: Watcher | None = None,
     ) -> Self:
         """A connection made of what was saved. Raises SnapshotError if its numbers are used up."""
@@ -231,9 +232,9 @@ class FreezableAssociation(Association):
         )
         layer.connection_id = saved.connection_id
         connection = cls(config, layer, min(saved.last_received, now), entropy, is_client=saved.is_client)
-        policy = config.connection_id
+        policy, suite = config.connection_id, SUITES[saved.cipher_suite]
         parameters = HandshakeParameters(
-            SUITES[saved.cipher_suite],
+            suite,
             saved.client_random,
             saved.server_random,
             None,
@@ -241,7 +242,10 @@ class FreezableAssociation(Association):
             limits=config.limits,
             connection_id=saved.connection_id,
             peer_connection_id=saved.peer_connection_id,
-            padding=1 if policy is None else policy.padding_within(saved.max_plaintext, config.mtu),
+            padding=1 if policy is None else policy.padding,
+            max_plaintext=room_for_plaintext(
+                suite, config.mtu, saved.peer_connection_id, saved.max_plaintext
+            ),
         )
         keys = derive_epoch_keys(parameters, saved.master_secret)
         layer.read, layer.write = keys.read, keys.write
@@ -258,20 +262,24 @@ class FreezableAssociation(Association):
         layer.write.next_sequence_number = first
         if layer.write.remaining <= 1:
             raise SnapshotError("the frozen association has used up its record numbers")
+        if reserved_until < MAX_SEQUENCE_NUMBER:
+            layer.write.reserve_until(reserved_until)
         connection._origin = Origin(saved.serial, base, first)
         connection._state = ConnectionState.CONNECTED
         connection._watcher = watcher
         connection._settle_sizes(saved.max_plaintext, saved.max_accepted)
-        connection._negotiated = Negotiated(
-            version=ProtocolVersion.DTLS_1_2,
-            cipher_suite=saved.cipher_suite,
-            extended_master_secret=saved.extended_master_secret,
-            secure_renegotiation=saved.secure_renegotiation,
-            group=saved.group,
-            server_name=saved.server_name,
-            alpn_protocol=saved.alpn_protocol,
-            resumed=saved.resumed,
-            return_routability=saved.return_routability,
+        connection._negotiated = shared(
+            Negotiated(
+                version=ProtocolVersion.DTLS_1_2,
+                cipher_suite=saved.cipher_suite,
+                extended_master_secret=saved.extended_master_secret,
+                secure_renegotiation=saved.secure_renegotiation,
+                group=saved.group,
+                server_name=saved.server_name,
+                alpn_protocol=saved.alpn_protocol,
+                resumed=saved.resumed,
+                return_routability=saved.return_routability,
+            )
         )
         connection._peer = Peer(
             saved.psk_identity, saved.psk_key_index, saved.certificate_chain, saved.raw_public_key

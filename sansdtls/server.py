@@ -254,7 +254,7 @@ class Server:
         """
         self._members.now = now
         saved, handle = self._new_here(blob, now)
-        member = self._members.revive(saved, now)
+        member = self._members.revive(handle, saved, now)
         if not self._members.make_room(now):
             raise SnapshotError("no room: max_associations are live, and none may give way")
         self._members.admit(member, handle, saved)
