@@ -23,8 +23,6 @@ from sansdtls.iana import ContentType, ProtocolVersion
 from sansdtls.wire.record import MAX_PLAINTEXT_LENGTH, RECORD_HEADER, encode_record_with_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from sansdtls.crypto.suites import Aead, SuiteParameters
     from sansdtls.record.ciphers import Ciphers
     from sansdtls.wire.record import Record
@@ -43,15 +41,11 @@ TYPE_LENGTH = 1
 class _Cipher:
     """The cipher object, and what it is made of."""
 
-    __slots__ = ()
-    _aead: Aead | None
-    _ciphers: Ciphers | None
-    _key: bytes
-    _make: Callable[[bytes], Aead]
+    __slots__ = ("_aead", "_ciphers", "_key", "_make")
 
-    def _prepare(self, suite: SuiteParameters, key: bytes) -> None:
-        self._aead = None
-        self._ciphers = None
+    def __init__(self, suite: SuiteParameters, key: bytes) -> None:
+        self._aead: Aead | None = None
+        self._ciphers: Ciphers | None = None
         self._key = key
         self._make = suite.aead
 
@@ -82,7 +76,7 @@ class _Cipher:
 class _ExplicitNonce(_Cipher):
     """AES-GCM and AES-CCM: eight bytes of the nonce stand in front of the ciphertext."""
 
-    __slots__ = ()
+    __slots__ = ("_salt",)
     _salt: bytes
 
     def _encrypt(self, number: int, plaintext: bytes, additional: bytes) -> bytes:
@@ -96,7 +90,7 @@ class _ExplicitNonce(_Cipher):
 class _ImplicitNonce(_Cipher):
     """ChaCha20-Poly1305, RFC 7905 §2."""
 
-    __slots__ = ()
+    __slots__ = ("_iv",)
     _iv: int
 
     def _encrypt(self, number: int, plaintext: bytes, additional: bytes) -> bytes:
@@ -192,10 +186,10 @@ class _ConnectionIdFormat:
 class ExplicitNonceProtection(_ExplicitNonce, _PlainFormat):
     """One direction of one epoch."""
 
-    __slots__ = ("_aead", "_ciphers", "_key", "_make", "_salt", "overhead")
+    __slots__ = ("overhead",)
 
     def __init__(self, suite: SuiteParameters, key: bytes, salt: bytes) -> None:
-        self._prepare(suite, key)
+        super().__init__(suite, key)
         self._salt = salt
         self.overhead = suite.overhead
 
@@ -203,10 +197,10 @@ class ExplicitNonceProtection(_ExplicitNonce, _PlainFormat):
 class ImplicitNonceProtection(_ImplicitNonce, _PlainFormat):
     """One direction of one epoch."""
 
-    __slots__ = ("_aead", "_ciphers", "_iv", "_key", "_make", "overhead")
+    __slots__ = ("overhead",)
 
     def __init__(self, suite: SuiteParameters, key: bytes, iv: bytes) -> None:
-        self._prepare(suite, key)
+        super().__init__(suite, key)
         self._iv = int.from_bytes(iv)
         self.overhead = suite.overhead
 
@@ -214,17 +208,7 @@ class ImplicitNonceProtection(_ImplicitNonce, _PlainFormat):
 class ExplicitNonceIdProtection(_ExplicitNonce, _ConnectionIdFormat):
     """One direction of one epoch, with a connection ID."""
 
-    __slots__ = (
-        "_aead",
-        "_ciphers",
-        "_connection_id",
-        "_key",
-        "_make",
-        "_max_plaintext",
-        "_padding",
-        "_salt",
-        "overhead",
-    )
+    __slots__ = ("_connection_id", "_max_plaintext", "_padding", "overhead")
 
     def __init__(
         self,
@@ -235,7 +219,7 @@ class ExplicitNonceIdProtection(_ExplicitNonce, _ConnectionIdFormat):
         padding: int,
         max_plaintext: int,
     ) -> None:
-        self._prepare(suite, key)
+        super().__init__(suite, key)
         self._salt = salt
         self._connection_id = connection_id
         self._padding = padding
@@ -246,17 +230,7 @@ class ExplicitNonceIdProtection(_ExplicitNonce, _ConnectionIdFormat):
 class ImplicitNonceIdProtection(_ImplicitNonce, _ConnectionIdFormat):
     """One direction of one epoch, with a connection ID."""
 
-    __slots__ = (
-        "_aead",
-        "_ciphers",
-        "_connection_id",
-        "_iv",
-        "_key",
-        "_make",
-        "_max_plaintext",
-        "_padding",
-        "overhead",
-    )
+    __slots__ = ("_connection_id", "_max_plaintext", "_padding", "overhead")
 
     def __init__(
         self,
@@ -267,7 +241,7 @@ class ImplicitNonceIdProtection(_ImplicitNonce, _ConnectionIdFormat):
         padding: int,
         max_plaintext: int,
     ) -> None:
-        self._prepare(suite, key)
+        super().__init__(suite, key)
         self._iv = int.from_bytes(iv)
         self._connection_id = connection_id
         self._padding = padding

@@ -133,6 +133,7 @@ def test_a_cipher_object_that_was_dropped_is_made_again_just_the_same(suite):
         protection = make_protection(row, key, iv, connection_id)
         sealed = protection.seal(ContentType.APPLICATION_DATA, 1 << 48, b"content")
         record = read_record_untrusted(sealed, 0, len(connection_id))
+        assert record is not None
         protection.drop_cipher()
         assert protection.open(record) == (ContentType.APPLICATION_DATA, b"content")
         protection.drop_cipher()
