@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import attrs
 
-from sansdtls.connection_ids import PathPolicy
 from sansdtls.errors import DecodeError
 from sansdtls.events import (
     AlertReceived,
@@ -26,12 +25,14 @@ from sansdtls.events import (
 )
 from sansdtls.handshake.failure import HandshakeFailure, violation
 from sansdtls.handshake.flight import MINIMUM_DATAGRAM_SIZE, pack_flight
+from sansdtls.handshake.handshake import AFTER_FINISHED
 from sansdtls.iana import AlertDescription, AlertLevel, ContentType, HandshakeType, ProtocolVersion
+from sansdtls.paths import PathFollower
 from sansdtls.wire.handshake import decode_fragments_untrusted
 from sansdtls.wire.record import MAX_PLAINTEXT_LENGTH, MAX_SEQUENCE_NUMBER, decode_alert_untrusted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Sequence
 
     from sansdtls.config import ClientConfig, ServerConfig
     from sansdtls.connection import Connection
@@ -52,6 +53,7 @@ maximum segment lifetime of TCP, which is two minutes; here, or until data show 
 
 # Looking up a member of an enum costs 90 ns, as much as a tenth of the decryption: not for each record.
 _APPLICATION_DATA = int(ContentType.APPLICATION_DATA)
+_RETURN_ROUTABILITY_CHECK = int(ContentType.RETURN_ROUTABILITY_CHECK)
 _DTLS_1_2 = int(ProtocolVersion.DTLS_1_2)
 
 CLOSE_NOTIFY = (AlertLevel.WARNING, AlertDescription.CLOSE_NOTIFY)
@@ -99,7 +101,7 @@ _CLOSED = ConnectionState.CLOSED
 _OVER = (ConnectionState.CLOSED, ConnectionState.FROZEN)
 
 
-class Association:
+class Association(PathFollower):
     """State and intake; :class:`~sansdtls.Connection` adds what callers use, and only it is ever made."""
 
     __slots__ = (
@@ -152,7 +154,7 @@ class Association:
         self._peer: Peer | None = None
         self._session: Session | None = None
         self._exporter: Exporter | None = None
-        self._last_flight: list[FlightPart] = []
+        self._last_flight: Sequence[FlightPart] = ()
         self._repeat_until = now
         self._repeats = 0
         self._next_receive_seq = 0
@@ -197,7 +199,7 @@ class Association:
         layer = self._layer
         read = layer.read
         handshake = self._handshake
-        if handshake is not None and record.content_type == _APPLICATION_DATA:
+        if handshake is not None and record.content_type in AFTER_FINISHED:
             handshake.defer(record)  # not even decrypted before Finished is verified
             return True
         if record.version != _DTLS_1_2:
@@ -219,22 +221,21 @@ class Association:
             if read.exhausted:
                 self.terminate(KeysExhausted("open"), notify=True)
             return False
-        if handshake is not None and opened[0] == _APPLICATION_DATA:
+        if handshake is not None and opened[0] in AFTER_FINISHED:
             handshake.defer(record)  # its type was hidden
             return True
         newer = sequence_number > read.window.highest
         read.window.mark(sequence_number)
         self.last_received = now
-        if path is not None and path != layer.path:
-            self._heard_elsewhere(path, record, now, newer=newer)
+        about_paths = handshake is None and (
+            (path is not None and path != layer.path)
+            or layer.path_check is not None
+            or opened[0] == _RETURN_ROUTABILITY_CHECK
+        )
+        if about_paths and self._locate_peer(path, record.length, opened, now, newer=newer):
+            return True
         self._receive_authentic(*opened, now)
         return True
-
-    def _heard_elsewhere(self, path: Hashable, record: Record, now: float, *, newer: bool) -> None:
-        """An authentic record came from another path than the one in use."""
-        policy = self._config.connection_id
-        if newer and policy is not None and policy.path_policy is PathPolicy.MOVE:
-            self._layer.path = path
 
     def _receive_authentic(self, content_type: int, plaintext: bytes, now: float) -> None:
         if content_type == _APPLICATION_DATA and len(plaintext) <= self._max_accepted:
@@ -242,7 +243,7 @@ class Association:
             statistics.records_received += 1
             statistics.bytes_received += len(plaintext)
             if self._last_flight:
-                self._last_flight = []  # who sends data has received it: nobody will ask for it again
+                self._last_flight = ()  # who sends data has received it: nobody will ask for it again
             self._events.append(DataReceived(cast("Connection", self), plaintext))
         elif len(plaintext) > self._max_accepted:
             # RFC 5246 §6.2.1: "The length MUST NOT exceed 2^14."; RFC 8449 §4 and RFC 6066 §4 for less
@@ -369,7 +370,7 @@ class Association:
         self._peer = outcome.peer
         self._session = outcome.session
         self._exporter = Exporter(outcome.master_secret, outcome.client_random + outcome.server_random)
-        self._last_flight = outcome.last_flight
+        self._last_flight = tuple(outcome.last_flight)
         self._expect_repeats_until(now)
         self._next_receive_seq = outcome.next_receive_seq
         self.last_received = now
@@ -392,10 +393,13 @@ class Association:
     def _deadline(self) -> float | None:
         if self._handshake is not None:
             return self._handshake.timer.next
+        check = self._layer.path_check
+        asked = None if check is None else check.deadline
         idle_timeout = self._idle_timeout
         if self._state in _OVER or idle_timeout is None:
-            return None
-        return self.last_received + idle_timeout
+            return asked
+        idle = self.last_received + idle_timeout
+        return idle if asked is None else min(idle, asked)
 
     @property
     def _idle_timeout(self) -> float | None:
@@ -418,7 +422,7 @@ class Association:
             self._handshake.release()
             self._handshake = None
         self._exporter = None
-        self._last_flight = []
+        self._last_flight = ()
         self._layer.forget_keys()
         self._events.append(ConnectionTerminated(cast("Connection", self), cause))
 

@@ -147,7 +147,7 @@ class FreezableAssociation(Association):
         self._state = ConnectionState.FROZEN
         self._max_payload = 0
         self._exporter = None
-        self._last_flight = []
+        self._last_flight = ()
         self._layer.forget_keys()
 
     def rests(self, now: float) -> bool:
@@ -155,6 +155,7 @@ class FreezableAssociation(Association):
         return (
             self._state is ConnectionState.CONNECTED
             and not self._events
+            and not self.path_check_under_way
             and (not self._last_flight or now >= self._repeat_until)
         )
 
@@ -293,7 +294,7 @@ class FreezableAssociation(Association):
 
     def _restore_last_flight(self, saved: SavedAssociation, now: float) -> None:
         epoch_0 = WriteEpoch(0, first_sequence_number=saved.epoch_0_sequence_number)
-        self._last_flight = [
+        self._last_flight = tuple(
             FlightPart(
                 self._layer.write if epoch else epoch_0,
                 None
@@ -301,5 +302,5 @@ class FreezableAssociation(Association):
                 else HandshakeMessage(HandshakeType(message_type), message_seq, body),
             )
             for epoch, message_type, message_seq, body in saved.last_flight
-        ]
+        )
         self._expect_repeats_until(now)

@@ -7,6 +7,7 @@ connection is the owner's business.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from sansdtls.iana import ProtocolVersion
@@ -17,6 +18,12 @@ from sansdtls.wire.record import MAX_SEQUENCE_NUMBER, RECORD_HEADER_LENGTH, enco
 if TYPE_CHECKING:
     from sansdtls.record.protection import Protection
     from sansdtls.wire.record import Record
+
+
+@lru_cache
+def _first_number(epoch: int) -> int:
+    """Of an epoch's records. One object of 36 bytes for all associations."""
+    return epoch << 48
 
 
 class WriteEpoch:
@@ -43,7 +50,7 @@ class WriteEpoch:
         first_sequence_number: int = 0,
         connection_id: bytes = b"",
     ) -> None:
-        self._base = epoch << 48
+        self._base = _first_number(epoch)
         self.protection = protection
         self._sequence_number_limit = min(max_sealed, MAX_SEQUENCE_NUMBER)
         self.next_sequence_number = first_sequence_number
