@@ -43,7 +43,7 @@ class Ciphers:
         return len(self._prepared)
 
     def add(self, prepared: Prepared) -> None:
-        """One has been made; the oldest goes if there are too many."""
+        """One is about to be made; the oldest goes if there are too many."""
         self._prepared[prepared] = None
         if len(self._prepared) > self._limit:
             self._prepared.popitem(last=False)[0].drop_cipher()

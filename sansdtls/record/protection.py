@@ -39,21 +39,27 @@ TYPE_LENGTH = 1
 
 
 class _Cipher:
-    """The cipher object, and what it is made of."""
+    """The cipher object, and what it is made of: the key, and behind it the part of the nonce that nobody sends."""
 
-    __slots__ = ("_aead", "_ciphers", "_key", "_make")
+    __slots__ = ("_aead", "_ciphers", "_secret", "_suite", "overhead")
 
-    def __init__(self, suite: SuiteParameters, key: bytes) -> None:
+    def __init__(self, suite: SuiteParameters, key: bytes, fixed_iv: bytes) -> None:
         self._aead: Aead | None = None
         self._ciphers: Ciphers | None = None
-        self._key = key
-        self._make = suite.aead
+        self._secret = key + fixed_iv
+        self._suite = suite
+        self.overhead = suite.overhead
 
     def _made(self) -> Aead:
-        aead = self._aead = self._make(self._key)
         if self._ciphers is not None:
             self._ciphers.add(self)
+        length = self._suite.key_length
+        aead = self._aead = self._suite.aead(self._secret[:length])
+        self._use_iv(self._secret[length:])
         return aead
+
+    def _use_iv(self, fixed_iv: bytes) -> None:
+        raise NotImplementedError
 
     def share(self, ciphers: Ciphers) -> None:
         """From now on ``ciphers`` decides how long the cipher object is kept."""
@@ -64,11 +70,12 @@ class _Cipher:
     def drop_cipher(self) -> None:
         """Do without the cipher object until it is needed."""
         self._aead = None
+        self._use_iv(b"")
 
     def forget_key(self) -> None:
         """Nothing can be sealed or opened any more."""
-        self._key = b""
-        self._aead = None
+        self._secret = b""
+        self.drop_cipher()
         if self._ciphers is not None:
             self._ciphers.discard(self)
 
@@ -77,7 +84,9 @@ class _ExplicitNonce(_Cipher):
     """AES-GCM and AES-CCM: eight bytes of the nonce stand in front of the ciphertext."""
 
     __slots__ = ("_salt",)
-    _salt: bytes
+
+    def _use_iv(self, fixed_iv: bytes) -> None:
+        self._salt = fixed_iv
 
     def _encrypt(self, number: int, plaintext: bytes, additional: bytes) -> bytes:
         explicit = number.to_bytes(8)
@@ -91,15 +100,17 @@ class _ImplicitNonce(_Cipher):
     """ChaCha20-Poly1305, RFC 7905 §2."""
 
     __slots__ = ("_iv",)
-    _iv: int
+
+    def _use_iv(self, fixed_iv: bytes) -> None:
+        self._iv = int.from_bytes(fixed_iv)
 
     def _encrypt(self, number: int, plaintext: bytes, additional: bytes) -> bytes:
-        nonce = (self._iv ^ number).to_bytes(12)
-        return (self._aead or self._made()).encrypt(nonce, plaintext, additional)
+        aead = self._aead or self._made()
+        return aead.encrypt((self._iv ^ number).to_bytes(12), plaintext, additional)
 
     def _decrypt(self, number: int, fragment: bytes, additional: bytes) -> bytes:
-        nonce = (self._iv ^ number).to_bytes(12)
-        return (self._aead or self._made()).decrypt(nonce, fragment, additional)
+        aead = self._aead or self._made()
+        return aead.decrypt((self._iv ^ number).to_bytes(12), fragment, additional)
 
 
 class _PlainFormat:
@@ -186,67 +197,53 @@ class _ConnectionIdFormat:
 class ExplicitNonceProtection(_ExplicitNonce, _PlainFormat):
     """One direction of one epoch."""
 
-    __slots__ = ("overhead",)
-
-    def __init__(self, suite: SuiteParameters, key: bytes, salt: bytes) -> None:
-        super().__init__(suite, key)
-        self._salt = salt
-        self.overhead = suite.overhead
+    __slots__ = ()
 
 
 class ImplicitNonceProtection(_ImplicitNonce, _PlainFormat):
     """One direction of one epoch."""
 
-    __slots__ = ("overhead",)
-
-    def __init__(self, suite: SuiteParameters, key: bytes, iv: bytes) -> None:
-        super().__init__(suite, key)
-        self._iv = int.from_bytes(iv)
-        self.overhead = suite.overhead
+    __slots__ = ()
 
 
 class ExplicitNonceIdProtection(_ExplicitNonce, _ConnectionIdFormat):
     """One direction of one epoch, with a connection ID."""
 
-    __slots__ = ("_connection_id", "_max_plaintext", "_padding", "overhead")
+    __slots__ = ("_connection_id", "_max_plaintext", "_padding")
 
     def __init__(
         self,
         suite: SuiteParameters,
         key: bytes,
-        salt: bytes,
+        fixed_iv: bytes,
         connection_id: bytes,
         padding: int,
         max_plaintext: int,
     ) -> None:
-        super().__init__(suite, key)
-        self._salt = salt
+        super().__init__(suite, key, fixed_iv)
         self._connection_id = connection_id
         self._padding = padding
         self._max_plaintext = max_plaintext
-        self.overhead = suite.overhead
 
 
 class ImplicitNonceIdProtection(_ImplicitNonce, _ConnectionIdFormat):
     """One direction of one epoch, with a connection ID."""
 
-    __slots__ = ("_connection_id", "_max_plaintext", "_padding", "overhead")
+    __slots__ = ("_connection_id", "_max_plaintext", "_padding")
 
     def __init__(
         self,
         suite: SuiteParameters,
         key: bytes,
-        iv: bytes,
+        fixed_iv: bytes,
         connection_id: bytes,
         padding: int,
         max_plaintext: int,
     ) -> None:
-        super().__init__(suite, key)
-        self._iv = int.from_bytes(iv)
+        super().__init__(suite, key, fixed_iv)
         self._connection_id = connection_id
         self._padding = padding
         self._max_plaintext = max_plaintext
-        self.overhead = suite.overhead
 
 
 Protection = (

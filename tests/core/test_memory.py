@@ -110,7 +110,7 @@ def test_an_association_that_has_ended_leaves_neither_key_nor_cipher_object():
     assert len(fleet.server._members.ciphers) == 2
     connection.close(now=fleet.now)
     assert len(fleet.server._members.ciphers) == 0
-    assert [(each._aead, each._key) for each in kept] == [(None, b"")] * 2
+    assert [(each._aead, each._secret) for each in kept] == [(None, b"")] * 2
 
 
 def test_thawed_associations_stay_within_the_limit_too():
