@@ -19,7 +19,7 @@ from sansdtls.crypto.suites import SUITES
 from sansdtls.errors import SnapshotError, WrongState
 from sansdtls.handshake.flight import FlightPart
 from sansdtls.handshake.keys import HandshakeParameters, derive_epoch_keys, room_for_plaintext
-from sansdtls.handshake.negotiation import Negotiated
+from sansdtls.handshake.negotiation import Negotiated, shared
 from sansdtls.handshake.outcome import Peer
 from sansdtls.iana import HandshakeType, ProtocolVersion
 from sansdtls.record.epochs import WriteEpoch
@@ -147,7 +147,7 @@ class FreezableAssociation(Association):
         self._state = ConnectionState.FROZEN
         self._max_payload = 0
         self._exporter = None
-        self._last_flight = []
+        self._last_flight = ()
         self._layer.forget_keys()
 
     def rests(self, now: float) -> bool:
@@ -270,16 +270,18 @@ class FreezableAssociation(Association):
         connection._state = ConnectionState.CONNECTED
         connection._watcher = watcher
         connection._settle_sizes(saved.max_plaintext, saved.max_accepted)
-        connection._negotiated = Negotiated(
-            version=ProtocolVersion.DTLS_1_2,
-            cipher_suite=saved.cipher_suite,
-            extended_master_secret=saved.extended_master_secret,
-            secure_renegotiation=saved.secure_renegotiation,
-            group=saved.group,
-            server_name=saved.server_name,
-            alpn_protocol=saved.alpn_protocol,
-            resumed=saved.resumed,
-            return_routability=saved.return_routability,
+        connection._negotiated = shared(
+            Negotiated(
+                version=ProtocolVersion.DTLS_1_2,
+                cipher_suite=saved.cipher_suite,
+                extended_master_secret=saved.extended_master_secret,
+                secure_renegotiation=saved.secure_renegotiation,
+                group=saved.group,
+                server_name=saved.server_name,
+                alpn_protocol=saved.alpn_protocol,
+                resumed=saved.resumed,
+                return_routability=saved.return_routability,
+            )
         )
         connection._peer = Peer(
             saved.psk_identity, saved.psk_key_index, saved.certificate_chain, saved.raw_public_key
@@ -293,7 +295,7 @@ class FreezableAssociation(Association):
 
     def _restore_last_flight(self, saved: SavedAssociation, now: float) -> None:
         epoch_0 = WriteEpoch(0, first_sequence_number=saved.epoch_0_sequence_number)
-        self._last_flight = [
+        self._last_flight = tuple(
             FlightPart(
                 self._layer.write if epoch else epoch_0,
                 None
@@ -301,5 +303,5 @@ class FreezableAssociation(Association):
                 else HandshakeMessage(HandshakeType(message_type), message_seq, body),
             )
             for epoch, message_type, message_seq, body in saved.last_flight
-        ]
+        )
         self._expect_repeats_until(now)

@@ -26,6 +26,7 @@ from sansdtls.freezer import NEVER, Expiry, Freezer, handle_of
 from sansdtls.handshake.failure import HandshakeFailure
 from sansdtls.handshake.outcome import Peer
 from sansdtls.iana import AlertDescription
+from sansdtls.record.ciphers import Ciphers
 from sansdtls.routes import Member, Pending, Route, Routes
 from sansdtls.statistics import ServerStatistics, cause_name
 
@@ -61,6 +62,7 @@ class Members:
         self.freezer = freezer
         self.deadlines: Deadlines[Member | Pending | Expiry] = Deadlines()
         self.outbox: list[Outgoing] = []
+        self.ciphers = Ciphers()
         self.events: list[Event] = []
         """That arose where no list of events is returned."""
         self.now = now
@@ -125,6 +127,7 @@ class Members:
 
     def _admit(self, member: Member) -> None:
         member.server_random = member.connection.server_random
+        member.connection.share_ciphers(self.ciphers)
         self.routes.established[member] = None
         self.routes.settle_at(member, member.connection.path)
         self.statistics.associations += 1
