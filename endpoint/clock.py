@@ -119,6 +119,12 @@ class LastingClock:
         return cls(sources, ahead=0.0 if now is None else now - sources.progress())
 
 
+def time_since(anchor: bytes, sources: ClockSources = SYSTEM) -> float:
+    """Seconds that have passed since ``anchor`` was made, as :meth:`LastingClock.resume` would count them."""
+    kept = _read(anchor)
+    return _moved_on(kept, sources) - kept.clock
+
+
 @attrs.frozen(kw_only=True)
 class _Anchor:
     boot: str
