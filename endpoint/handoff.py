@@ -252,7 +252,9 @@ class Handoff:
             raise HandoffError(f"{self.where}: used up before; remedy: remove it")
         if start[: len(MAGIC)] != MAGIC:
             # Not removed: it may be anything, named by mistake.
-            raise HandoffError(f"{self.where}: holds no associations; remedy: name another file, or remove it")
+            raise HandoffError(
+                f"{self.where}: holds no associations; remedy: name another file, or remove it"
+            )
         version, keyed = int.from_bytes(start[len(MAGIC) : -1]), start[-1]
         if version != VERSION:
             raise HandoffError(

@@ -189,11 +189,11 @@ def _bind_one(family: int, target: Address, receive_buffer: int) -> UdpSocket:
         # SO_REUSEADDR is left alone: for UDP it lets a second program take the port silently.
         sock.bind(target)
         udp = UdpSocket(sock)
-        udp.ask_for_buffer(receive_buffer)
-        return udp
     except OSError as error:
         sock.close()
         raise _listen_error(target, error) from error
+    udp.ask_for_buffer(receive_buffer)
+    return udp
 
 
 def _listen_error(target: Address, error: OSError) -> ListenError:
