@@ -63,7 +63,6 @@ class Meter:
         "echoed",
         "number",
         "outstanding",
-        "round",
         "sent",
         "sock",
     )
@@ -78,8 +77,6 @@ class Meter:
         """The message that waits for its echo."""
         self.sent = 0
         self.echoed = 0
-        self.round = -1
-        """The last round of which a message has been echoed."""
 
     def begin(self):
         """Begin the only handshake of its life."""
@@ -112,8 +109,8 @@ def psk_lines(count):
 class Meters:
     """The fleet. Use it in a ``with`` statement."""
 
-    def __init__(self, count, target, **more):
-        """``target`` is the endpoint's (IPv4 address, port); ``more`` goes into every ``ClientConfig``."""
+    def __init__(self, count, target, options=lambda _: {}):
+        """``target`` is the endpoint's (IPv4 address, port); ``options`` gives what else a meter's config has."""
         self._target = target
         self._sockets = [_socket() for _ in range(SOCKETS)]
         self._selector = selectors.DefaultSelector()
@@ -123,12 +120,12 @@ class Meters:
         self._at: dict[tuple[socket.socket, bytes], Meter] = {}
         self._ready: deque[Meter] = deque()
         """Connected meters without a message under way; who has waited longest is first."""
-        self._just_heard: list[Meter] = []
         self._under_way: dict[Meter, None] = {}
         """Those with one, oldest first. A dict for its order."""
         self.sent = Ledger()
         self.received = Ledger()
         self.round = 0
+        self._behind: set[Meter] = set()
         self.lost = 0
         """Messages without an echo."""
         self.causes: Counter[str] = Counter()
@@ -136,7 +133,7 @@ class Meters:
         self.all: list[Meter] = []
         for number in range(count):
             config = ClientConfig(
-                psk_identity=identity(number), psk_key=key(number), cipher_suites=(SUITE,), **more
+                psk_identity=identity(number), psk_key=key(number), cipher_suites=(SUITE,), **options(number)
             )
             meter = Meter(number, config)
             self.move(meter)
@@ -161,8 +158,8 @@ class Meters:
 
     @property
     def behind(self):
-        """How many meters have had no echo in this round."""
-        return sum(meter.round < self.round for meter in self.all)
+        """How many meters have had no echo of what they have sent in this round."""
+        return len(self._behind)
 
     def move(self, meter):
         """Give a meter a new address, and leave the old one to nobody."""
@@ -199,7 +196,6 @@ class Meters:
 
         Messages are given up, and counted as ``lost``, only while there is one.
         """
-        self._just_heard = []
         now = heard = time.monotonic()
         deadline = now + PATIENCE
         while not until():
@@ -214,20 +210,21 @@ class Meters:
                 self._give_up()
                 heard = now
 
+    def begin_round(self):
+        """From now on messages belong to a new round."""
+        self.round += 1
+        self._behind = set(self.all)
+
     def hear_all(self, **more):
         """Begin a new round and stream until each meter has had an echo in it."""
-        self.round += 1
-        self._until_heard(**more)
+        self.begin_round()
+        self.stream(lambda: not self._behind, **more)
 
-    def _until_heard(self, **more):
-        behind = {meter for meter in self.all if meter.round < self.round}
-
-        def heard():
-            # Only those at hand are looked at: all of them each time would take longer than the echoes.
-            behind.difference_update([meter for meter in self._just_heard if meter.round == self.round])
-            return not behind
-
-        self.stream(heard, **more)
+    def say_once(self):
+        """Begin a new round in which each meter sends one message, without waiting for anything."""
+        self.begin_round()
+        while self._ready:
+            self._speak(self._ready.popleft())
 
     def settle(self, **more):
         """Wait for the echoes that are under way, without sending anything new."""
@@ -254,7 +251,6 @@ class Meters:
     def _take_in(self):
         """Receive what has come; the meters it was for."""
         progress = set()
-        self._just_heard = []
         for entry, _ in self._selector.select(POLL):
             sock = entry.data
             for _ in range(TURN):
@@ -286,11 +282,11 @@ class Meters:
             self.lost -= 1  # given up too early
             return
         meter.echoed += 1
-        meter.round = int(data.split()[2])
+        if int(data.split()[2]) == self.round:
+            self._behind.discard(meter)
         meter.outstanding = None
         del self._under_way[meter]
         self._ready.append(meter)
-        self._just_heard.append(meter)
 
     def _repeat(self, waiting):
         now = time.monotonic()
