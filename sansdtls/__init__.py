@@ -15,6 +15,7 @@ from sansdtls.config import (
     ServerConfig,
 )
 from sansdtls.connection import Connection
+from sansdtls.connection_ids import ConnectionIdPolicy, PathPolicy, ReturnRoutability
 from sansdtls.credentials import CertificateCredential, ClientAuthentication, RawPublicKeyCredential
 from sansdtls.crypto.signatures import SigningKey
 from sansdtls.errors import ConfigError, DtlsError, MessageTooLarge, UsageError, WrongState
@@ -75,6 +76,7 @@ __all__ = [
     "ClientConfig",
     "ConfigError",
     "Connection",
+    "ConnectionIdPolicy",
     "ConnectionOffered",
     "ConnectionState",
     "ConnectionStatistics",
@@ -96,6 +98,7 @@ __all__ = [
     "NamedGroup",
     "Negotiated",
     "Outgoing",
+    "PathPolicy",
     "Peer",
     "PeerAlert",
     "PeerCertificateReceived",
@@ -108,6 +111,7 @@ __all__ = [
     "RawPublicKeyCredential",
     "ResumptionPolicy",
     "RetransmitPolicy",
+    "ReturnRoutability",
     "SecretDerived",
     "Server",
     "ServerConfig",

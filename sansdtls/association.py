@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import attrs
 
+from sansdtls.connection_ids import PathPolicy
 from sansdtls.errors import DecodeError
 from sansdtls.events import (
     AlertReceived,
@@ -30,6 +31,8 @@ from sansdtls.wire.handshake import decode_fragments_untrusted
 from sansdtls.wire.record import MAX_PLAINTEXT_LENGTH, MAX_SEQUENCE_NUMBER, decode_alert_untrusted
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from sansdtls.config import ClientConfig, ServerConfig
     from sansdtls.connection import Connection
     from sansdtls.events import Cause, Event
@@ -137,10 +140,11 @@ class Association:
         """When something authentic last arrived (or the connection began), in seconds."""
         self._watcher: Watcher | None = None
 
-    def receive_record(self, record: Record, now: float) -> bool:
+    def receive_record(self, record: Record, now: float, path: Hashable = None) -> bool:
         """For :class:`~sansdtls.Server`: take in one record; whether it belonged here.
 
-        That is: it authenticated, or a handshake under way took it in. Events wait to be fetched.
+        That is: it authenticated, or a handshake under way took it in. Events wait to be fetched. ``path`` is
+        where it came from; ``None`` = where everything comes from.
         """
         layer = self._layer
         read = layer.read
@@ -150,7 +154,7 @@ class Association:
         epoch = record.number >> 48
         try:
             if epoch == read.epoch and read.protected:
-                return self._receive_protected(record, now)
+                return self._receive_protected(record, now, path)
             handshake = self._handshake
             if handshake is None or epoch not in (read.epoch, read.epoch + 1):
                 layer.discard(DiscardReason.OLD_EPOCH if epoch < read.epoch else DiscardReason.UNKNOWN_EPOCH)
@@ -158,38 +162,58 @@ class Association:
             if epoch == read.epoch:
                 self._receive_plaintext(record, handshake, now)
                 return True
-            plaintext = handshake.open_next_epoch(record)
-            if plaintext is None:
+            opened = handshake.open_next_epoch(record)
+            if opened is None:
                 return False
-            self._receive_authentic(record.content_type, plaintext, now)
+            self._receive_authentic(*opened, now)
         except HandshakeFailure as failure:
             self.fail(failure)
         return True
 
     # --- records ------------------------------------------------------------------------------------
 
-    def _receive_protected(self, record: Record, now: float) -> bool:
+    def _receive_protected(self, record: Record, now: float, path: Hashable) -> bool:
         layer = self._layer
         read = layer.read
-        if self._handshake is not None and record.content_type == _APPLICATION_DATA:
-            self._handshake.defer(record)  # not even decrypted before Finished is verified
+        handshake = self._handshake
+        if handshake is not None and record.content_type == _APPLICATION_DATA:
+            handshake.defer(record)  # not even decrypted before Finished is verified
             return True
         if record.version != _DTLS_1_2:
             layer.discard(DiscardReason.BAD_RECORD_HEADER)
             return False
-        if not read.window.accepts(record.number & MAX_SEQUENCE_NUMBER):
+        # RFC 9146 §3: without the type tls12_cid "a check MUST be made to determine whether a non-zero-length
+        # CID is expected"; with it the ID has to be the one agreed on.
+        if record.connection_id != read.connection_id:
+            layer.discard(DiscardReason.UNKNOWN_CONNECTION_ID)
+            return False
+        sequence_number = record.number & MAX_SEQUENCE_NUMBER
+        if not read.window.accepts(sequence_number):
             layer.discard(DiscardReason.REPLAY)
             return False
-        plaintext = read.open(record)
-        if plaintext is None:
+        opened = read.open(record)
+        if opened is None:
             layer.count_mac_failure()
             layer.discard(DiscardReason.BAD_MAC)
             if read.exhausted:
                 self.terminate(KeysExhausted("open"), notify=True)
             return False
+        if handshake is not None and opened[0] == _APPLICATION_DATA:
+            handshake.defer(record)  # its type was hidden
+            return True
+        newer = sequence_number > read.window.highest
+        read.window.mark(sequence_number)
         self.last_received = now
-        self._receive_authentic(record.content_type, plaintext, now)
+        if path is not None and path != layer.path:
+            self._heard_elsewhere(path, record, now, newer=newer)
+        self._receive_authentic(*opened, now)
         return True
+
+    def _heard_elsewhere(self, path: Hashable, record: Record, now: float, *, newer: bool) -> None:
+        """An authentic record came from another path than the one in use."""
+        policy = self._config.connection_id
+        if newer and policy is not None and policy.path_policy is PathPolicy.MOVE:
+            self._layer.path = path
 
     def _receive_authentic(self, content_type: int, plaintext: bytes, now: float) -> None:
         if content_type == _APPLICATION_DATA and len(plaintext) <= self._max_accepted:
@@ -209,8 +233,12 @@ class Association:
             self._receive_late_handshake(plaintext, now)
         elif content_type == ContentType.ALERT:
             self._receive_alert(plaintext)
-        else:
+        elif content_type == ContentType.CHANGE_CIPHER_SPEC:
             self._layer.discard(DiscardReason.UNEXPECTED_CHANGE_CIPHER_SPEC)
+        else:
+            # RFC 5246 §6: an unexpected record type is answered with unexpected_message, and so is a record
+            # of zeros only, RFC 8446 §5.4.
+            raise violation(AlertDescription.UNEXPECTED_MESSAGE, f"record of type {content_type}")
 
     def _receive_plaintext(self, record: Record, handshake: Handshake, now: float) -> None:
         """A record of epoch 0: only during the handshake, since afterwards the read epoch is 1."""
@@ -226,6 +254,8 @@ class Association:
         elif record.content_type == ContentType.HANDSHAKE:
             handshake.receive_plaintext(fragment, 0, now)
             self._advance(now)
+        elif record.content_type != ContentType.CHANGE_CIPHER_SPEC:
+            self._layer.discard(DiscardReason.BAD_RECORD_HEADER)  # never in clear
         else:
             handshake.receive_change_cipher_spec(fragment)
             self._advance(now)
@@ -291,7 +321,8 @@ class Association:
             halvings = self._repeats // self._config.retransmit.shrink_after
             size = max(MINIMUM_DATAGRAM_SIZE, self._config.mtu >> halvings)
             # What fits a record of application data fits one of the flight's, and is what the peer takes.
-            self._layer.send_datagrams(pack_flight(self._last_flight, size, self._max_payload))
+            max_plaintext = self._max_payload + self._layer.write.inner_overhead
+            self._layer.send_datagrams(pack_flight(self._last_flight, size, max_plaintext))
 
     # --- the handshake's progress and the end ---------------------------------------------------------
 
@@ -313,7 +344,10 @@ class Association:
     def _establish(self, outcome: Outcome, now: float) -> None:
         self._handshake = None
         self._state = ConnectionState.CONNECTED
-        self._max_payload = min(self._config.mtu - self._layer.write.overhead, outcome.max_plaintext)
+        write = self._layer.write
+        self._max_payload = min(
+            self._config.mtu - write.overhead, outcome.max_plaintext - write.inner_overhead
+        )
         self._negotiated = outcome.negotiated
         self._peer = outcome.peer
         self._session = outcome.session
@@ -332,10 +366,15 @@ class Association:
     def _deadline(self) -> float | None:
         if self._handshake is not None:
             return self._handshake.timer.next
-        idle_timeout = self._config.limits.idle_timeout
+        idle_timeout = self._idle_timeout
         if self._state is ConnectionState.CLOSED or idle_timeout is None:
             return None
         return self.last_received + idle_timeout
+
+    @property
+    def _idle_timeout(self) -> float | None:
+        limits = self._config.limits
+        return limits.idle_timeout_with_connection_id if self._layer.connection_id else limits.idle_timeout
 
     def fail(self, failure: HandshakeFailure) -> None:
         """End as ``failure`` says, with its alert."""

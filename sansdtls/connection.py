@@ -30,7 +30,7 @@ from sansdtls.handshake.failure import HandshakeFailure
 from sansdtls.handshake.server12 import MAX_KEYS, ServerHandshake12
 from sansdtls.iana import AlertDescription, AlertLevel, ContentType
 from sansdtls.record.layer import Outgoing, RecordLayer
-from sansdtls.wire.record import MAX_PLAINTEXT_LENGTH, RECORD_HEADER_LENGTH, read_record_untrusted
+from sansdtls.wire.record import MAX_PLAINTEXT_LENGTH, read_record_untrusted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -55,6 +55,7 @@ _ALERTS = frozenset(AlertDescription)
 
 # Members of enums that every datagram would look up; see association.py.
 _APPLICATION_DATA = int(ContentType.APPLICATION_DATA)
+_TLS12_CID_BYTE = bytes([ContentType.TLS12_CID])
 _CONNECTED = ConnectionState.CONNECTED
 
 
@@ -88,6 +89,7 @@ class Connection(Association):
         totals: ServerStatistics,
         watcher: Watcher,
         sessions: Sessions | None,
+        new_connection_id: Callable[[], bytes],
         lapsed: bool,
     ) -> Connection:
         """For :class:`~sansdtls.Server`: the answer to an offer; where it has ``lapsed``, a closed connection."""
@@ -107,7 +109,7 @@ class Connection(Association):
             watcher.wake(now)
             return connection
         handshake = ServerHandshake12(
-            connection, config, layer, connection._events, entropy, now, offer, sessions
+            connection, config, layer, connection._events, entropy, now, offer, sessions, new_connection_id
         )
         connection._handshake = handshake
         try:
@@ -142,6 +144,16 @@ class Connection(Association):
     def peer(self) -> Peer | None:
         """Who was authenticated; ``None`` before the handshake is complete."""
         return self._peer
+
+    @property
+    def connection_id(self) -> bytes:
+        """What the peer puts into its records, RFC 9146; none = no connection ID, or not known yet."""
+        return self._layer.connection_id
+
+    @property
+    def peer_connection_id(self) -> bytes:
+        """What this side puts into its records; none before the handshake is complete."""
+        return self._layer.write.connection_id
 
     @property
     def session(self) -> Session | None:
@@ -186,17 +198,23 @@ class Connection(Association):
         """Take in a datagram; what came of it. Never raises, whatever the bytes."""
         layer = self._layer
         layer.statistics.datagrams_received += 1
-        if path is not None and layer.path is not None and path != layer.path:
+        if path is None or path == layer.path or layer.path is None:
+            path = None
+        elif not layer.connection_id or self._handshake is not None:
             layer.discard(DiscardReason.WRONG_PATH)
             return self.take_events()
+        length = len(layer.connection_id)
         offset = 0
         while True:
-            record = read_record_untrusted(data, offset)
+            record = read_record_untrusted(data, offset, length)
             if record is None:
-                layer.discard(DiscardReason.BAD_RECORD_HEADER)
+                with_id = data[offset : offset + 1] == _TLS12_CID_BYTE and not length
+                layer.discard(
+                    DiscardReason.UNKNOWN_CONNECTION_ID if with_id else DiscardReason.BAD_RECORD_HEADER
+                )
                 break
-            self.receive_record(record, now)
-            offset += RECORD_HEADER_LENGTH + len(record.fragment)
+            self.receive_record(record, now, path)
+            offset += record.length
             if offset == len(data):
                 break
         return self.take_events()
@@ -210,8 +228,8 @@ class Connection(Association):
                     self._handshake.handle_timeout(now)
                 except HandshakeFailure as failure:
                     self.fail(failure)
-            elif self._config.limits.idle_timeout is not None:
-                self.terminate(IdleTimeout(self._config.limits.idle_timeout), notify=True)
+            elif (idle_timeout := self._idle_timeout) is not None:
+                self.terminate(IdleTimeout(idle_timeout), notify=self._config.notify_idle_timeout)
         return self.take_events()
 
     def provide_psk(self, request: PskRequested, keys: Sequence[bytes], *, now: float) -> list[Event]:

@@ -61,6 +61,8 @@ class DiscardReason(enum.Enum):
     """A ChangeCipherSpec that changes nothing: repeated, or where none can be due."""
     UNKNOWN_ASSOCIATION = "unknown_association"
     """Not a ClientHello, from a path without an association."""
+    UNKNOWN_CONNECTION_ID = "unknown_connection_id"
+    """A record with a connection ID that nobody has, or without the one that its association has."""
     UNKNOWN_EPOCH = "unknown_epoch"
     """A record of an epoch that cannot exist yet."""
     WRONG_PATH = "wrong_path"

@@ -1,8 +1,11 @@
-"""What a server remembers of a path: the connections on it, and hellos that wait to become one."""
+"""Where a server finds its connections: by path, by connection ID, by how long they have been silent."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Protocol
+
+from sansdtls.wire.record import CONNECTION_ID_OFFSET
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -24,7 +27,11 @@ class Keeper(Protocol):
 
 
 class Route:
-    """What belongs to one path. Exists as long as one of the three does."""
+    """What belongs to one path. Exists as long as one of the three does.
+
+    ``established`` is who was heard there last. An association with a connection ID may have a path without
+    being found by it: another one has moved there, or is found by its path alone and so cannot give way.
+    """
 
     __slots__ = ("established", "half_open", "path", "pending")
 
@@ -62,6 +69,11 @@ class Member:
         """The hello it answers, to recognise its repetitions; ``None`` once established."""
         self.scheduled: float | None = None
 
+    @property
+    def connection_id(self) -> bytes:
+        """By which it is found, besides its path; none = by its path alone."""
+        return self.connection.connection_id
+
     def wake(self, now: float) -> None:
         """Pass it on."""
         self._keeper.wake_member(self, now)
@@ -69,6 +81,88 @@ class Member:
     def settle(self, events: list[Event], now: float) -> list[Event]:
         """Pass it on."""
         return self._keeper.settle_member(self, events, now)
+
+
+class Routes:
+    """The tables of one server."""
+
+    __slots__ = ("_by_connection_id", "_by_path", "_id_lengths", "established")
+
+    def __init__(self) -> None:
+        self.established: OrderedDict[Member, None] = OrderedDict()
+        """The associations, the one that has been silent longest first."""
+        self._by_path: dict[Hashable, Route] = {}
+        self._by_connection_id: dict[bytes, Member] = {}
+        self._id_lengths: dict[int, int] = {}
+        """How many IDs there are of each length, longest first; nearly always one length."""
+
+    def __len__(self) -> int:
+        """Paths that are known."""
+        return len(self._by_path)
+
+    # --- paths --------------------------------------------------------------------------------------
+
+    def at(self, path: Hashable) -> Route | None:
+        """What is known of ``path``."""
+        return self._by_path.get(path)
+
+    def hold(self, path: Hashable) -> Route:
+        """The same, made if there is nothing yet."""
+        return self._by_path.setdefault(path, Route(path))
+
+    def drop(self, route: Route) -> None:
+        """Forget a route that nothing uses any more."""
+        in_use = route.half_open or route.established or route.pending
+        if not in_use and self._by_path.get(route.path) is route:
+            del self._by_path[route.path]
+
+    def settle_at(self, member: Member, path: Hashable) -> None:
+        """An established connection is to be reached at ``path`` from now on."""
+        before = member.route
+        if before.established is member:
+            before.established = None
+            self.drop(before)
+        route = member.route = self.hold(path)
+        holder = route.established
+        if holder is None or holder.connection_id:
+            route.established = member
+
+    # --- connection IDs -----------------------------------------------------------------------------
+
+    def is_free(self, connection_id: bytes) -> bool:
+        """Whether no record could mean somebody else by this ID."""
+        return not any(connection_id[:length] in self._by_connection_id for length in self._id_lengths)
+
+    def assign(self, connection_id: bytes, member: Member) -> None:
+        """Find ``member`` by this ID."""
+        self._by_connection_id[connection_id] = member
+        self._count_length(len(connection_id), 1)
+
+    def withdraw(self, member: Member) -> None:
+        """Find it by its ID no more. Safe to call twice."""
+        connection_id = member.connection_id
+        if connection_id and self._by_connection_id.get(connection_id) is member:
+            del self._by_connection_id[connection_id]
+            self._count_length(len(connection_id), -1)
+
+    def identified_untrusted(self, datagram: bytes, offset: int) -> Member | None:
+        """Whose ID the record of type ``TLS12_CID`` at ``offset`` carries."""
+        start = offset + CONNECTION_ID_OFFSET
+        for length in self._id_lengths:
+            member = self._by_connection_id.get(datagram[start : start + length])
+            if member is not None:
+                return member
+        return None
+
+    def _count_length(self, length: int, change: int) -> None:
+        count = self._id_lengths.get(length, 0) + change
+        if count > 1 or (count == 1 and change < 0):
+            self._id_lengths[length] = count
+            return
+        lengths = {**self._id_lengths, length: count}
+        self._id_lengths = {
+            known: lengths[known] for known in sorted(lengths, reverse=True) if lengths[known]
+        }
 
 
 def repeats(fragment: Fragment, hello: HandshakeMessage | None) -> bool:

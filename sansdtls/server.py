@@ -10,6 +10,11 @@ begins *beside* the first (a device that lost its state reconnects from the same
 place when its Finished has been verified, not before. Records are told apart by trying keys: handshake
 records at the newcomer first, all others at the established connection first.
 
+A record with a connection ID is routed by it, whatever path it came on; what that does to the path in use is
+decided behind its authentication (``association.py``). An association that is found by its ID need not give way to
+another peer's on its path: behind a NAT an address that one device has lost is soon another's. It gives way to
+a newcomer who proves to be the same peer, and simply loses its claim to the path otherwise.
+
 When ``max_associations`` is reached, a newcomer that has authenticated itself may take the place of the
 association that has been silent longest, if that is longer than ``stale_after``; otherwise the newcomer is
 refused. Strangers without a key displace nobody.
@@ -20,16 +25,14 @@ does not know; the caller answers each ``ConnectionOffered``.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING
-from weakref import WeakSet
 
 from sansdtls.association import ConnectionState
 from sansdtls.connection import Connection
 from sansdtls.deadlines import Deadlines
-from sansdtls.errors import DecodeError, WrongState
+from sansdtls.errors import DecodeError
 from sansdtls.events import (
-    ConnectionOffered,
     ConnectionTerminated,
     DiscardReason,
     HandshakeCompleted,
@@ -37,34 +40,30 @@ from sansdtls.events import (
     PeerClose,
     SecretDerived,
 )
-from sansdtls.handshake.failure import HandshakeFailure, violation
+from sansdtls.handshake.failure import HandshakeFailure
 from sansdtls.handshake.resumption import Sessions
-from sansdtls.hello import (
-    Answer,
-    HelloReassembly,
-    HelloVerified,
-    HelloVerifier,
-    alert_to,
-    is_client_hello,
-    read_hello_untrusted,
-)
+from sansdtls.hello import Answer, HelloVerifier, is_client_hello, read_hello_untrusted
 from sansdtls.iana import AlertDescription, ContentType
+from sansdtls.offers import Offers
 from sansdtls.record.layer import Outgoing
-from sansdtls.routes import Member, Pending, Route, repeats
+from sansdtls.routes import Member, Pending, Route, Routes, repeats
 from sansdtls.statistics import ServerStatistics, cause_name, count
 from sansdtls.wire.handshake import HandshakeMessage
-from sansdtls.wire.messages import ClientHello
-from sansdtls.wire.record import RECORD_HEADER_LENGTH, read_record_untrusted
+from sansdtls.wire.record import read_record_untrusted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
 
     from sansdtls.config import ServerConfig
-    from sansdtls.events import Cause, Event
-    from sansdtls.wire.handshake import Fragment
+    from sansdtls.events import Cause, ConnectionOffered, Event
     from sansdtls.wire.record import Record
 
 _HANDSHAKE_BYTE = bytes([ContentType.HANDSHAKE])
+_TLS12_CID_BYTE = bytes([ContentType.TLS12_CID])
+
+_ID_ATTEMPTS = 16
+"""How often a connection ID in use is asked for again. Random IDs of a sensible length never need it; where
+so many are taken, the association gets none, and is found by its path."""
 
 
 class Server:
@@ -80,37 +79,56 @@ class Server:
         self._now = now
         self._sessions = _sessions(config, entropy, now)
         self._verifier = HelloVerifier(config.cookie, self.statistics, entropy, now)
-        self._routes: dict[Hashable, Route] = {}
-        self._established: OrderedDict[Member, None] = OrderedDict()  # least recently used first
-        self._answered: WeakSet[ConnectionOffered] = WeakSet()
+        self._routes = Routes()
         self._deadlines: Deadlines[Member | Pending] = Deadlines()
         self._outbox: list[Outgoing] = []
         self._events: list[Event] = []  # that arose where no list of events is returned
+        self._offers = Offers(
+            routes=self._routes,
+            deadlines=self._deadlines,
+            limits=config.limits,
+            statistics=self.statistics,
+            outbox=self._outbox,
+            has_room=self._has_room,
+        )
 
     def __len__(self) -> int:
         """Established associations."""
-        return len(self._established)
+        return len(self._routes.established)
 
     @property
     def connections(self) -> Iterator[Connection]:
         """The established connections, the least recently used first. Do not let time pass while iterating."""
-        return (member.connection for member in self._established)
+        return (member.connection for member in self._routes.established)
 
     # --- what a driver calls ------------------------------------------------------------------------
 
     def receive_datagram(self, data: bytes, *, path: Hashable, now: float) -> list[Event]:
         """Take in a datagram that came on ``path``. Never raises, whatever the bytes."""
         self.statistics.datagrams_received += 1
-        route = self._routes.get(path)
-        member = None if route is None or route.half_open or route.pending else route.established
-        if member is None or data[:1] == _HANDSHAKE_BYTE:
-            return self._receive_records(data, path, now)
+        first = data[:1]
+        if first == _TLS12_CID_BYTE:
+            member = self._routes.identified_untrusted(data, 0)
+            if member is not None and member.route.half_open is not member:
+                return self._receive_established(member, data, path, now)
+        elif first != _HANDSHAKE_BYTE:
+            route = self._routes.at(path)
+            if route is not None and not (route.half_open or route.pending):
+                member = route.established
+                if member is not None:
+                    return self._receive_established(member, data, None, now)
+        return self._receive_records(data, path, now)
+
+    def _receive_established(self, member: Member, data: bytes, path: Hashable, now: float) -> list[Event]:
+        """The fast way: all of the datagram is this connection's."""
         connection = member.connection
-        events = connection.receive_datagram(data, now=now)
+        events = connection.receive_datagram(data, now=now, path=path)
         if connection.state is ConnectionState.CLOSED:
             return self.settle_member(member, events, now)
         if connection.last_received == now:
-            self._established.move_to_end(member)
+            self._routes.established.move_to_end(member)
+        if path is not None:
+            self._follow(member)
         return events
 
     def datagrams_to_send(self) -> list[Outgoing]:
@@ -128,8 +146,8 @@ class Server:
         events = self._take_events()
         while (due := self._deadlines.pop_due(now)) is not None:
             if isinstance(due, Pending):
-                self._drop_pending(due)
-                self._drop_route(due.route)
+                self._offers.drop(due)
+                self._routes.drop(due.route)
             else:
                 events += self.settle_member(due, due.connection.handle_timeout(now=now), now)
         return events
@@ -141,7 +159,7 @@ class Server:
         :meth:`handle_timeout`, which is then due at once. Where client and server have nothing in common, or the offer has lapsed meanwhile, the connection is
         closed at once; its ``ConnectionTerminated`` comes like any other event.
         """
-        route = self._answer(offer)
+        route = self._offers.answer(offer)
         lapsed = route is None
         if route is None:
             route = Route(offer.path)  # of no use to anybody but the closed connection
@@ -149,7 +167,7 @@ class Server:
             self._end(route.half_open, PeerClose(replaced=True), now, self._events)
         member = Member(self, route, offer)
         if not lapsed:
-            self._routes[offer.path] = route
+            route = member.route = self._routes.hold(offer.path)
             route.half_open = member
             self.statistics.half_open += 1
             self.statistics.handshakes_started += 1
@@ -163,6 +181,7 @@ class Server:
             totals=self.statistics,
             watcher=member,
             sessions=self._sessions,
+            new_connection_id=partial(self._new_connection_id, member),
             lapsed=lapsed,
         )
         self._schedule(member)
@@ -170,9 +189,9 @@ class Server:
 
     def refuse(self, offer: ConnectionOffered) -> None:
         """Turn a client down, silently. Raises WrongState if it was answered before."""
-        route = self._answer(offer)
+        route = self._offers.answer(offer)
         if route is not None:
-            self._drop_route(route)
+            self._routes.drop(route)
         self.statistics.offers_refused += 1
         count(self.statistics.records_discarded, DiscardReason.REFUSED)
 
@@ -193,15 +212,24 @@ class Server:
         taken_by = set()
         offset = 0
         while True:
-            record = read_record_untrusted(data, offset)
+            owner, length = None, 0
+            if data[offset : offset + 1] == _TLS12_CID_BYTE:
+                owner = self._routes.identified_untrusted(data, offset)
+                if owner is None:
+                    self._discard(DiscardReason.UNKNOWN_CONNECTION_ID)
+                    break  # how long its header is nobody knows
+                length = len(owner.connection_id)
+            record = read_record_untrusted(data, offset, length)
             if record is None:
                 self._discard(DiscardReason.BAD_RECORD_HEADER)
                 break
-            if is_client_hello(record):
+            if owner is not None:
+                taken_by.add(self._receive_identified(owner, record, path, now, events))
+            elif is_client_hello(record):
                 taken_by.add(self._receive_hello(record, path, now, events))
             else:
                 taken_by.add(self._route_record(record, path, now, events))
-            offset += RECORD_HEADER_LENGTH + len(record.fragment)
+            offset += record.length
             if offset == len(data):
                 break
         for member in taken_by:
@@ -209,9 +237,20 @@ class Server:
                 member.connection.statistics.datagrams_received += 1
         return events
 
+    def _receive_identified(
+        self, member: Member, record: Record, path: Hashable, now: float, events: list[Event]
+    ) -> Member | None:
+        """A record with the connection ID of ``member``."""
+        if member.route.half_open is member and member.route.path != path:
+            self._discard(DiscardReason.WRONG_PATH)  # a handshake stays where its cookie was
+            return None
+        belongs_here = member.connection.receive_record(record, now, path)
+        events += self.settle_member(member, member.connection.take_events(), now)
+        return member if belongs_here else None
+
     def _route_record(self, record: Record, path: Hashable, now: float, events: list[Event]) -> Member | None:
-        """Find out whose a record is; who took it in."""
-        route = self._routes.get(path)
+        """Find out whose a record without connection ID is; who took it in."""
+        route = self._routes.at(path)
         if route is None:
             self._discard(DiscardReason.UNKNOWN_ASSOCIATION)
             return None
@@ -238,7 +277,8 @@ class Server:
         if fragment.length > self._limits.max_handshake_message_size:
             self._discard(DiscardReason.REASSEMBLY_LIMIT)
             return None
-        route = self._routes.get(path)
+        lapse = now + self._config.retransmit.handshake_timeout
+        route = self._routes.at(path)
         if route is not None:
             if route.half_open is not None and repeats(fragment, route.half_open.hello):
                 member = route.half_open
@@ -246,130 +286,32 @@ class Server:
                 events += self.settle_member(member, member.connection.take_events(), now)
                 return member
             if route.pending is not None and route.pending.reassembly is not None and fragment.offset:
-                self._continue_reassembly(route.pending, record, fragment, now, events)
+                events += self._offers.continue_reassembly(route.pending, record, fragment, now, lapse)
                 return None
         verdict = self._verifier.judge_untrusted(record, fragment, path, now)
         if isinstance(verdict, DiscardReason):
             self._discard(verdict)
         elif isinstance(verdict, Answer):
-            self._send(verdict.data, path)
+            self._outbox.append(Outgoing(verdict.data, path))
+            self.statistics.datagrams_sent += 1
         elif verdict.complete:
             message = HandshakeMessage(fragment.message_type, fragment.message_seq, fragment.body)
-            self._offer(message, record, path, now, events)
+            events += self._offers.offer(message, record, path, now, lapse)
         else:
-            self._begin_reassembly(verdict, path, now)
+            self._offers.begin_reassembly(verdict, path, lapse)
         return None
 
-    # --- between the cookie and the handshake -------------------------------------------------------
-
-    def _begin_reassembly(self, first: HelloVerified, path: Hashable, now: float) -> None:
-        route = self._routes.get(path)
-        if route is not None and route.pending is not None:
-            self._drop_pending(route.pending)
-        if self.statistics.half_open >= self._limits.max_half_open:
-            self._discard(DiscardReason.HALF_OPEN_LIMIT)
-            if route is not None:
-                self._drop_route(route)
-            return
-        reassembly = HelloReassembly(first, self._limits, self.statistics)
-        refused = reassembly.add(first.fragment)
-        if isinstance(refused, DiscardReason):
-            self._discard(refused)
-            if route is not None:
-                self._drop_route(route)
-            return
-        self._hold(path, now).reassembly = reassembly
-
-    def _continue_reassembly(
-        self, pending: Pending, record: Record, fragment: Fragment, now: float, events: list[Event]
-    ) -> None:
-        assert pending.reassembly is not None  # noqa: S101 - the caller has looked
-        try:
-            result = pending.reassembly.add(fragment)
-        except HandshakeFailure as failure:
-            self._drop_pending(pending)
-            self._drop_route(pending.route)
-            self._fail_hello(record, pending.route.path, failure)
-            return
-        if isinstance(result, DiscardReason):
-            self._discard(result)
-        elif result is not None:
-            self._drop_pending(pending)
-            self._offer(result, record, pending.route.path, now, events)
-
-    def _offer(
-        self, message: HandshakeMessage, record: Record, path: Hashable, now: float, events: list[Event]
-    ) -> None:
-        """A whole hello with a valid cookie."""
-        try:
-            hello = ClientHello.decode_untrusted(message.body)
-        except DecodeError as error:
-            self._fail_hello(record, path, violation(error.description, error.rule))
-            return
-        route = self._routes.get(path)
-        if route is not None:
-            if route.established is not None and route.established.client_random == hello.random:
-                self._discard(DiscardReason.DUPLICATE_HANDSHAKE_MESSAGE)  # of the handshake that is over
-                return
-            if route.pending is not None:
-                offer = route.pending.offer
-                if offer is not None and offer.message == message:
-                    self._discard(DiscardReason.DUPLICATE_HANDSHAKE_MESSAGE)
-                    return
-                self._drop_pending(route.pending)
-        reason = self._no_room(route, now)
-        if reason is not None:
-            self._discard(reason)
-            if route is not None:
-                self._drop_route(route)
-            return
-        offer = ConnectionOffered(path, hello, message, record.sequence_number)
-        self._hold(path, now).offer = offer
-        events.append(offer)
-
-    def _no_room(self, route: Route | None, now: float) -> DiscardReason | None:
-        """Why no further handshake can begin; one that could not be completed is not begun."""
-        if self.statistics.half_open >= self._limits.max_half_open:
-            return DiscardReason.HALF_OPEN_LIMIT
-        replaces = route is not None and route.established is not None
-        if not replaces and len(self) >= self._limits.max_associations and self._stale(now) is None:
-            return DiscardReason.ASSOCIATION_LIMIT
-        return None
-
-    def _hold(self, path: Hashable, now: float) -> Pending:
-        """Take a half-open slot for a path, until answered or lapsed."""
-        route = self._routes.setdefault(path, Route(path))
-        pending = route.pending = Pending(route)
-        self.statistics.half_open += 1
-        self._deadlines.schedule(pending, now + self._config.retransmit.handshake_timeout)
-        return pending
-
-    def _answer(self, offer: ConnectionOffered) -> Route | None:
-        """Mark an offer as answered; the route on which it was pending, ``None`` if it has lapsed."""
-        if offer in self._answered:
-            raise WrongState("this offer has been answered before")
-        self._answered.add(offer)
-        route = self._routes.get(offer.path)
-        if route is None or route.pending is None or route.pending.offer is not offer:
-            return None
-        self._drop_pending(route.pending)
-        return route
-
-    def _drop_pending(self, pending: Pending) -> None:
-        self._deadlines.cancel(pending)
-        if pending.reassembly is not None:
-            pending.reassembly.release()
-        pending.offer = None  # the deadline's entry may outlive it, and a hello is large
-        pending.route.pending = None
-        self.statistics.half_open -= 1
-
-    def _fail_hello(self, record: Record, path: Hashable, failure: HandshakeFailure) -> None:
-        """A hello that its sender proved to have sent, and that is wrong: an alert, and nothing kept."""
-        failed = self.statistics.handshakes_failed
-        name = cause_name(failure.cause)
-        failed[name] = failed.get(name, 0) + 1
-        if failure.description is not None:
-            self._send(alert_to(record, failure.description), path)
+    def _new_connection_id(self, member: Member) -> bytes:
+        """What a client is to put into its records; none if the policy asks for none, or all are taken."""
+        policy = self._config.connection_id
+        for _ in range(_ID_ATTEMPTS):
+            connection_id = b"" if policy is None else policy.generate(self._entropy)
+            if not connection_id:
+                break
+            if self._routes.is_free(connection_id):
+                self._routes.assign(connection_id, member)
+                return connection_id
+        return b""
 
     # --- the life of a member -----------------------------------------------------------------------
 
@@ -387,18 +329,22 @@ class Server:
             events = self._establish(member, events, now)
         if connection.state is ConnectionState.CLOSED:
             self._release(member, events)
-        else:
-            self._schedule(member)
-            if member.route.established is member and connection.last_received == now:
-                self._established.move_to_end(member)
+            return events
+        self._schedule(member)
+        established = self._routes.established
+        if member in established:
+            if connection.last_received == now:
+                established.move_to_end(member)
+            self._follow(member)
         return events
 
     def _establish(self, member: Member, events: list[Event], now: float) -> list[Event]:
         """A newcomer has authenticated itself: it takes its place, if there is one."""
         route = member.route
         before: list[Event] = []
-        if route.established is not None:
-            self._end(route.established, PeerClose(replaced=True), now, before)
+        holder = route.established
+        if holder is not None and _gives_way(holder.connection, member.connection):
+            self._end(holder, PeerClose(replaced=True), now, before)
         elif len(self) >= self._limits.max_associations:
             stale = self._stale(now)
             if stale is None:
@@ -412,17 +358,28 @@ class Server:
         route.half_open = None
         route.established = member
         member.hello = None
-        self._established[member] = None
+        self._routes.established[member] = None
         self.statistics.half_open -= 1
         self.statistics.associations += 1
         self.statistics.handshakes_completed += 1
         return before + events
 
+    def _has_room(self, route: Route | None, now: float) -> bool:
+        """Whether there is or can be made room for one more association."""
+        replaces = route is not None and route.established is not None
+        return replaces or len(self) < self._limits.max_associations or self._stale(now) is not None
+
     def _stale(self, now: float) -> Member | None:
         """The association that may give way, if any."""
-        for member in self._established:
+        for member in self._routes.established:
             return member if now - member.connection.last_received >= self._limits.stale_after else None
         return None
+
+    def _follow(self, member: Member) -> None:
+        """An established connection may have changed its path."""
+        path = member.connection.path
+        if path is not member.route.path and path != member.route.path:
+            self._routes.settle_at(member, path)
 
     def _end(
         self, member: Member, cause: Cause, now: float, events: list[Event], *, notify: bool = False
@@ -438,6 +395,7 @@ class Server:
         """Give back what a closed connection held. Safe to call twice."""
         route = member.route
         self._deadlines.cancel(member)
+        self._routes.withdraw(member)
         if route.half_open is member:
             route.half_open = None
             self.statistics.half_open -= 1
@@ -446,16 +404,12 @@ class Server:
                 if isinstance(event, ConnectionTerminated):
                     name = cause_name(event.cause)
                     failed[name] = failed.get(name, 0) + 1
-        elif route.established is member:
-            route.established = None
-            del self._established[member]
+        elif member in self._routes.established:
+            del self._routes.established[member]
             self.statistics.associations -= 1
-        self._drop_route(route)
-
-    def _drop_route(self, route: Route) -> None:
-        in_use = route.half_open or route.established or route.pending
-        if not in_use and self._routes.get(route.path) is route:
-            del self._routes[route.path]
+        if route.established is member:
+            route.established = None
+        self._routes.drop(route)
 
     def _schedule(self, member: Member) -> None:
         deadline = member.connection.next_timeout()
@@ -464,16 +418,19 @@ class Server:
 
     # --- odds and ends ------------------------------------------------------------------------------
 
-    def _send(self, data: bytes, path: Hashable) -> None:
-        self._outbox.append(Outgoing(data, path))
-        self.statistics.datagrams_sent += 1
-
     def _discard(self, reason: DiscardReason) -> None:
         count(self.statistics.records_discarded, reason)
 
     def _take_events(self) -> list[Event]:
         events, self._events = self._events, []
         return events
+
+
+def _gives_way(holder: Connection, newcomer: Connection) -> bool:
+    """Whether an association ends when another handshake succeeds on its path."""
+    if not holder.connection_id or holder.peer is None or newcomer.peer is None:
+        return True  # nothing finds it any more
+    return holder.peer.is_same_as(newcomer.peer)
 
 
 def _sessions(config: ServerConfig, entropy: Callable[[int], bytes], now: float) -> Sessions | None:

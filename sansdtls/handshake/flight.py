@@ -56,7 +56,10 @@ def pack_flight(parts: list[FlightPart], size: int, max_plaintext: int = MAX_PLA
             continue
         offset = 0
         while True:
-            room = min(size - len(current) - epoch.overhead, max_plaintext) - HANDSHAKE_HEADER_LENGTH
+            room = (
+                min(size - len(current) - epoch.overhead, max_plaintext - epoch.inner_overhead)
+                - HANDSHAKE_HEADER_LENGTH
+            )
             remaining = len(message.body) - offset
             if room < min(remaining, _MINIMUM_PIECE):
                 datagrams.append(current)

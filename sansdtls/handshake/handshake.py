@@ -170,11 +170,11 @@ class Handshake(abc.ABC):
         else:
             self._layer.discard(DiscardReason.UNEXPECTED_CHANGE_CIPHER_SPEC)
 
-    def open_next_epoch(self, record: Record) -> bytes | None:
-        """Try the candidate keys on a record of epoch 1; the plaintext if one fits.
+    def open_next_epoch(self, record: Record) -> tuple[int, bytes] | None:
+        """Try the candidate keys on a record of epoch 1; type and plaintext if one fits.
 
-        Records that cannot be judged yet are kept in ``deferred``. Application data always wait there:
-        they are not even decrypted before Finished is verified.
+        Records that cannot be judged yet are kept in ``deferred``. Application data always wait there: without
+        a connection ID they are not even decrypted before Finished is verified.
         """
         if self.state is not State.AWAIT_FINISHED or record.content_type == ContentType.APPLICATION_DATA:
             self.defer(record)
@@ -182,16 +182,23 @@ class Handshake(abc.ABC):
         if record.version != ProtocolVersion.DTLS_1_2:
             self._layer.discard(DiscardReason.BAD_RECORD_HEADER)
             return None
+        if record.connection_id != self._layer.connection_id:
+            self._layer.discard(DiscardReason.UNKNOWN_CONNECTION_ID)
+            return None
         for candidate in self._candidates:
-            plaintext = candidate.keys.read.open(record)
-            if plaintext is not None and candidate.index != DECOY:
+            opened = candidate.keys.read.open(record)
+            if opened is not None and candidate.index != DECOY:
+                if opened[0] == ContentType.APPLICATION_DATA:  # of a record whose type was hidden
+                    self.defer(record)
+                    return None
+                candidate.keys.read.window.mark(record.sequence_number)
                 self._choose(candidate)
-                return plaintext
+                return opened
         self._layer.count_mac_failure()
         self._layer.discard(DiscardReason.BAD_MAC)
         if any(candidate.keys.read.exhausted for candidate in self._candidates):
             raise HandshakeFailure(None, KeysExhausted("open"))
-        if record.content_type == ContentType.HANDSHAKE:
+        if record.content_type in (ContentType.HANDSHAKE, ContentType.TLS12_CID):
             self._note_undecryptable()
         return None
 
@@ -345,8 +352,10 @@ class Handshake(abc.ABC):
 
     def _agree_on_parameters(self, *, full: bool) -> None:
         """All that the keys depend on is known; in a ``full`` handshake the transcript is part of it."""
-        suite = self._agreement.suite
+        suite, policy = self._agreement.suite, self._config.connection_id
         hashed = full and self._agreement.negotiated.extended_master_secret
+        # Padding must leave room for content in whatever the peer and the path take.
+        most = min(self._max_plaintext // 2, self._config.mtu // 4)
         self._parameters = HandshakeParameters(
             suite,
             self._hello.random,
@@ -354,6 +363,9 @@ class Handshake(abc.ABC):
             digest(suite.prf_hash, self._transcript) if hashed else None,
             is_client=self.IS_CLIENT,
             limits=self._config.limits,
+            connection_id=self._layer.connection_id,
+            peer_connection_id=(self._agreement.hello.connection_id or b"") if policy is not None else b"",
+            padding=1 if policy is None else min(policy.padding, most),
         )
 
     def _send_finished(

@@ -27,6 +27,12 @@ class HandshakeParameters:
     resumed handshake, which derives no master secret."""
     is_client: bool
     limits: Limits
+    connection_id: bytes = b""
+    """What the peer puts into its records."""
+    peer_connection_id: bytes = b""
+    """What we put into ours."""
+    padding: int = 1
+    """Records with a connection ID are padded to a multiple of so many bytes."""
 
 
 @attrs.frozen
@@ -49,7 +55,9 @@ def derive_master_secret(parameters: HandshakeParameters, premaster: bytes) -> b
 
 def derive_epoch_keys(parameters: HandshakeParameters, master_secret: bytes) -> EpochKeys:
     """Both directions of epoch 1."""
-    suite, limits = parameters.suite, parameters.limits
+    suite, limits, padding = parameters.suite, parameters.limits, parameters.padding
+    ours, peers = parameters.connection_id, parameters.peer_connection_id
+    of_client, of_server = (peers, ours) if parameters.is_client else (ours, peers)
     key_block = prf(
         suite.prf_hash,
         master_secret,
@@ -59,12 +67,13 @@ def derive_epoch_keys(parameters: HandshakeParameters, master_secret: bytes) -> 
     )
     # RFC 5246 §6.3: client key, server key, client IV, server IV; AEAD suites have no MAC keys.
     ivs = 2 * suite.key_length
-    client = make_protection(
-        suite, key_block[: suite.key_length], key_block[ivs : ivs + suite.fixed_iv_length]
+    client_key, server_key = key_block[: suite.key_length], key_block[suite.key_length : ivs]
+    client_iv, server_iv = (
+        key_block[ivs : ivs + suite.fixed_iv_length],
+        key_block[ivs + suite.fixed_iv_length :],
     )
-    server = make_protection(
-        suite, key_block[suite.key_length : ivs], key_block[ivs + suite.fixed_iv_length :]
-    )
+    client = make_protection(suite, client_key, client_iv, of_client, padding)
+    server = make_protection(suite, server_key, server_iv, of_server, padding)
     read, write = (server, client) if parameters.is_client else (client, server)
     return EpochKeys(
         master_secret,
@@ -73,8 +82,15 @@ def derive_epoch_keys(parameters: HandshakeParameters, master_secret: bytes) -> 
             limits.replay_window,
             read,
             max_failed_opens=limits.max_failed_opens or suite.max_failed_opens,
+            connection_id=ours,
         ),
-        WriteEpoch(1, write, max_sealed=limits.max_sealed_records or suite.max_sealed),
+        WriteEpoch(
+            1,
+            write,
+            max_sealed=limits.max_sealed_records or suite.max_sealed,
+            connection_id=peers,
+            padding=padding,
+        ),
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sansdtls.iana import ProtocolVersion
+from sansdtls.record.protection import TYPE_LENGTH
 from sansdtls.record.replay import ReplayWindow
 from sansdtls.wire.record import MAX_SEQUENCE_NUMBER, RECORD_HEADER_LENGTH, encode_record
 
@@ -21,7 +22,15 @@ if TYPE_CHECKING:
 class WriteEpoch:
     """Sending side. ``protection`` is ``None`` in epoch 0."""
 
-    __slots__ = ("_base", "_protection", "_sequence_number_limit", "next_sequence_number", "overhead")
+    __slots__ = (
+        "_base",
+        "_protection",
+        "_sequence_number_limit",
+        "connection_id",
+        "inner_overhead",
+        "next_sequence_number",
+        "overhead",
+    )
 
     def __init__(
         self,
@@ -30,13 +39,24 @@ class WriteEpoch:
         *,
         max_sealed: int = MAX_SEQUENCE_NUMBER,
         first_sequence_number: int = 0,
+        connection_id: bytes = b"",
+        padding: int = 1,
     ) -> None:
         self._base = epoch << 48
         self._protection = protection
         self._sequence_number_limit = min(max_sealed, MAX_SEQUENCE_NUMBER)
         self.next_sequence_number = first_sequence_number
-        self.overhead = RECORD_HEADER_LENGTH + (protection.overhead if protection is not None else 0)
-        """Bytes that a record has beyond its plaintext."""
+        self.connection_id = connection_id
+        """What every record of this epoch carries."""
+        self.inner_overhead = TYPE_LENGTH + padding - 1 if connection_id else 0
+        """Bytes of type and padding that go with the plaintext, at most."""
+        self.overhead = (
+            RECORD_HEADER_LENGTH
+            + len(connection_id)
+            + (protection.overhead if protection is not None else 0)
+            + self.inner_overhead
+        )
+        """Bytes that a record has beyond its plaintext, at most."""
 
     @property
     def remaining(self) -> int:
@@ -55,7 +75,15 @@ class WriteEpoch:
 class ReadEpoch:
     """Receiving side. ``protection`` is ``None`` in epoch 0, where nothing is authenticated."""
 
-    __slots__ = ("_protection", "epoch", "failed_opens", "max_failed_opens", "protected", "window")
+    __slots__ = (
+        "_protection",
+        "connection_id",
+        "epoch",
+        "failed_opens",
+        "max_failed_opens",
+        "protected",
+        "window",
+    )
 
     def __init__(
         self,
@@ -64,8 +92,11 @@ class ReadEpoch:
         protection: Protection | None = None,
         *,
         max_failed_opens: int = 0,
+        connection_id: bytes = b"",
     ) -> None:
         self.epoch = epoch
+        self.connection_id = connection_id
+        """What every record of this epoch has to carry."""
         self.window = ReplayWindow(window_width)
         self.failed_opens = 0
         self.max_failed_opens = max_failed_opens
@@ -78,13 +109,11 @@ class ReadEpoch:
         """Whether so many forgeries were seen that the keys must not be used any more."""
         return self.protected and self.failed_opens >= self.max_failed_opens
 
-    def open(self, record: Record) -> bytes | None:
-        """The plaintext, or ``None`` and one more failure counted. The window moves on success only."""
+    def open(self, record: Record) -> tuple[int, bytes] | None:
+        """Type and plaintext, or ``None`` and one more failure counted. Does not move the window."""
         if self._protection is None:
-            return record.fragment
-        plaintext = self._protection.open(record)
-        if plaintext is None:
+            return record.content_type, record.fragment
+        opened = self._protection.open(record)
+        if opened is None:
             self.failed_opens += 1
-        else:
-            self.window.mark(record.number & MAX_SEQUENCE_NUMBER)
-        return plaintext
+        return opened

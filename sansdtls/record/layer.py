@@ -29,7 +29,7 @@ class RecordLayer:
     which they were made, and its ``totals``, so that nothing has to be added up.
     """
 
-    __slots__ = ("outbox", "path", "read", "statistics", "totals", "write")
+    __slots__ = ("connection_id", "outbox", "path", "read", "statistics", "totals", "write")
 
     def __init__(
         self,
@@ -41,6 +41,8 @@ class RecordLayer:
         first_sequence_number: int = 0,
     ) -> None:
         self.path = path
+        self.connection_id = b""
+        """What the peer is to put into its records; none unless offered or agreed on."""
         self.outbox = outbox
         self.statistics = ConnectionStatistics()
         self.totals = totals

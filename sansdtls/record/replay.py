@@ -10,26 +10,27 @@ from __future__ import annotations
 class ReplayWindow:
     """Which of the last ``width`` sequence numbers of an epoch have been seen."""
 
-    __slots__ = ("_highest", "_mask", "_seen", "_width")
+    __slots__ = ("_mask", "_seen", "_width", "highest")
 
     def __init__(self, width: int) -> None:
         self._width = width
         self._mask = (1 << width) - 1
-        self._highest = -1
+        self.highest = -1
+        """The newest sequence number seen; -1 before the first."""
         self._seen = 0  # bit i is set if highest - i was seen
 
     def accepts(self, sequence_number: int) -> bool:
         """Whether the number is new and within reach. Changes nothing."""
-        age = self._highest - sequence_number
+        age = self.highest - sequence_number
         if age < 0:
             return True
         return age < self._width and not self._seen >> age & 1
 
     def mark(self, sequence_number: int) -> None:
         """Remember the number of a record that has been authenticated."""
-        age = self._highest - sequence_number
+        age = self.highest - sequence_number
         if age < 0:
             self._seen = (self._seen << min(-age, self._width) | 1) & self._mask
-            self._highest = sequence_number
+            self.highest = sequence_number
         else:
             self._seen |= 1 << age
