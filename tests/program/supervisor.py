@@ -21,6 +21,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -42,11 +43,12 @@ class Supervisor:
 
     ``sockets`` maps names to bound sockets: they are the supervisor's, so datagrams that come while the
     service is down wait in their buffers. What the service writes goes to ``output`` and ``errors``, files
-    of which nobody has to read: its log never blocks it.
+    of which nobody has to read: its log never blocks it. ``within`` is put before the command; it has to
+    become that (``ip netns exec`` does), not to start it.
     """
 
-    def __init__(self, *arguments, cwd, sockets=None, module="endpoint", environment=None):
-        self._command = [sys.executable, "-m", module, *map(str, arguments)]
+    def __init__(self, *arguments, cwd, sockets=None, module="endpoint", environment=None, within=()):
+        self._command = [*within, sys.executable, "-m", module, *map(str, arguments)]
         self._cwd = Path(cwd)
         self._environment = environment or {}
         self._sockets = [(name, _keep(one.fileno())) for name, one in (sockets or {}).items()]
@@ -60,8 +62,10 @@ class Supervisor:
         self._process = None
         self._heard = threading.Condition()
         self._notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        # An abstract name: paths below pytest's temporary directories may be too long for a socket.
-        self._notified.bind(f"\0sansdtls-test-{os.getpid()}-{id(self)}")
+        # No abstract name, which a service in another network namespace could not reach; and not below pytest's
+        # temporary directories, whose names may be too long for a socket.
+        self._directory = tempfile.TemporaryDirectory(prefix="notify")
+        self._notified.bind(f"{self._directory.name}/socket")
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
@@ -75,6 +79,7 @@ class Supervisor:
         self._notified.shutdown(socket.SHUT_RD)
         self._listener.join()
         self._notified.close()
+        self._directory.cleanup()
         for _, descriptor in (*self._sockets, *self.stored):
             os.close(descriptor)
 
@@ -100,7 +105,7 @@ class Supervisor:
                 env={
                     **os.environ,
                     "PYTHONPATH": str(Path.cwd()),
-                    "NOTIFY_SOCKET": "@" + self._notified.getsockname()[1:].decode(),
+                    "NOTIFY_SOCKET": self._notified.getsockname(),
                     **(listen if handed else {}),
                     **self._environment,
                 },
@@ -151,12 +156,12 @@ class Supervisor:
     def wait_until_said(self, name, value="1"):
         self.wait_until(lambda: self.has_said(name, value), f"it says {name}={value}")
 
-    def facts(self, event=None):
-        """The log lines of this run so far, as dicts (of this event, where given)."""
+    def facts(self, event=None, *, ever=False):
+        """The log lines of this run so far, as dicts (of this event, where given); ``ever``: of all runs."""
         if not self.errors.exists():
             return []
         with self.errors.open("rb") as log:
-            log.seek(self._read_from)
+            log.seek(0 if ever else self._read_from)
             lines = log.read().splitlines(keepends=True)
         facts = [json.loads(line) for line in lines if line.startswith(b"{") and line.endswith(b"}\n")]
         return [fact for fact in facts if event is None or fact["event"] == event]

@@ -12,7 +12,7 @@ import array, json, os, signal, socket, sys
 
 def notify(text, *descriptors):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.connect("\\0" + os.environ["NOTIFY_SOCKET"][1:])
+        manager.connect(os.environ["NOTIFY_SOCKET"])
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         manager.sendmsg([text.encode()], rights)
 
