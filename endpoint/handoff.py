@@ -79,7 +79,10 @@ _START = len(MAGIC) + 3
 _LENGTH = 4
 _COUNT = 8
 _MAC = 32
+_CAREFULLY = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+"""Links are not followed, and a FIFO is not waited for."""
 _LABEL = b"sansdtls handoff, version 1"
+_GIVE_KEY = "the key that it was written under must stand in state.key_file"
 
 
 class HandoffError(Exception):
@@ -227,6 +230,9 @@ class Handoff:
         """Takes over ``descriptor``. :class:`HandoffError` if what is in it cannot be used."""
         self.where = where
         """For messages: the file's name, or the manager's store."""
+        self._lost = (
+            "remedy: remove it, the devices handshake again" if path else "its devices handshake again"
+        )
         self._descriptor = descriptor
         self._path = path
         self._used_up = False
@@ -237,9 +243,7 @@ class Handoff:
             raise
         except ValueError as error:
             self.close()
-            raise HandoffError(
-                f"{where}: damaged ({error}); remedy: remove it, the devices handshake again"
-            ) from None
+            raise HandoffError(f"{where}: is damaged ({error}); {self._lost}") from None
         except OSError as error:
             self.close()
             raise HandoffError(f"{where}: cannot be read: {_reason(error)}") from None
@@ -249,7 +253,7 @@ class Handoff:
         reader = _Reader(self._descriptor, macs)
         start = reader.take(_START)
         if start[: len(MAGIC)] == bytes(len(MAGIC)):
-            raise HandoffError(f"{self.where}: used up before; remedy: remove it")
+            raise HandoffError(f"{self.where}: was used up before; {self._lost}")
         if start[: len(MAGIC)] != MAGIC:
             # Not removed: it may be anything, named by mistake.
             raise HandoffError(
@@ -261,10 +265,10 @@ class Handoff:
                 f"{self.where}: is of version {version}, and this program knows {VERSION}; remedy: start the program "
                 "that wrote it, or remove it"
             )
-        if bool(keyed) != bool(keys):
-            wrong = "needs a key" if keyed else "was not made under the key"
-            remedy = "state.key_file must be what it was" if keyed else "remove it"
-            raise HandoffError(f"{self.where}: {wrong}; remedy: {remedy}")
+        if keyed and not keys:
+            raise HandoffError(f"{self.where}: was written under a key; remedy: {_GIVE_KEY}")
+        if keys and not keyed:
+            raise HandoffError(f"{self.where}: was written without a key, so by anybody; {self._lost}")
         facts = reader.take_framed(MAX_FACTS)
         count = 0
         while reader.take_framed(MAX_BLOB):
@@ -274,11 +278,10 @@ class Handoff:
         # All are compared, so that the time tells nothing of which one fits.
         fits = [hmac.compare_digest(mac, one.digest()) for one in macs]
         if not any(fits):
-            wrong = "under another key, or damaged" if keyed else "damaged"
+            if not keyed:
+                raise ValueError("the checksum is wrong")
             raise HandoffError(
-                f"{self.where}: is {wrong}; remedy: the key that it was written under must stand in state.key_file"
-                if keyed
-                else f"{self.where}: is {wrong}; remedy: remove it, the devices handshake again"
+                f"{self.where}: was written under another key, or is damaged; remedy: {_GIVE_KEY}"
             )
         if told != count or not reader.at_end():
             raise ValueError("wrong number of associations")
@@ -340,34 +343,50 @@ class HandoffFile:
         return f"HandoffFile({self.where!r})"
 
     def find(self) -> Handoff | None:
-        """What is in the file; ``None`` if there is none. :class:`HandoffError` for one that cannot be used."""
+        """What is in the file; ``None`` if there is none, or it is empty. :class:`HandoffError` for one that cannot be used."""
         try:
-            descriptor = os.open(
-                self._path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
-            )
+            descriptor = os.open(self._path, os.O_RDWR | _CAREFULLY)
         except FileNotFoundError:
             return None
         except OSError as error:
-            what = "is a link" if error.errno == errno.ELOOP else f"cannot be opened: {_reason(error)}"
-            raise HandoffError(f"{self.where}: {what}; remedy: name a file of the service's own") from None
+            raise self._unusable(error) from None
         status = os.fstat(descriptor)
         mode = stat.S_IMODE(status.st_mode)
         wrong = None
         if not stat.S_ISREG(status.st_mode):
             wrong = "is not a regular file; remedy: name another"
         elif mode & 0o077:
-            wrong = (
-                f"mode {mode:04o} gives group or others access to the associations' keys; remedy: remove it, the devices "
-                "handshake again"
-            )
-        if wrong:
+            wrong = f"mode {mode:04o} gives group or others access to the associations; remedy: chmod 600 {self.where}"
+        if wrong or not status.st_size:
             os.close(descriptor)
+            if not wrong:
+                return None
             raise HandoffError(f"{self.where}: {wrong}")
         return Handoff(descriptor, where=self.where, keys=self._keys, path=self._path)
 
     def begin(self, associations: int) -> Draft:
-        """Open a new file and set room aside for about so many. :class:`HandoffError` if that cannot be done."""
+        """Open a new file and set room aside for about so many. :class:`HandoffError` if that cannot be done.
+
+        A file that is there already, and is something else, is not replaced: it may be one of the operator's keys,
+        named by mistake.
+        """
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY | _CAREFULLY)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise self._unusable(error) from None
+        else:
+            with os.fdopen(descriptor, "rb") as file:
+                if file.read(len(MAGIC)) not in (MAGIC, bytes(len(MAGIC)), b""):
+                    raise HandoffError(
+                        f"{self.where}: holds something else, and is not replaced; remedy: name another file"
+                    )
         return _FileDraft(self._path, self._keys, associations)
+
+    def _unusable(self, error: OSError) -> HandoffError:
+        what = "is a link" if error.errno == errno.ELOOP else f"cannot be opened: {_reason(error)}"
+        return HandoffError(f"{self.where}: {what}; remedy: name a file of the service's own")
 
 
 class _FileDraft:

@@ -10,7 +10,6 @@ that we bound is, then the configuration has been changed since, and it is close
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 from typing import TYPE_CHECKING
 
@@ -36,7 +35,6 @@ _KINDS = {
     socket.SOCK_SEQPACKET: "a sequenced-packet socket",
     socket.SOCK_RAW: "a raw socket",
 }
-_REMEDY = "remedy: ListenDatagram= in the socket unit"
 
 
 @attrs.frozen
@@ -53,26 +51,31 @@ class HandedSocket:
 
 
 def adopt(descriptor: Descriptor) -> HandedSocket:
-    """The UDP socket in ``descriptor``; :class:`SupervisionError` if it is something else."""
-    refused = f"LISTEN_FDS: {descriptor} is %s, not a bound UDP socket; {_REMEDY}"
+    """The UDP socket in ``descriptor``; :class:`SupervisionError` if it is something else, and then it is closed."""
     try:
         sock = socket.socket(fileno=descriptor.number)
     except OSError:
-        raise SupervisionError(refused % "no socket") from None
-    try:
-        if sock.family not in (socket.AF_INET, socket.AF_INET6):
-            raise SupervisionError(refused % "a socket of another family")
-        if sock.type != socket.SOCK_DGRAM:
-            raise SupervisionError(refused % _KINDS.get(sock.type, "a socket of another type"))
-        if _has_peer(sock):
-            raise SupervisionError(refused % "connected to one peer")
-        try:
-            return HandedSocket(UdpSocket(sock), descriptor)
-        except ValueError:
-            raise SupervisionError(refused % "not bound to a port") from None
-    except SupervisionError:
+        descriptor.close()
+        raise _no_udp_socket(descriptor, "no socket") from None
+    what = ""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        what = "a socket of another family"
+    elif sock.type != socket.SOCK_DGRAM:
+        what = _KINDS.get(sock.type, "a socket of another type")
+    elif _has_peer(sock):
+        what = "connected to one peer"
+    elif sock.getsockname()[1] == 0:
+        what = "not bound to a port"
+    if what:
         sock.close()
-        raise
+        raise _no_udp_socket(descriptor, what)
+    return HandedSocket(UdpSocket(sock), descriptor)
+
+
+def _no_udp_socket(descriptor: Descriptor, what: str) -> SupervisionError:
+    return SupervisionError(
+        f"LISTEN_FDS: {descriptor} is {what}, and a bound UDP socket is needed; remedy: ListenDatagram= in the socket unit"
+    )
 
 
 def _has_peer(sock: socket.socket) -> bool:
@@ -165,6 +168,6 @@ def inherited_sockets(descriptors: Iterable[Descriptor]) -> tuple[HandedSocket, 
         for one in adopted:
             one.udp.close()
         for descriptor in left[1:]:
-            os.close(descriptor.number)
+            descriptor.close()
         raise
     return tuple(adopted)
