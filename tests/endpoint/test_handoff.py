@@ -44,7 +44,7 @@ def written(path, blobs=BLOBS, keys=(KEY,), facts=FACTS):
 
 
 def find(carrier) -> Handoff:
-    found = carrier.find()
+    found: Handoff | None = carrier.find()
     assert found is not None
     return found
 
