@@ -210,3 +210,16 @@ def _hung_up(reading: int, seconds: float) -> bool:
     poll = select.poll()
     poll.register(reading, 0)
     return bool(poll.poll(seconds * 1000))
+
+
+@attrs.frozen(kw_only=True)
+class Supervision:
+    """All that a service manager has handed down, and how it is told."""
+
+    descriptors: tuple[Descriptor, ...] = ()
+    notifier: Notifier = attrs.field(factory=Notifier)
+
+    @classmethod
+    def taken_from(cls, environment: MutableMapping[str, str]) -> Supervision:
+        """From the environment, whose variables are removed. :class:`SupervisionError` for junk in them."""
+        return cls(descriptors=take_descriptors(environment), notifier=Notifier.taken_from(environment))

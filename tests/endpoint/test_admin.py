@@ -21,7 +21,7 @@ class Answering:
     """A socket that answers, and what it had to complain about."""
 
     def __init__(self, path):
-        self.troubles = []
+        self.troubles: list[tuple[str, dict[str, object]]] = []
         self.gate = trio.Event()
         self.under_way = 0
         self.socket = AdminSocket(path, trouble=lambda what, **facts: self.troubles.append((what, facts)))
@@ -197,7 +197,7 @@ async def test_a_file_that_is_no_socket_is_not_removed(path):
 
 async def test_a_directory_that_is_not_there_is_told(path):
     with pytest.raises(
-        AdminError, match="cannot be made: no such file or directory; remedy: state.admin_socket"
+        AdminError, match=r"cannot be made: no such file or directory; remedy: state\.admin_socket"
     ):
         Answering(path / "below")
 
