@@ -24,8 +24,10 @@ from sansdtls.events import (
     AuthenticationFailed,
     AuthenticationProblem,
     Cause,
+    ConnectionFrozen,
     ConnectionOffered,
     ConnectionTerminated,
+    ConnectionThawed,
     DataReceived,
     DiscardReason,
     Event,
@@ -45,6 +47,8 @@ from sansdtls.events import (
     SecretDerived,
     key_log_line,
 )
+from sansdtls.freezer import Checkpoint, Saved
+from sansdtls.frozen import FrozenStore, MemoryStore
 from sansdtls.handshake.negotiation import Negotiated
 from sansdtls.handshake.outcome import Peer
 from sansdtls.iana import (
@@ -75,18 +79,22 @@ __all__ = [
     "ClientAuthentication",
     "ClientConfig",
     "ConfigError",
+    "Checkpoint",
     "Connection",
+    "ConnectionFrozen",
     "ConnectionIdPolicy",
     "ConnectionOffered",
     "ConnectionState",
     "ConnectionStatistics",
     "ConnectionTerminated",
+    "ConnectionThawed",
     "CookiePolicy",
     "DataReceived",
     "DiscardReason",
     "DtlsError",
     "Event",
     "ExtendedMasterSecret",
+    "FrozenStore",
     "HandshakeCompleted",
     "HandshakeTimeout",
     "IdleTimeout",
@@ -94,6 +102,7 @@ __all__ = [
     "LimitExceeded",
     "Limits",
     "LocalClose",
+    "MemoryStore",
     "MessageTooLarge",
     "NamedGroup",
     "Negotiated",
@@ -115,6 +124,7 @@ __all__ = [
     "SecretDerived",
     "Server",
     "ServerConfig",
+    "Saved",
     "ServerStatistics",
     "Session",
     "SignatureScheme",
