@@ -131,9 +131,9 @@ def _file_name(_instance: object, attribute: attrs.Attribute[Path | None], value
 
 
 def _seconds(instance: object, attribute: attrs.Attribute[Any], value: float | None) -> None:
-    """Up to ten years, or never."""
+    """Up to a year, or never."""
     if value is not None:
-        within(1, 315_360_000, "seconds")(instance, attribute, value)
+        within(0.001, 31_536_000, "seconds")(instance, attribute, value)
 
 
 @attrs.frozen(kw_only=True)
