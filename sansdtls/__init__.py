@@ -18,7 +18,7 @@ from sansdtls.connection import Connection
 from sansdtls.connection_ids import ConnectionIdPolicy, PathPolicy, ReturnRoutability
 from sansdtls.credentials import CertificateCredential, ClientAuthentication, RawPublicKeyCredential
 from sansdtls.crypto.signatures import SigningKey
-from sansdtls.errors import ConfigError, DtlsError, MessageTooLarge, UsageError, WrongState
+from sansdtls.errors import ConfigError, DtlsError, MessageTooLarge, SnapshotError, UsageError, WrongState
 from sansdtls.events import (
     AlertReceived,
     AuthenticationFailed,
@@ -75,11 +75,11 @@ __all__ = [
     "Cause",
     "CertificateCredential",
     "CertificateType",
+    "Checkpoint",
     "CipherSuite",
     "ClientAuthentication",
     "ClientConfig",
     "ConfigError",
-    "Checkpoint",
     "Connection",
     "ConnectionFrozen",
     "ConnectionIdPolicy",
@@ -121,14 +121,15 @@ __all__ = [
     "ResumptionPolicy",
     "RetransmitPolicy",
     "ReturnRoutability",
+    "Saved",
     "SecretDerived",
     "Server",
     "ServerConfig",
-    "Saved",
     "ServerStatistics",
     "Session",
     "SignatureScheme",
     "SigningKey",
+    "SnapshotError",
     "UsageError",
     "WrongState",
     "cause_name",

@@ -165,7 +165,8 @@ class Connection(FreezableAssociation):
 
     @annotation.setter
     def annotation(self, value: bytes) -> None:
-        if not isinstance(value, bytes) or len(value) > MAX_ANNOTATION_LENGTH:
+        """Replace it."""
+        if len(value) > MAX_ANNOTATION_LENGTH:
             raise UsageError(f"annotation: at most {MAX_ANNOTATION_LENGTH} bytes are possible")
         self._annotation = value
 

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 BY_CONNECTION_ID = b"c"
 BY_PATH = b"p"
 
-MAX_DEPARTED = 65_536
-"""Associations remembered after they left as bytes, so that older copies are refused. About 150 bytes each."""
+MAX_REMEMBERED = 16_384
+"""Associations of which it is remembered which blobs are used up, the latest ones. About 150 bytes each."""
 
 
 class Saved(NamedTuple):
@@ -87,7 +87,7 @@ class Freezer:
         """Whether an association has used half of what its last confirmed checkpoint reserved."""
         self._id_lengths: dict[int, int] = {}
         self._by_path = 0
-        self._departed: OrderedDict[bytes, int] = OrderedDict()
+        self._good_from: OrderedDict[bytes, int] = OrderedDict()
         self._changed: dict[bytes, Connection | bytes | None] = {}
         self._bounds: dict[bytes, tuple[bytes, int]] = {}
         """Of associations frozen since the last confirmed checkpoint: their blob, and what they may use if they
@@ -157,16 +157,16 @@ class Freezer:
                 f"the frozen association is of generation {saved.generation}, and this is {self.generation}: "
                 "an old store has been put back"
             )
-        if self._departed.get(saved.server_random, -1) >= saved.serial:
+        if saved.serial < self._good_from.get(saved.server_random, 0):
             raise SnapshotError("the frozen association has been loaded before: a blob is good for one use")
         return saved
 
-    def departed(self, server_random: bytes, serial: int) -> None:
-        """An association has been handed out as bytes: blobs that are older are not good any more."""
-        self._departed[server_random] = serial
-        self._departed.move_to_end(server_random)
-        if len(self._departed) > MAX_DEPARTED:
-            self._departed.popitem(last=False)
+    def remember(self, server_random: bytes, serial: int) -> None:
+        """Of this association no blob with a lower serial is good any more."""
+        self._good_from[server_random] = serial
+        self._good_from.move_to_end(server_random)
+        if len(self._good_from) > MAX_REMEMBERED:
+            self._good_from.popitem(last=False)
 
     # --- checkpoints --------------------------------------------------------------------------------
 
@@ -174,10 +174,12 @@ class Freezer:
         """An association has changed: it is live, or frozen as these bytes, or has ended."""
         if self.durable:
             self._changed[handle] = state
+            if not isinstance(state, bytes):
+                self._bounds.pop(handle, None)
 
     def hold_bound(self, handle: bytes, blob: bytes, reserved_until: int) -> None:
         """What the association just frozen under ``handle`` may use until its blob is confirmed."""
-        if self.durable and reserved_until < MAX_SEQUENCE_NUMBER:
+        if reserved_until < MAX_SEQUENCE_NUMBER:
             self._bounds[handle] = blob, reserved_until
 
     def bound_of(self, handle: bytes, saved: SavedAssociation) -> int:
@@ -186,7 +188,7 @@ class Freezer:
             return MAX_SEQUENCE_NUMBER
         generations = self.generation + 1 - saved.generation
         bound = saved.write_sequence_number + RESERVE * generations
-        return min(bound, self._bounds.pop(handle, (b"", bound))[1])
+        return min(bound, self._bounds.get(handle, (b"", bound))[1])
 
     def checkpoint(self) -> Checkpoint:
         """All that has changed since the last one."""

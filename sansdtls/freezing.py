@@ -11,14 +11,14 @@ exporters anyhow.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from sansdtls.association import Association, ConnectionState, Exporter
 from sansdtls.config import ClientConfig
 from sansdtls.crypto.suites import SUITES
 from sansdtls.errors import SnapshotError, WrongState
 from sansdtls.handshake.flight import FlightPart
-from sansdtls.handshake.keys import HandshakeParameters, derive_epoch_keys
+from sansdtls.handshake.keys import HandshakeParameters, derive_epoch_keys, room_for_plaintext
 from sansdtls.handshake.negotiation import Negotiated
 from sansdtls.handshake.outcome import Peer
 from sansdtls.iana import HandshakeType, ProtocolVersion
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from sansdtls.config import ServerConfig
     from sansdtls.record.layer import Outgoing
     from sansdtls.statistics import ServerStatistics
-
-_C = TypeVar("_C", bound="FreezableAssociation")
 
 
 class Origin(NamedTuple):
@@ -73,13 +71,13 @@ class FreezableAssociation(Association):
 
     @classmethod
     def thaw(
-        cls: type[_C],
+        cls,
         blob: bytes,
         config: ClientConfig | ServerConfig,
         *,
         entropy: Callable[[int], bytes],
         now: float,
-    ) -> _C:
+    ) -> Self:
         """A connection that goes on where the frozen one was. For a server's use ``server.thaw``.
 
         ``config`` gives limits, size of datagrams and ``snapshot_keys``; what was negotiated stays. Raises
@@ -125,6 +123,11 @@ class FreezableAssociation(Association):
         return 0 if self._origin is None else self._origin.serial + 1
 
     @property
+    def watcher(self) -> Watcher | None:
+        """Its place in a server."""
+        return self._watcher
+
+    @property
     def failed_opens(self) -> int:
         """Records that no key authenticated, over all the association's life."""
         return self._layer.read.failed_opens
@@ -147,13 +150,12 @@ class FreezableAssociation(Association):
         self._last_flight = []
         self._layer.forget_keys()
 
-    @property
-    def resting(self) -> bool:
-        """Whether nothing would be lost by freezing now: nobody may need what only a live object can do."""
+    def rests(self, now: float) -> bool:
+        """Whether nothing would be lost by freezing: nobody may need what only a live object can do."""
         return (
             self._state is ConnectionState.CONNECTED
             and not self._events
-            and (not self._last_flight or self._repeat_until <= self.last_received)
+            and (not self._last_flight or now >= self._repeat_until)
         )
 
     def _saved(self, generation: int) -> SavedAssociation:
@@ -212,7 +214,7 @@ class FreezableAssociation(Association):
 
     @classmethod
     def revived(
-        cls: type[_C],
+        cls,
         saved: SavedAssociation,
         config: ClientConfig | ServerConfig,
         *,
@@ -221,17 +223,18 @@ class FreezableAssociation(Association):
         outbox: list[Outgoing],
         totals: ServerStatistics | None,
         generation: int | None = None,
+        reserved_until: int = MAX_SEQUENCE_NUMBER,
         watcher: Watcher | None = None,
-    ) -> _C:
+    ) -> Self:
         """A connection made of what was saved. Raises SnapshotError if its numbers are used up."""
         layer = RecordLayer(
             path=saved.path, outbox=outbox, totals=totals, window_width=config.limits.replay_window
         )
         layer.connection_id = saved.connection_id
         connection = cls(config, layer, min(saved.last_received, now), entropy, is_client=saved.is_client)
-        policy = config.connection_id
+        policy, suite = config.connection_id, SUITES[saved.cipher_suite]
         parameters = HandshakeParameters(
-            SUITES[saved.cipher_suite],
+            suite,
             saved.client_random,
             saved.server_random,
             None,
@@ -239,7 +242,10 @@ class FreezableAssociation(Association):
             limits=config.limits,
             connection_id=saved.connection_id,
             peer_connection_id=saved.peer_connection_id,
-            padding=1 if policy is None else policy.padding_within(saved.max_plaintext, config.mtu),
+            padding=1 if policy is None else policy.padding,
+            max_plaintext=room_for_plaintext(
+                suite, config.mtu, saved.peer_connection_id, saved.max_plaintext
+            ),
         )
         keys = derive_epoch_keys(parameters, saved.master_secret)
         layer.read, layer.write = keys.read, keys.write
@@ -256,6 +262,8 @@ class FreezableAssociation(Association):
         layer.write.next_sequence_number = first
         if layer.write.remaining <= 1:
             raise SnapshotError("the frozen association has used up its record numbers")
+        if reserved_until < MAX_SEQUENCE_NUMBER:
+            layer.write.reserve_until(reserved_until)
         connection._origin = Origin(saved.serial, base, first)
         connection._state = ConnectionState.CONNECTED
         connection._watcher = watcher

@@ -134,7 +134,7 @@ class Members:
             replaces
             or len(self.routes.established) < self._limits.max_associations
             or self._stale(now) is not None
-            or self._rester() is not None
+            or self._rester(now) is not None
         )
 
     def make_room(self, now: float) -> bool:
@@ -144,7 +144,7 @@ class Members:
     def _room_made(self, now: float, events: list[Event]) -> bool:
         if len(self.routes.established) < self._limits.max_associations:
             return True
-        rester = self._rester()
+        rester = self._rester(now)
         if rester is not None:
             self.freeze(rester, events)
             return True
@@ -161,11 +161,11 @@ class Members:
             return member if now - member.connection.last_received >= self._limits.stale_after else None
         return None
 
-    def _rester(self) -> Member | None:
+    def _rester(self, now: float) -> Member | None:
         """The association that may be frozen to make room, if the server freezes at all."""
         if self.config.freeze_after is None:
             return None
-        return next((member for member in self.routes.established if member.connection.resting), None)
+        return next((member for member in self.routes.established if member.connection.rests(now)), None)
 
     def follow(self, member: Member) -> None:
         """An established connection may have changed its path."""
@@ -231,7 +231,7 @@ class Members:
         if now < connection.last_received + freeze_after:
             return events
         sent = connection.statistics.records_sent
-        if member.records_sent == sent and connection.resting:
+        if member.records_sent == sent and connection.rests(now):
             self.freeze(member, events)
             return events
         # It has sent, or may be asked to repeat something: look again later.
@@ -249,15 +249,7 @@ class Members:
             expired = self.freezer.take_expired(now)
             if expired is None:
                 break
-            limits = self._limits
-            by_id = limits.idle_timeout_with_connection_id
-            self._end_frozen(
-                *expired,
-                lambda saved: IdleTimeout((by_id if saved.connection_id else limits.idle_timeout) or 0.0),
-                now,
-                events,
-                notify=self.config.notify_idle_timeout,
-            )
+            self._end_frozen(*expired, _idle, now, events, notify=self.config.notify_idle_timeout)
         self.schedule_expiry()
         return events
 
@@ -277,12 +269,12 @@ class Members:
     def freeze(self, member: Member, events: list[Event]) -> None:
         """Put an established association into the store. One whose path cannot be saved stays as it is."""
         connection = member.connection
+        path, reserved_until = connection.path, connection.reserved_until
         try:
-            handle = _handle(member)
+            handle, blob = _handle(member), self.take_out(member)
         except SnapshotError:
             self.deadlines.schedule(member, self.now + (self.config.freeze_after or 0.0))
             return
-        blob, reserved_until, path = self.take_out(member), connection.reserved_until, connection.path
         connection.leave()
         self.freezer.hold_bound(handle, blob, reserved_until)
         self.freezer.note(handle, blob)
@@ -306,7 +298,7 @@ class Members:
         self.statistics.frozen = len(self.freezer)
         self.schedule_expiry()
 
-    def revive(self, saved: SavedAssociation, now: float) -> Member:
+    def revive(self, handle: bytes, saved: SavedAssociation, now: float) -> Member:
         """A member made of what was saved; it has no place yet. Raises SnapshotError."""
         member = Member(self, Route(saved.path), saved.client_random)
         member.connection = Connection.revived(
@@ -317,6 +309,7 @@ class Members:
             outbox=self.outbox,
             totals=self.statistics,
             generation=self.freezer.generation,
+            reserved_until=self.freezer.bound_of(handle, saved),
             watcher=member,
         )
         return member
@@ -326,7 +319,6 @@ class Members:
         connection = member.connection
         if saved.connection_id:
             self.routes.assign(saved.connection_id, member)
-        connection.reserve_until(self.freezer.bound_of(handle, saved))
         self._admit(member)
         self.schedule(member)
         self.note(member)
@@ -384,7 +376,7 @@ class Members:
 
     def _revive_or_count(self, handle: bytes, saved: SavedAssociation, now: float) -> Member | None:
         try:
-            return self.revive(saved, now)
+            return self.revive(handle, saved, now)
         except SnapshotError:
             self._lost(handle)
             return None
@@ -415,7 +407,6 @@ class Members:
         if member is None:
             return
         connection = member.connection
-        connection.reserve_until(self.freezer.bound_of(handle, saved))
         connection.terminate(cause(saved), notify=notify)
         self.statistics.frozen = len(self.freezer)
         self.freezer.note(handle, None)
@@ -439,6 +430,10 @@ class Members:
             self._end_frozen(handle, blob, lambda _: PeerClose(replaced=True), now, events)
         else:
             self.freezer.put(handle, path, blob)
+
+
+def _idle(saved: SavedAssociation) -> IdleTimeout:
+    return IdleTimeout(saved.expires_at - saved.last_received)
 
 
 def _handle(member: Member) -> bytes:

@@ -233,16 +233,15 @@ class Server:
         SnapshotError if its path cannot be saved.
         """
         self._members.now = now
-        member = next(
-            (member for member in self._routes.established if member.connection is connection), None
-        )
-        if member is None:
+        member = connection.watcher
+        if not isinstance(member, Member) or member not in self._routes.established:
             raise WrongState("cannot freeze: this is no established association of this server")
         if connection.has_events:
             raise WrongState("cannot freeze: events wait to be fetched")
         handle = handle_of(connection.connection_id, connection.path)
-        self._freezer.departed(connection.server_random, connection.serial)
+        server_random, serial = connection.server_random, connection.serial
         blob = self._members.take_out(member)
+        self._freezer.remember(server_random, serial)
         connection.leave()
         self._freezer.note(handle, None)
         return blob
@@ -255,10 +254,11 @@ class Server:
         """
         self._members.now = now
         saved, handle = self._new_here(blob, now)
-        member = self._members.revive(saved, now)
+        member = self._members.revive(handle, saved, now)
         if not self._members.make_room(now):
             raise SnapshotError("no room: max_associations are live, and none may give way")
         self._members.admit(member, handle, saved)
+        self._freezer.remember(saved.server_random, saved.serial + 1)
         return member.connection
 
     def restore(self, blob: bytes, *, now: float, saved: bool = False) -> bytes:
@@ -271,6 +271,7 @@ class Server:
         if len(self._freezer) >= self._limits.max_frozen:
             raise SnapshotError("no room: max_frozen associations are here")
         self._freezer.put(handle, association.path, blob)
+        self._freezer.remember(association.server_random, association.serial)
         if not saved:
             self._freezer.note(handle, blob)
         self.statistics.frozen = len(self._freezer)
@@ -363,7 +364,7 @@ class Server:
                 break
             if owner is not None:
                 taken_by.add(self._receive_identified(owner, record, path, now, events))
-            elif length:
+            elif handle is not None:
                 taken_by.add(self._members.receive_for_frozen(handle, record, path, now, events))
             elif is_client_hello(record):
                 taken_by.add(self._receive_hello(record, path, now, events))

@@ -43,4 +43,4 @@ class ReplayWindow:
         """
         self.highest = highest
         if highest >= 0:
-            self.seen = (seen | -1 << seen.bit_length()) & self._mask
+            self.seen = (seen | -1 << seen.bit_length()) & self._mask & (2 << highest) - 1
