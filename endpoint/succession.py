@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 class Restores(Protocol):
     """What is asked of the engine at the start."""
 
-    def restore(self, blob: bytes) -> None:
+    def restore(self, blob: bytes, *, saved: bool = False) -> object:
         """Take a saved association in, asleep. ``SnapshotError`` for one that cannot be used."""
         ...
 
