@@ -18,14 +18,16 @@ from sansdtls.connection import Connection
 from sansdtls.connection_ids import ConnectionIdPolicy, PathPolicy, ReturnRoutability
 from sansdtls.credentials import CertificateCredential, ClientAuthentication, RawPublicKeyCredential
 from sansdtls.crypto.signatures import SigningKey
-from sansdtls.errors import ConfigError, DtlsError, MessageTooLarge, UsageError, WrongState
+from sansdtls.errors import ConfigError, DtlsError, MessageTooLarge, SnapshotError, UsageError, WrongState
 from sansdtls.events import (
     AlertReceived,
     AuthenticationFailed,
     AuthenticationProblem,
     Cause,
+    ConnectionFrozen,
     ConnectionOffered,
     ConnectionTerminated,
+    ConnectionThawed,
     DataReceived,
     DiscardReason,
     Event,
@@ -45,6 +47,8 @@ from sansdtls.events import (
     SecretDerived,
     key_log_line,
 )
+from sansdtls.freezer import Checkpoint, Saved
+from sansdtls.frozen import FrozenStore, MemoryStore
 from sansdtls.handshake.negotiation import Negotiated
 from sansdtls.handshake.outcome import Peer
 from sansdtls.iana import (
@@ -71,22 +75,26 @@ __all__ = [
     "Cause",
     "CertificateCredential",
     "CertificateType",
+    "Checkpoint",
     "CipherSuite",
     "ClientAuthentication",
     "ClientConfig",
     "ConfigError",
     "Connection",
+    "ConnectionFrozen",
     "ConnectionIdPolicy",
     "ConnectionOffered",
     "ConnectionState",
     "ConnectionStatistics",
     "ConnectionTerminated",
+    "ConnectionThawed",
     "CookiePolicy",
     "DataReceived",
     "DiscardReason",
     "DtlsError",
     "Event",
     "ExtendedMasterSecret",
+    "FrozenStore",
     "HandshakeCompleted",
     "HandshakeTimeout",
     "IdleTimeout",
@@ -94,6 +102,7 @@ __all__ = [
     "LimitExceeded",
     "Limits",
     "LocalClose",
+    "MemoryStore",
     "MessageTooLarge",
     "NamedGroup",
     "Negotiated",
@@ -112,6 +121,7 @@ __all__ = [
     "ResumptionPolicy",
     "RetransmitPolicy",
     "ReturnRoutability",
+    "Saved",
     "SecretDerived",
     "Server",
     "ServerConfig",
@@ -119,6 +129,7 @@ __all__ = [
     "Session",
     "SignatureScheme",
     "SigningKey",
+    "SnapshotError",
     "UsageError",
     "WrongState",
     "cause_name",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from sansdtls.association import Association, ConnectionState, Watcher
+from sansdtls.association import ConnectionState, Watcher
 from sansdtls.config import MAX_PSK_LENGTH
 from sansdtls.crypto.prf import prf
 from sansdtls.crypto.suites import SUITES
@@ -25,11 +25,13 @@ from sansdtls.events import (
     PeerRawKeyReceived,
     PskRequested,
 )
+from sansdtls.freezing import FreezableAssociation
 from sansdtls.handshake.client12 import ClientHandshake12
 from sansdtls.handshake.failure import HandshakeFailure
 from sansdtls.handshake.server12 import MAX_KEYS, ServerHandshake12
 from sansdtls.iana import AlertDescription, AlertLevel, ContentType
 from sansdtls.record.layer import Outgoing, RecordLayer
+from sansdtls.snapshot import MAX_ANNOTATION_LENGTH
 from sansdtls.wire.record import MAX_PLAINTEXT_LENGTH, read_record_untrusted
 
 if TYPE_CHECKING:
@@ -57,9 +59,10 @@ _ALERTS = frozenset(AlertDescription)
 _APPLICATION_DATA = int(ContentType.APPLICATION_DATA)
 _TLS12_CID_BYTE = bytes([ContentType.TLS12_CID])
 _CONNECTED = ConnectionState.CONNECTED
+_OVER = (ConnectionState.CLOSED, ConnectionState.FROZEN)
 
 
-class Connection(Association):
+class Connection(FreezableAssociation):
     """A DTLS 1.2 association, or the attempt at one. Not thread-safe. Made by :meth:`client` or by a server."""
 
     @classmethod
@@ -73,7 +76,7 @@ class Connection(Association):
         datagrams handed over with another one are discarded.
         """
         layer = RecordLayer(path=path, outbox=[], totals=None, window_width=config.limits.replay_window)
-        connection = cls(config, layer, now, is_client=True)
+        connection = cls(config, layer, now, entropy, is_client=True)
         connection._handshake = ClientHandshake12(connection, config, layer, connection._events, entropy, now)
         return connection
 
@@ -102,7 +105,7 @@ class Connection(Association):
             window_width=config.limits.replay_window,
             first_sequence_number=offer.record_sequence_number,
         )
-        connection = cls(config, layer, now, is_client=False)
+        connection = cls(config, layer, now, entropy, is_client=False)
         connection._watcher = watcher
         if lapsed:
             connection.terminate(HandshakeTimeout("ACCEPT"))
@@ -154,6 +157,18 @@ class Connection(Association):
     def peer_connection_id(self) -> bytes:
         """What this side puts into its records; none before the handshake is complete."""
         return self._layer.write.connection_id
+
+    @property
+    def annotation(self) -> bytes:
+        """What the caller keeps with the association: survives freezing. Up to 1024 bytes, or UsageError."""
+        return self._annotation
+
+    @annotation.setter
+    def annotation(self, value: bytes) -> None:
+        """Replace it."""
+        if len(value) > MAX_ANNOTATION_LENGTH:
+            raise UsageError(f"annotation: at most {MAX_ANNOTATION_LENGTH} bytes are possible")
+        self._annotation = value
 
     @property
     def session(self) -> Session | None:
@@ -287,7 +302,7 @@ class Connection(Association):
             raise UsageError(f"a {type(request).__name__} is not answered in this way")
         if request.connection is not self:
             raise UsageError("this request belongs to another connection")
-        if self._state is ConnectionState.CLOSED:
+        if self._state in _OVER:
             return None
         if self._handshake is None or not self._handshake.awaits(request):
             raise WrongState("this request has been answered before")
@@ -320,19 +335,30 @@ class Connection(Association):
     def send(self, data: bytes, *, now: float) -> None:
         """Send application data: one record in one datagram.
 
-        Raises WrongState unless connected, and MessageTooLarge above :attr:`max_payload`. With the last
-        record that the keys allow, the connection closes itself (``KeysExhausted``).
+        Raises WrongState unless connected, or where a durable server has to confirm a checkpoint first, and
+        MessageTooLarge above :attr:`max_payload`. With the last record that the keys allow, the connection closes itself (``KeysExhausted``).
         """
         if self._state is not _CONNECTED:
             raise WrongState(f"cannot send: the connection is {self._state.value}")
         if len(data) > self._max_payload:
             raise MessageTooLarge(f"{len(data)} bytes are more than max_payload, {self.max_payload} bytes")
         layer = self._layer
-        layer.send_datagrams((layer.write.record(_APPLICATION_DATA, data),))
+        write = layer.write
+        if write.next_sequence_number >= write.ask_at:
+            self._ask_for_numbers()
+        layer.send_datagrams((write.record(_APPLICATION_DATA, data),))
         layer.statistics.records_sent += 1
         layer.statistics.bytes_sent += len(data)
-        if layer.write.remaining <= 1:  # the last one is for close_notify
+        if write.remaining <= 1:  # the last one is for close_notify
             self._end_by_caller(KeysExhausted("seal"), now, notify=True)
+
+    def _ask_for_numbers(self) -> None:
+        if self._watcher is not None:
+            self._watcher.numbers_low()
+        if not self._layer.write.available:
+            raise WrongState(
+                "cannot send: no further record numbers are reserved until a checkpoint is confirmed"
+            )
 
     def close(self, *, now: float) -> None:
         """Send close_notify and end. Closing a closed connection does nothing.
@@ -340,7 +366,7 @@ class Connection(Association):
         The ``ConnectionTerminated`` event comes with the next call that returns events;
         :meth:`next_timeout` is due at once.
         """
-        if self._state is ConnectionState.CLOSED:
+        if self._state in _OVER:
             return
         if self._handshake is not None:
             # RFC 5246 §7.2.2: user_canceled "should be followed by a close_notify."

@@ -96,3 +96,7 @@ class ConnectionIdPolicy:
                 f"ConnectionIdPolicy.generator: made {made!r}, where {self.length} bytes are needed"
             )
         return made
+
+    def padding_within(self, max_plaintext: int, mtu: int) -> int:
+        """``padding``, as far as it leaves room for content in what the peer and the path take."""
+        return min(self.padding, max_plaintext // 2, mtu // 4)

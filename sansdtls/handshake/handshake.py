@@ -354,8 +354,6 @@ class Handshake(abc.ABC):
         """All that the keys depend on is known; in a ``full`` handshake the transcript is part of it."""
         suite, policy = self._agreement.suite, self._config.connection_id
         hashed = full and self._agreement.negotiated.extended_master_secret
-        # Padding must leave room for content in whatever the peer and the path take.
-        most = min(self._max_plaintext // 2, self._config.mtu // 4)
         self._parameters = HandshakeParameters(
             suite,
             self._hello.random,
@@ -365,7 +363,7 @@ class Handshake(abc.ABC):
             limits=self._config.limits,
             connection_id=self._layer.connection_id,
             peer_connection_id=(self._agreement.hello.connection_id or b"") if policy is not None else b"",
-            padding=1 if policy is None else min(policy.padding, most),
+            padding=1 if policy is None else policy.padding_within(self._max_plaintext, self._config.mtu),
         )
 
     def _send_finished(

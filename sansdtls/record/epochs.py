@@ -26,10 +26,12 @@ class WriteEpoch:
         "_base",
         "_protection",
         "_sequence_number_limit",
+        "ask_at",
         "connection_id",
         "inner_overhead",
         "next_sequence_number",
         "overhead",
+        "reserved_until",
     )
 
     def __init__(
@@ -46,6 +48,10 @@ class WriteEpoch:
         self._protection = protection
         self._sequence_number_limit = min(max_sealed, MAX_SEQUENCE_NUMBER)
         self.next_sequence_number = first_sequence_number
+        self.reserved_until = MAX_SEQUENCE_NUMBER
+        """Where a server keeps its associations durably: the numbers below this one may be used."""
+        self.ask_at = MAX_SEQUENCE_NUMBER
+        """From this number on more should be asked for."""
         self.connection_id = connection_id
         """What every record of this epoch carries."""
         self.inner_overhead = TYPE_LENGTH + padding - 1 if connection_id else 0
@@ -60,8 +66,18 @@ class WriteEpoch:
 
     @property
     def remaining(self) -> int:
-        """Records that may still be sealed."""
+        """Records that may still be sealed under these keys."""
         return self._sequence_number_limit - self.next_sequence_number
+
+    @property
+    def available(self) -> int:
+        """Records that may be sealed now."""
+        return min(self._sequence_number_limit, self.reserved_until) - self.next_sequence_number
+
+    def reserve_until(self, number: int) -> None:
+        """The numbers below this one may be used; from half way on more are to be asked for."""
+        self.reserved_until = number
+        self.ask_at = number - (number - self.next_sequence_number) // 2
 
     def record(self, content_type: int, plaintext: bytes) -> bytes:
         """A whole record under the next sequence number. The caller has looked at ``remaining``."""
