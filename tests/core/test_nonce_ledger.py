@@ -22,6 +22,7 @@ from sansdtls import (
     SnapshotError,
     WrongState,
 )
+from sansdtls.snapshot import encode_path
 from sansdtls.testing import CounterEntropy, Fleet
 from tests.ledger import Ledger, Repeated
 
@@ -29,6 +30,15 @@ CLIENTS = 3
 OWN_IDS = (None, 0, 4)
 """Lengths of the clients' own connection IDs; ``None`` = none on either side, found by its path."""
 KEYS = (b"s" * 32,)
+
+CONFIG = ServerConfig(snapshot_keys=KEYS, freeze_after=60)
+
+
+def handle_of(connection):
+    if connection.connection_id:
+        return b"c" + connection.connection_id
+    return b"p" + encode_path(connection.path)
+
 
 clients = st.integers(0, CLIENTS - 1)
 
@@ -48,23 +58,22 @@ class Lives(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.disk = {}
+        self.disk: dict[bytes, bytes] = {}
         """What a kill leaves: handle to blob."""
         self.generation = -1
         self.fleet = Fleet(
-            ServerConfig(snapshot_keys=KEYS),
+            CONFIG,
             keys={b"dev%d" % number: [bytes([number]) * 16] for number in range(CLIENTS)},
         )
         self.ledger = Ledger()
         self.booked = 0
-        self.incarnations = Counter()
-        self.seen = []
-        """Blobs that this server has given or been given."""
-        self.lost = set()
-        """Clients whose association was killed before anything of it was on the disk."""
-        self.saved = set()
-        """Those of which something is."""
-        self.said = 0
+        self.incarnations: Counter[object] = Counter()
+        self.used: list[bytes] = []
+        """Blobs that this server has given or taken, and that are good for nothing any more."""
+        self.kept: list[bytes] = []
+        """Those that it has given to keep, each good for one use."""
+        self.handles: dict[int, bytes] = {}
+        """By which each client's association may be asleep."""
         self.start([])
         for number in range(CLIENTS):
             self.fleet.connect(client_config(number), number)
@@ -86,13 +95,13 @@ class Lives(RuleBasedStateMachine):
         """A new process: its generation is on the disk before it reads anything else."""
         self.generation += 1
         self.fleet.server = Server(
-            ServerConfig(snapshot_keys=KEYS),
+            CONFIG,
             entropy=CounterEntropy(1000 + self.generation),
             now=self.fleet.now,
             generation=self.generation,
             durable=True,
         )
-        self.seen = list(blobs)
+        self.used, self.kept = list(blobs), []
         self.disk = {self.server.restore(blob, now=self.fleet.now): blob for blob in blobs}
 
     def live(self, number):
@@ -106,8 +115,7 @@ class Lives(RuleBasedStateMachine):
     def say(self, connection, times):
         with contextlib.suppress(WrongState):  # the numbers that are reserved are used up
             for _ in range(times):
-                self.said += 1
-                connection.send(b"%d" % self.said, now=self.fleet.now)
+                connection.send(b"x", now=self.fleet.now)
         self.fleet.run_for(0.1)
 
     # --- rules ---
@@ -115,6 +123,9 @@ class Lives(RuleBasedStateMachine):
     @rule(number=clients, times=st.integers(1, 5))
     def a_client_speaks(self, number, times):
         self.say(self.client(number), times)
+        connection = self.live(number)
+        if connection is not None:
+            self.handles[number] = handle_of(connection)
 
     @rule(number=clients, times=st.sampled_from([1, 2, 600]))
     def the_server_speaks(self, number, times):
@@ -122,19 +133,36 @@ class Lives(RuleBasedStateMachine):
         if connection is not None:
             self.say(connection, times)
 
-    @rule(times=st.sampled_from([1, 20]))
-    def the_server_wakes_the_first_that_sleeps_and_speaks(self, times):
-        handle = next(iter(self.server._store.handles()), None)
+    @rule()
+    def all_are_silent_for_long(self):
+        self.fleet.run_for(400)  # as long as the last flight may be asked for again
+        assert len(self.server) == 0
+
+    @rule(number=clients, times=st.sampled_from([1, 20]))
+    def the_server_wakes_somebody_and_speaks(self, number, times):
+        handle = self.handles.get(number)
         if handle is not None:
             connection = self.server.wake(handle, now=self.fleet.now)
             if connection is not None:
                 self.say(connection, times)
 
     @rule(number=clients)
-    def an_association_is_frozen(self, number):
+    def an_association_is_given_away(self, number):
         connection = self.live(number)
         if connection is not None:
-            self.seen.append(self.server.freeze(connection, now=self.fleet.now))
+            self.kept.append(self.server.freeze(connection, now=self.fleet.now))
+
+    @precondition(lambda self: self.kept)
+    @rule(data=st.data(), live=st.booleans())
+    def one_that_was_given_away_comes_back(self, data, live):
+        blob = data.draw(st.sampled_from(self.kept))
+        self.kept.remove(blob)
+        with contextlib.suppress(SnapshotError):  # its device may be here again, with new keys
+            if live:
+                self.server.thaw(blob, now=self.fleet.now)
+            else:
+                self.server.restore(blob, now=self.fleet.now)
+        self.used.append(blob)
 
     @rule(number=clients)
     def a_client_sleeps(self, number):
@@ -153,7 +181,7 @@ class Lives(RuleBasedStateMachine):
             self.disk.pop(handle, None)
         for one in checkpoint.saved:
             self.disk[one.handle] = one.blob
-            self.seen.append(one.blob)
+            self.used.append(one.blob)
         if confirmed:
             self.server.confirm(checkpoint)
 
@@ -165,10 +193,10 @@ class Lives(RuleBasedStateMachine):
     def a_gentle_restart(self):
         self.start(list(self.server.freeze_all(now=self.fleet.now)))
 
-    @precondition(lambda self: self.seen)
+    @precondition(lambda self: self.used)
     @rule(data=st.data())
     def something_is_loaded_again(self, data):
-        blob = data.draw(st.sampled_from(self.seen))
+        blob = data.draw(st.sampled_from(self.used))
         with pytest.raises(SnapshotError):
             self.server.restore(blob, now=self.fleet.now)
         with pytest.raises(SnapshotError):
