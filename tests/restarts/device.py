@@ -110,10 +110,10 @@ class Device:
             data = self._sock.recv(65_535)
         except ConnectionError:  # a router that has forgotten us says so by ICMP
             return
-        self.received.enter("endpoint", data, getattr(self.connection, "connection_id", b""))
+        self.received.enter("endpoint", data, self.connection.connection_id)
         self.events += self.connection.receive_datagram(data, now=now)
 
     def _flush(self):
         for data, _ in self.connection.datagrams_to_send():
-            self.sent.enter("device", data, getattr(self.connection, "peer_connection_id", b""))
+            self.sent.enter("device", data, self.connection.peer_connection_id)
             self._sock.send(data)

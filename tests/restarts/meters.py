@@ -118,6 +118,8 @@ class Meters:
             self._selector.register(sock, selectors.EVENT_READ, sock)
         self._next_address = FIRST_ADDRESS
         self._at: dict[tuple[socket.socket, bytes], Meter] = {}
+        self._left: dict[tuple[socket.socket, bytes], Meter] = {}
+        """Whose an address was. What comes there still goes into the ledger."""
         self._ready: deque[Meter] = deque()
         """Connected meters without a message under way; who has waited longest is first."""
         self._under_way: dict[Meter, None] = {}
@@ -126,8 +128,8 @@ class Meters:
         self.received = Ledger()
         self.round = 0
         self._behind: set[Meter] = set()
-        self.lost = 0
-        """Messages without an echo."""
+        self.lost: Counter[int] = Counter()
+        """Messages without an echo, by the meter's number."""
         self.causes: Counter[str] = Counter()
         """Why associations ended, none of which should."""
         self.all: list[Meter] = []
@@ -162,8 +164,9 @@ class Meters:
         return len(self._behind)
 
     def move(self, meter):
-        """Give a meter a new address, and leave the old one to nobody."""
-        self._at.pop((meter.sock, meter.address), None)
+        """Give a meter a new address, as a NAT does; what comes to the old one is lost to it from now on."""
+        if self._at.pop((meter.sock, meter.address), None):
+            self._left[meter.sock, meter.address] = meter
         meter.address = self._next_address.to_bytes(4)
         meter.sock = self._sockets[self._next_address % SOCKETS]
         self._next_address += 1
@@ -242,8 +245,8 @@ class Meters:
         self._flush(meter)
 
     def _give_up(self):
-        self.lost += len(self._under_way)
         for meter in self._under_way:
+            self.lost[meter.number] += 1
             meter.outstanding = None
             self._ready.append(meter)
         self._under_way.clear()
@@ -263,11 +266,13 @@ class Meters:
                 if meter is not None:
                     self._receive(meter, data)
                     progress.add(meter)
+                else:
+                    self._book(self._left[sock, destination], data)
         return progress
 
     def _receive(self, meter, data):
         connection = meter.connection
-        self.received.enter(meter.number, data, self._own_id(connection))
+        self._book(meter, data)
         for event in connection.receive_datagram(data, now=time.monotonic()):
             if isinstance(event, DataReceived):
                 self._echo(meter, event.data)
@@ -279,7 +284,7 @@ class Meters:
         if data != meter.outstanding:
             number, _, _ = map(int, data.split())
             assert number == meter.number, f"{meter.number} got an echo of {number}"
-            self.lost -= 1  # given up too early
+            self.lost[meter.number] -= 1  # given up too early
             return
         meter.echoed += 1
         if int(data.split()[2]) == self.round:
@@ -296,19 +301,14 @@ class Meters:
                 meter.connection.handle_timeout(now=now)
                 self._flush(meter)
 
+    def _book(self, meter, data):
+        self.received.enter(meter.number, data, meter.connection.connection_id)
+
     def _flush(self, meter):
         for data, _ in meter.connection.datagrams_to_send():
-            self.sent.enter(meter.number, data, self._peers_id(meter.connection))
+            self.sent.enter(meter.number, data, meter.connection.peer_connection_id)
             source = [(socket.IPPROTO_IP, IP_PKTINFO, PKTINFO.pack(0, meter.address, b"\0\0\0\0"))]
             meter.sock.sendmsg([data], source, 0, self._target)
-
-    @staticmethod
-    def _own_id(connection):
-        return getattr(connection, "connection_id", b"")
-
-    @staticmethod
-    def _peers_id(connection):
-        return getattr(connection, "peer_connection_id", b"")
 
 
 def _socket():
