@@ -249,16 +249,17 @@ class Handoff:
             raise HandoffError(f"{where}: cannot be read: {_reason(error)}") from None
 
     def _verified(self, keys: Sequence[bytes]) -> tuple[Facts, int]:
-        macs = _macs(keys)
-        reader = _Reader(self._descriptor, macs)
-        start = reader.take(_START)
-        if start[: len(MAGIC)] == bytes(len(MAGIC)):
+        magic = os.pread(self._descriptor, len(MAGIC), 0)
+        if magic == bytes(len(MAGIC)):
             raise HandoffError(f"{self.where}: was used up before; {self._lost}")
-        if start[: len(MAGIC)] != MAGIC:
+        if not MAGIC.startswith(magic):
             # Not removed: it may be anything, named by mistake.
             raise HandoffError(
                 f"{self.where}: holds no associations; remedy: name another file, or remove it"
             )
+        macs = _macs(keys)
+        reader = _Reader(self._descriptor, macs)
+        start = reader.take(_START)
         version, keyed = int.from_bytes(start[len(MAGIC) : -1]), start[-1]
         if version != VERSION:
             raise HandoffError(

@@ -74,9 +74,7 @@ class Runs:
         sources = ClockSources(
             progress=lambda: 5.0, boottime=lambda: self.time, wall=lambda: 0.0, boot_id=lambda: "b"
         )
-        return Succession(
-            self.state, keys=self.keys, supervision=supervision, log=self.log, sources=sources
-        )
+        return Succession(self.state, keys=self.keys, supervision=supervision, log=self.log, sources=sources)
 
     def started(self, engine, listeners=None):
         """A run that serves."""
