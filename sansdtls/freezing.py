@@ -155,6 +155,7 @@ class FreezableAssociation(Association):
         return (
             self._state is ConnectionState.CONNECTED
             and not self._events
+            and not self.path_check_under_way
             and (not self._last_flight or now >= self._repeat_until)
         )
 

@@ -147,6 +147,8 @@ class Server:
                 self._members.note(member)
         if path is not None:
             self._members.follow(member)
+            if connection.path_check_under_way:
+                self._members.schedule(member)
         return events
 
     def datagrams_to_send(self) -> list[Outgoing]:

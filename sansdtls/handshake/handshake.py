@@ -67,6 +67,9 @@ UNDECRYPTABLE_PERIODS = 2
 single forged record end a handshake whose Finished was lost; each further one delays the answer to a
 misconfigured device by a doubled timer."""
 
+AFTER_FINISHED = frozenset((int(ContentType.APPLICATION_DATA), int(ContentType.RETURN_ROUTABILITY_CHECK)))
+"""Content types that a peer who has finished may send, and that may overtake its Finished."""
+
 
 class Handshake(abc.ABC):
     """One handshake, from the first flight to Finished."""
@@ -173,10 +176,10 @@ class Handshake(abc.ABC):
     def open_next_epoch(self, record: Record) -> tuple[int, bytes] | None:
         """Try the candidate keys on a record of epoch 1; type and plaintext if one fits.
 
-        Records that cannot be judged yet are kept in ``deferred``. Application data always wait there: without
-        a connection ID they are not even decrypted before Finished is verified.
+        Records that cannot be judged yet are kept in ``deferred``. Application data and questions for the path
+        always wait there: without a connection ID they are not even decrypted before Finished is verified.
         """
-        if self.state is not State.AWAIT_FINISHED or record.content_type == ContentType.APPLICATION_DATA:
+        if self.state is not State.AWAIT_FINISHED or record.content_type in AFTER_FINISHED:
             self.defer(record)
             return None
         if record.version != ProtocolVersion.DTLS_1_2:
@@ -188,7 +191,7 @@ class Handshake(abc.ABC):
         for candidate in self._candidates:
             opened = candidate.keys.read.open(record)
             if opened is not None and candidate.index != DECOY:
-                if opened[0] == ContentType.APPLICATION_DATA:  # of a record whose type was hidden
+                if opened[0] in AFTER_FINISHED:  # of a record whose type was hidden
                     self.defer(record)
                     return None
                 candidate.keys.read.window.mark(record.sequence_number)
