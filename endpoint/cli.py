@@ -24,6 +24,7 @@ from endpoint.forward import ForwardError
 from endpoint.logs import make_log
 from endpoint.saved import SavedSession
 from endpoint.service import Service
+from endpoint.state.sqlite import StateFileError
 from endpoint.structure import cipher_suite
 from endpoint.systemd import Supervision, SupervisionError
 from endpoint.text import show_text
@@ -145,6 +146,8 @@ def _serve(options: argparse.Namespace) -> int:
         event, what = "listen_failed", str(error)
     except ForwardError as error:
         event, what = "forward_failed", str(error)
+    except StateFileError as error:
+        event, what = "state_failed", str(error)
     except AdminError as error:
         event, what = "admin_failed", str(error)
     except Exception:  # noqa: BLE001 - the last words go into the log, as one line like all others

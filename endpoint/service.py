@@ -41,6 +41,7 @@ from endpoint.keystore.loading import load_credentials
 from endpoint.listening import listen
 from endpoint.logs import Throttle
 from endpoint.reporter import Reporter
+from endpoint.state.sqlite import StateFileError
 from endpoint.succession import Succession
 from endpoint.systemd import Supervision, SupervisionError
 from endpoint.text import show_text
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
 
     from endpoint.config import EndpointConfig
     from endpoint.forward import Forwarder
-    from endpoint.handoff import Draft
     from endpoint.keystore.loading import LoadedCredentials
     from endpoint.listening import Listeners
     from sansdtls import ServerConfig
@@ -66,10 +66,15 @@ HANDSHAKE_GRACE = 2.0
 """Seconds that handshakes under way get before associations are handed over; they cannot be."""
 UNSENT_GRACE = 0.5
 """Seconds for what the kernel had no room for, before associations are handed over."""
+SAVE_GRACE = 1.0
+"""Seconds for the last changes to a database, however little of ``listen.drain`` is left."""
 ADMIN_GRACE = 1.0
 """Seconds for the last answers of the admin socket."""
 MAX_ERRORS_LOGGED = 20
 """Mistakes of one failed reload in its log line; the rest is counted."""
+
+STARTS_IN_VAIN = (ListenError, SupervisionError, StateFileError, AdminError, ForwardError)
+"""Why a service cannot start, with a text for the operator."""
 
 Listening = list[tuple[str, int]]
 """Address and port of each socket."""
@@ -121,7 +126,7 @@ class Service:
         )
         self._supervision = supervision or Supervision()
         self._succession: Succession | None = None
-        self._draft: Draft | None = None
+        self._handing_over = False
         self._handed_over = trio.Event()
         self._outcome: dict[str, object] | str = ""
         self._stop = trio.Event()
@@ -133,9 +138,8 @@ class Service:
     async def run(self, *, task_status: trio.TaskStatus[Listening] = trio.TASK_STATUS_IGNORED) -> int:
         """Serve until stopped by a signal; the exit status.
 
-        Raises :class:`~endpoint.udp.ListenError`, :class:`~endpoint.systemd.SupervisionError`,
-        :class:`~endpoint.admin.AdminError`, and :class:`~endpoint.forward.ForwardError` if there is nowhere to
-        write to from the start. Only in the main thread, because of the signals.
+        Raises what :data:`STARTS_IN_VAIN` names, :class:`~endpoint.forward.ForwardError` if there is nowhere
+        to write to from the start. Only in the main thread, because of the signals.
         """
         failure: Exception | None = None
         with trio.open_signal_receiver(signal.SIGHUP, signal.SIGTERM, signal.SIGINT) as signals:
@@ -144,7 +148,7 @@ class Service:
                 with self._everything:
                     try:
                         await self._serve(task_status)
-                    except (ListenError, SupervisionError, AdminError, ForwardError) as error:
+                    except STARTS_IN_VAIN as error:
                         # Kept until outside: a nursery would wrap it into a group.
                         failure = error
                 nursery.cancel_scope.cancel()
@@ -244,13 +248,17 @@ class Service:
                 quotas=self._config.quotas,
                 observer=Reporter(self._log, self._throttle, forwarder),
                 clock=succession.clock,
+                generation=succession.generation,
+                durable=succession.durable,
             )
             # From here on this process holds what nobody else has: a signal may not end it without a word.
             self._serving = True
             succession.restore(engine)
+            succession.keep(engine, self._trouble)
             succession.prepare(listeners)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._forward, forwarder)
+                nursery.start_soon(succession.run)
                 if admin is not None:
                     await nursery.start(admin.run)
                 async with trio.open_nursery() as running:
@@ -262,9 +270,11 @@ class Service:
                     deadline = trio.current_time() + self._config.listen.drain
                     left = await self._take_leave(engine)
                     running.cancel_scope.cancel()
-                if self._draft is not None:
-                    # What comes from now on waits in the sockets for the next process.
-                    left = self._hand_over(engine, self._draft)
+                # What comes from now on waits in the sockets, for the next process where they are kept.
+                if self._handing_over:
+                    left = await self._hand_over(engine, succession, deadline)
+                elif not await succession.flush(max(SAVE_GRACE, deadline - trio.current_time())):
+                    self._log.warning("state_not_saved", reason="the last changes were not written in time")
                 if self._forwarding:
                     with trio.CancelScope(deadline=deadline):
                         await forwarder.flush()
@@ -275,7 +285,9 @@ class Service:
                 "stopped",
                 associations_left=left,
                 held_back=self._throttle.held_back(),
-                statistics=engine.statistics() | {"forward": forwarder.statistics()},
+                statistics=engine.statistics()
+                | {"forward": forwarder.statistics()}
+                | succession.statistics(),
             )
 
     async def _listen(self, succession: Succession) -> Listeners:
@@ -310,7 +322,7 @@ class Service:
 
     async def _take_leave(self, engine: Engine) -> int:
         """Tell the peers, or let their handshakes finish before they are handed over; how many are left."""
-        if self._draft is None:
+        if not self._handing_over:
             self._supervision.notifier.stopping("telling the devices")
             return await engine.drain(self._config.listen.drain)
         self._supervision.notifier.stopping("handing over to the next process")
@@ -328,26 +340,29 @@ class Service:
         if self._succession is None or self._succession.to is None or self._engine is None:
             return
         try:
-            self._draft = self._succession.begin(sum(counts_of(self._engine).values()))
+            self._succession.begin(sum(counts_of(self._engine).values()))
         except HandoffError as error:
             self._log.error("handoff_failed", error=str(error))
+        else:
+            self._handing_over = True
 
-    def _hand_over(self, engine: Engine, draft: Draft) -> int:
+    async def _hand_over(self, engine: Engine, succession: Succession, deadline: float) -> int:
         """Write all associations for the next process; how many were lost."""
-        assert self._succession is not None  # noqa: S101 - the draft is its
-        there = sum(counts_of(engine).values())
+        there = counts_of(engine)
+        associations = there["associations"] + there["frozen"]
+        seconds = max(SAVE_GRACE, deadline - trio.current_time())
         try:
-            count = self._succession.hand_over(draft, engine)
+            count = await succession.hand_over(engine, associations=associations, seconds=seconds)
         except HandoffError as error:
-            self._log.error("handoff_failed", error=str(error), associations=there)
+            self._log.error("handoff_failed", error=str(error), associations=associations)
             self._status = 1
             self._outcome = str(error)
         else:
-            self._outcome = {"associations": count, "to": self._succession.to}
+            self._outcome = {"associations": count, "to": succession.to}
             self._log.info("handed_over", **self._outcome)
-            there = 0
+            associations = 0
         self._handed_over.set()
-        return there
+        return associations
 
     # --- the admin socket ---
 
@@ -375,9 +390,10 @@ class Service:
         if self._succession is None or self._engine is None:
             raise CommandError("the service is starting")
         try:
-            self._draft = self._succession.begin(sum(counts_of(self._engine).values()))
+            self._succession.begin(sum(counts_of(self._engine).values()))
         except HandoffError as error:
             raise CommandError(str(error)) from None
+        self._handing_over = True
         self._log.info("stopping", command="handoff")
         self._stop.set()
         await self._handed_over.wait()

@@ -12,7 +12,8 @@
               stop receiving                                    what comes now waits in the sockets
               freeze everything and write it
 
-Where associations go, the first there is of: ``state.handoff_file``; memory in the service manager; nowhere. The
+Where associations go, the first there is of: ``state.file``, where they are all along, so that only the last changes
+have to be written; ``state.handoff_file``; memory in the service manager; nowhere. The
 manager keeps its copy through a restart, but (unless ``FileDescriptorStorePreserve=yes``) not through a stop and a start.
 Devices are not told that the service stops where their associations are handed over, so after such a stop they
 find out by themselves.
@@ -23,14 +24,18 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Protocol
 
-from endpoint.clock import SYSTEM, LastingClock, time_since
+from endpoint.clock import SYSTEM, AnchorError, LastingClock, time_since
 from endpoint.handoff import STORED_ASSOCIATIONS, Facts, HandoffError, HandoffFile, HandoffMemory
 from endpoint.listening import STORED_SOCKET, inherited_sockets
+from endpoint.state.behind import WriteBehind
+from endpoint.state.sqlite import AssociationFile
 from endpoint.systemd import PROBE
+from endpoint.text import show_text
 from sansdtls import SnapshotError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
 
     from structlog.typing import FilteringBoundLogger
 
@@ -40,6 +45,7 @@ if TYPE_CHECKING:
     from endpoint.listening import HandedSocket, Listeners
     from endpoint.sockets import UdpSocket
     from endpoint.systemd import Descriptor, Supervision
+    from sansdtls import Checkpoint
 
 
 class Restores(Protocol):
@@ -50,12 +56,25 @@ class Restores(Protocol):
         ...
 
 
-class Freezes(Protocol):
-    """What is asked of the engine at the end."""
+class Keeps(Protocol):
+    """What is asked of it to keep associations while it runs, and to hand them over at the end."""
 
     @property
     def sockets(self) -> tuple[UdpSocket, ...]:
         """In the order of their indices."""
+        ...
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """See ``sansdtls.Server``."""
+        ...
+
+    def checkpoint(self) -> Checkpoint:
+        """See ``sansdtls.Server``."""
+        ...
+
+    def confirm(self, checkpoint: Checkpoint) -> None:
+        """See ``sansdtls.Server``."""
         ...
 
     def freeze_all(self) -> Iterator[bytes]:
@@ -78,7 +97,7 @@ class Succession:
         """Look at everything that is there; nothing is used yet. Make it inside ``trio.run``.
 
         ``keys`` are ``dtls.snapshot_keys``. :class:`~endpoint.systemd.SupervisionError` for descriptors that were
-        handed down and are no use.
+        handed down and are no use, :class:`~endpoint.state.sqlite.StateFileError` for a database that is none.
         """
         self._log = log
         self._notifier = supervision.notifier
@@ -86,6 +105,10 @@ class Succession:
         self._opened = contextlib.ExitStack()
         self._found: list[Handoff] = []
         self._not_restored: list[str] = []
+        self._state = state
+        self._saved: AssociationFile | None = None
+        self._behind: WriteBehind[Checkpoint] | None = None
+        self._draft: Draft | None = None
         self._file = None if state.handoff_file is None else HandoffFile(state.handoff_file, keys)
         self._memory: HandoffMemory | None = None
         self.sockets: tuple[HandedSocket, ...] = self._sort(supervision.descriptors)
@@ -93,7 +116,11 @@ class Succession:
         for place in (self._memory, self._file):
             if place is not None:
                 self._look(place, state.handoff_max_age, sources)
-        self.clock = LastingClock.resume(*(found.facts.anchor for found in self._found), sources=sources)
+        anchors = [found.facts.anchor for found in self._found]
+        if state.store == "sqlite" and state.file is not None:
+            self._saved = self._opened.enter_context(AssociationFile(state.file))
+            anchors += self._anchor_of(self._saved, sources)
+        self.clock = LastingClock.resume(*anchors, sources=sources)
         """The time, which goes on from the process before."""
         self.listeners: tuple[str, ...] = self._found[0].facts.listeners if self._found else ()
         """The addresses that the process before served, by index."""
@@ -129,6 +156,26 @@ class Succession:
         else:
             self._found.append(self._opened.enter_context(found))
 
+    def _anchor_of(self, saved: AssociationFile, sources: ClockSources) -> list[bytes]:
+        if not saved.anchor:
+            return []  # a new file
+        try:
+            time_since(saved.anchor, sources)
+        except AnchorError as error:
+            self._log.warning("clock_begins_anew", reason=f"{show_text(str(saved.path))}: {error}")
+            return []
+        return [saved.anchor]
+
+    @property
+    def generation(self) -> int:
+        """How many processes have opened the database, with this one; 0 without one."""
+        return self._saved.generation if self._saved else 0
+
+    @property
+    def durable(self) -> bool:
+        """Whether there is a database, and so the engine has to make checkpoints."""
+        return self._saved is not None
+
     def restore(self, engine: Restores) -> None:
         """Use up what was found, and put it into ``engine``. What cannot be used is told in the log, and counted.
 
@@ -137,26 +184,32 @@ class Succession:
         for reason in self._not_restored:
             self._log.warning("associations_not_restored", reason=reason)
         for found in self._found:
-            restored = refused = 0
-            first_reason = None
             try:
                 found.use_up()
-                for blob in found.blobs():
-                    try:
-                        engine.restore(blob)
-                        restored += 1
-                    except SnapshotError as error:
-                        refused += 1
-                        first_reason = first_reason or str(error)
+                self._put_into(engine, found.blobs(), found.where, saved=False)
             except (HandoffError, OSError, ValueError) as error:
                 self._log.warning("associations_not_restored", reason=str(error))
             found.close()
-            if restored or refused:
-                why = {} if first_reason is None else {"first_reason": first_reason}
-                self._log.info(
-                    "restored", associations=restored, refused=refused, **why, **{"from": found.where}
-                )
         self._found.clear()
+        if self._saved is not None:
+            rows = (blob for _, blob in self._saved.rows())
+            self._put_into(engine, rows, show_text(str(self._saved.path)), saved=True)
+
+    def _put_into(self, engine: Restores, blobs: Iterator[bytes], where: str, *, saved: bool) -> None:
+        restored = refused = 0
+        why: dict[str, str] = {}
+        try:
+            for blob in blobs:
+                try:
+                    engine.restore(blob, saved=saved)
+                    restored += 1
+                except SnapshotError as error:
+                    refused += 1
+                    why.setdefault("first_reason", str(error))
+        finally:
+            if restored or refused:
+                facts = {"associations": restored, "refused": refused, **why, "from": where}
+                self._log.info("restored", **facts)
 
     def prepare(self, listeners: Listeners) -> None:
         """Have the manager keep what the next process needs, as far as it keeps anything. Blocks for a moment."""
@@ -164,12 +217,13 @@ class Succession:
         if listeners.given_up:
             self._log.info("sockets_given_up", addresses=list(listeners.given_up))
             notifier.forget(STORED_SOCKET)
-        if self._file is not None and self._memory is not None:
-            # From a time when no file was configured. It has been used by now.
+        elsewhere = self._file is not None or self._saved is not None
+        if elsewhere and self._memory is not None:
+            # From a time when nothing else was configured. It has been used by now.
             notifier.forget(STORED_ASSOCIATIONS)
             self._memory.close()
             self._memory = None
-        if self._memory is None and self._file is None and notifier.keeps_descriptors():
+        if self._memory is None and not elsewhere and notifier.keeps_descriptors():
             self._memory = HandoffMemory.create(self._keys)
             self._opened.callback(self._memory.close)
             notifier.store(STORED_ASSOCIATIONS, self._memory.descriptor)
@@ -179,30 +233,67 @@ class Succession:
     @property
     def to(self) -> str | None:
         """Where associations are handed over to; ``None`` = nowhere, so devices are to be told of a stop."""
+        if self._saved is not None:
+            return show_text(str(self._saved.path))
         place = self._file or self._memory
         return None if place is None else place.where
 
-    def begin(self, associations: int) -> Draft:
+    def keep(self, engine: Keeps, trouble: Callable[..., None]) -> None:
+        """From now on it is the associations of ``engine`` that the database has; ``trouble`` hears when it has not."""
+        if self._saved is not None:
+            self._behind = WriteBehind(
+                engine,
+                self._saved,
+                interval=self._state.checkpoint_interval,
+                anchor=self.clock.anchor,
+                trouble=trouble,
+            )
+
+    async def run(self) -> None:
+        """Keep the database up to date until cancelled; without one there is nothing to do."""
+        if self._behind is not None:
+            await self._behind.run()
+
+    async def flush(self, seconds: float) -> bool:
+        """Write the last changes to the database, if there is one; whether they are there within ``seconds``."""
+        return self._behind is None or await self._behind.flush(seconds)
+
+    def begin(self, associations: int) -> None:
         """Open the place for about so many; :class:`~endpoint.handoff.HandoffError` if there is none."""
+        if self._saved is not None:
+            return
         place = self._file or self._memory
         if place is None:
             raise HandoffError(
                 "there is nothing to hand over to; remedy: state.handoff_file, or FileDescriptorStoreMax= in the unit"
             )
-        return place.begin(associations)
+        self._draft = place.begin(associations)
+        self._opened.callback(self._draft.close)
 
-    def hand_over(self, draft: Draft, engine: Freezes) -> int:
-        """Freeze everything into ``draft``; how many. The engine must not be running any more.
+    async def hand_over(self, engine: Keeps, *, associations: int, seconds: float) -> int:
+        """Freeze everything into what :meth:`begin` has opened; how many. The engine must not be running any more.
 
-        :class:`~endpoint.handoff.HandoffError` if it could not be written; what was frozen is then lost.
+        ``associations``: how many there are. A database has to take the last changes within ``seconds``.
+        :class:`~endpoint.handoff.HandoffError` if it could not be written; what was frozen is then lost, and of a
+        database the last changes.
         """
+        if self._draft is None:
+            if await self.flush(seconds):
+                return associations
+            raise HandoffError(
+                f"{self.to}: the last changes were not written within {seconds:g} s; those written before are used"
+            )
         facts = Facts(anchor=self.clock.anchor(), listeners=tuple(udp.local_text for udp in engine.sockets))
         try:
-            return draft.write(facts, engine.freeze_all())
+            return self._draft.write(facts, engine.freeze_all())
         except OSError as error:
             raise HandoffError(f"{self.to}: {(error.strerror or str(error)).lower()}") from None
         finally:
-            draft.close()
+            self._draft.close()
+
+    def statistics(self) -> dict[str, Any]:
+        """Counters of the database; empty without one."""
+        return {} if self._behind is None else self._behind.statistics()
 
     def close(self) -> None:
         """Close what was opened; the manager keeps its copies."""

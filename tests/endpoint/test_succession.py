@@ -2,10 +2,12 @@
 
 import os
 import socket
+from functools import partial
 from typing import Any
 
 import attrs
 import pytest
+import trio
 
 from endpoint.clock import ClockSources
 from endpoint.config import State
@@ -95,7 +97,8 @@ class Runs:
         one = self.started(engine, listeners)
         restored = list(engine.blobs)
         engine.blobs += blobs
-        assert one.hand_over(one.begin(len(engine.blobs)), engine) == len(restored) + len(blobs)
+        one.begin(len(engine.blobs))
+        assert handed_over(one, engine) == len(restored) + len(blobs)
         assert engine.blobs == []
         one.close()
         return restored
@@ -116,6 +119,10 @@ def bound():
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.bind(("127.0.0.1", 0))
     return UdpSocket(sock)
+
+
+def handed_over(succession, engine):
+    return trio.run(partial(succession.hand_over, engine, associations=len(engine.blobs), seconds=1.0))
 
 
 # --- in a file -------------------------------------------------------------------------------------
@@ -223,14 +230,14 @@ def test_a_place_that_cannot_be_written_is_told_before_anything_is_frozen(state,
 def test_a_disk_that_fails_in_the_middle_is_told(state, monkeypatch):
     runs = Runs(state)
     one = runs.started(FakeEngine())
-    draft = one.begin(1)
+    one.begin(1)
 
     def broken(*_):
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(os, "fsync", broken)
     with pytest.raises(HandoffError, match="cannot be written: input/output error"):
-        one.hand_over(draft, FakeEngine(b"one"))
+        handed_over(one, FakeEngine(b"one"))
     one.close()
     assert state.handoff_file is not None
     assert list(state.handoff_file.parent.iterdir()) == []
