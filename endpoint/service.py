@@ -380,9 +380,9 @@ class Service:
         self._log.warning(what.replace(" ", "_"), **facts)
 
     async def _status_command(self, _request: Mapping[str, Any]) -> Mapping[str, object]:
-        if self._engine is None:
+        if self._engine is None or self._succession is None:
             raise CommandError("the service is starting")
-        return counts_of(self._engine)
+        return counts_of(self._engine) | self._succession.statistics()
 
     async def _handoff_command(self, _request: Mapping[str, Any]) -> Mapping[str, object]:
         if self._stop.is_set():
@@ -402,7 +402,7 @@ class Service:
         return self._outcome
 
 
-def counts_of(engine: Engine) -> dict[str, int]:
+def counts_of(engine: Engine) -> dict[str, Any]:
     """How many associations and handshakes there are."""
     figures = engine.statistics()
     return {

@@ -14,6 +14,7 @@ from endpoint.config import State
 from endpoint.handoff import STORED_ASSOCIATIONS, HandoffError
 from endpoint.listening import STORED_SOCKET, Listeners
 from endpoint.sockets import UdpSocket
+from endpoint.state.sqlite import AssociationFile, StateFileError
 from endpoint.succession import Succession
 from endpoint.systemd import PROBE, Descriptor, Notifier, Supervision
 from sansdtls import SnapshotError
@@ -345,4 +346,126 @@ def test_what_a_probe_left_is_closed_and_a_second_memory_too(manager):
             os.fstat(number)
     assert one.to == WHERE
     assert one.sockets == ()
+    one.close()
+
+
+# --- in a database ---------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class FakeSaved:
+    handle: bytes
+    blob: bytes
+
+
+@attrs.frozen
+class FakeCheckpoint:
+    saved: tuple[FakeSaved, ...]
+    removed: tuple[bytes, ...] = ()
+
+
+class CheckpointingEngine(FakeEngine):
+    """Its first checkpoint has everything."""
+
+    checkpoint_due = False
+
+    def __init__(self, *blobs):
+        super().__init__(*blobs)
+        self.came_back = []
+        self.confirmed = []
+
+    def restore(self, blob, *, saved=False):
+        self.came_back.append((blob, saved))
+        if blob.startswith(b"bad"):
+            raise SnapshotError(blob.decode())
+
+    def checkpoint(self):
+        saved = tuple(FakeSaved(blob[:4], blob) for blob in self.blobs)
+        self.blobs.clear()
+        return FakeCheckpoint(saved)
+
+    def confirm(self, checkpoint):
+        self.confirmed.append(checkpoint)
+
+
+@pytest.fixture
+def database(tmp_path):
+    directory = tmp_path / "state"
+    directory.mkdir(mode=0o700)
+    return State(store="sqlite", file=directory / "a.db", key_file=tmp_path / "key")
+
+
+def kept(succession, engine):
+    """The end of a run with a database."""
+    troubles: list[object] = []
+    count = len(engine.blobs)
+
+    async def end():
+        succession.keep(engine, lambda *what, **facts: troubles.append((what, facts)))
+        succession.begin(count)
+        return await succession.hand_over(engine, associations=count, seconds=60.0)
+
+    assert trio.run(end) == count
+    assert troubles == []
+    assert succession.statistics()["state_rows_saved"] == count
+
+
+def test_a_database_has_everything_all_along_and_says_how_often_it_was_opened(database):
+    runs = Runs(database)
+    one = runs.succession()
+    assert (one.generation, one.durable, one.to) == (1, True, str(database.file))
+    assert one.statistics() == {}
+    kept(one, CheckpointingEngine(b"one", b"two", b"bad one"))
+    one.close()
+    runs.time += 60
+    engine = CheckpointingEngine()
+    one = runs.started(engine)
+    assert one.generation == 2
+    assert one.clock() == 65.0
+    assert sorted(engine.came_back) == [(b"bad one", True), (b"one", True), (b"two", True)]
+    assert runs.log.facts == [
+        (
+            "restored",
+            {"associations": 2, "refused": 1, "first_reason": "bad one", "from": str(database.file)},
+        )
+    ]
+    one.close()
+
+
+def test_a_database_takes_over_what_was_handed_over_before_there_was_one(database, manager):
+    runs = Runs(State(), manager=manager)
+    runs.whole(b"one")
+    runs.state = database
+    engine = CheckpointingEngine()
+    one = runs.started(engine)
+    assert engine.came_back == [(b"one", False)]
+    assert manager.stored == []
+    one.close()
+
+
+def test_a_database_that_is_none_keeps_the_service_from_starting(database):
+    database.file.write_text("something else")
+    database.file.chmod(0o600)
+    with pytest.raises(StateFileError):
+        Runs(database).succession()
+
+
+def test_a_database_that_takes_nothing_in_time_is_told(database, monkeypatch):
+    one = Runs(database).succession()
+
+    def full(*_, **__):
+        raise StateFileError(database.file, "disk full", code="FULL")
+
+    monkeypatch.setattr(AssociationFile, "apply", full)
+    engine = CheckpointingEngine(b"one")
+
+    async def end():
+        one.keep(engine, lambda *_, **__: None)
+        with pytest.raises(HandoffError) as caught:
+            await one.hand_over(engine, associations=1, seconds=1.0)
+        assert str(caught.value) == (
+            f"{database.file}: the last changes were not written within 1 s; those written before are used"
+        )
+
+    trio.run(end, clock=trio.testing.MockClock(autojump_threshold=0.05))
     one.close()

@@ -248,6 +248,68 @@ def test_a_file_that_cannot_be_written_has_the_devices_told(home, port):
         assert sum(meters.causes.values()) == COUNT
 
 
+# --- in a database ---------------------------------------------------------------------------------
+
+DATABASE = '[state]\nstore = "sqlite"\nfile = "state/a.db"\nkey_file = "state.key"\nadmin_socket = "admin"\n'
+
+
+@pytest.fixture
+def database(home):
+    (home / "state").mkdir(mode=0o700)
+
+
+def test_a_database_keeps_everything_through_a_stop_and_a_kill(home, port, database, monkeypatch):
+    monkeypatch.setattr(supervisor, "MAX_STORED", 0)
+    configure(home, port, DATABASE)
+    with serving(home, port) as (service, meters):
+        assert service.stop() == 0
+        handed = service.fact("handed_over")
+        assert (handed["associations"], handed["to"]) == (COUNT, "state/a.db")
+        for status in (0, -9):
+            service.start()
+            service.wait_until_said("READY")
+            restored = service.fact("restored")
+            assert (restored["associations"], restored["refused"]) == (COUNT, 0)
+            meters.hear_all()
+            saved = ask(home / "admin", "status", seconds=30)["state_checkpoints"]
+            # What was heard is in a checkpoint that began after that.
+            service.wait_until(
+                lambda saved=saved: ask(home / "admin", "status", seconds=30)["state_checkpoints"] > saved,
+                "it makes a checkpoint",
+            )
+            assert service.stop("SIGKILL" if status else "SIGTERM") == status
+        service.start()
+        service.wait_until_said("READY")
+        meters.hear_all()
+        assert service.facts("connected") == []
+        assert meters.causes == {}
+        assert service.stop() == 0
+
+
+def test_an_interrupt_leaves_nothing_in_the_database(home, port, database):
+    configure(home, port, DATABASE)
+    with serving(home, port) as (service, meters):
+        assert service.stop("SIGINT") == 0
+        meters._take_in()
+        assert sum(meters.causes.values()) == COUNT
+        service.start()
+        service.wait_until_said("READY")
+        assert service.facts("restored") == []
+        assert service.stop() == 0
+
+
+def test_a_database_that_is_none_keeps_the_service_from_starting(home, port, database):
+    (home / "state" / "a.db").touch(mode=0o600)
+    (home / "state" / "a.db").write_text("something else" * 1000)
+    configure(home, port, DATABASE)
+    with managed(home) as service:
+        service.start()
+        assert service.wait() == 1
+        (fact,) = service.facts()
+    assert fact["event"] == "state_failed"
+    assert fact["error"].startswith("state/a.db: ")
+
+
 # --- on request ------------------------------------------------------------------------------------
 
 
