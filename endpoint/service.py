@@ -382,7 +382,7 @@ class Service:
     async def _status_command(self, _request: Mapping[str, Any]) -> Mapping[str, object]:
         if self._engine is None or self._succession is None:
             raise CommandError("the service is starting")
-        return counts_of(self._engine) | self._succession.statistics()
+        return {**counts_of(self._engine), **self._succession.statistics()}
 
     async def _handoff_command(self, _request: Mapping[str, Any]) -> Mapping[str, object]:
         if self._stop.is_set():
@@ -402,7 +402,7 @@ class Service:
         return self._outcome
 
 
-def counts_of(engine: Engine) -> dict[str, Any]:
+def counts_of(engine: Engine) -> dict[str, int]:
     """How many associations and handshakes there are."""
     figures = engine.statistics()
     return {

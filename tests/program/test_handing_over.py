@@ -258,30 +258,24 @@ def database(home):
     (home / "state").mkdir(mode=0o700)
 
 
-def test_a_database_keeps_everything_through_a_stop_and_a_kill(home, port, database, monkeypatch):
+def test_a_database_keeps_everything_through_kills_and_a_stop(home, port, database, monkeypatch):
     monkeypatch.setattr(supervisor, "MAX_STORED", 0)
     configure(home, port, DATABASE)
     with serving(home, port) as (service, meters):
-        assert service.stop() == 0
-        handed = service.fact("handed_over")
-        assert (handed["associations"], handed["to"]) == (COUNT, "state/a.db")
-        for status in (0, -9):
+        service.wait_until(
+            lambda: ask(home / "admin", "status", seconds=30)["state_rows_saved"] >= COUNT,
+            "all associations are in the database",
+        )
+        for signal, status in (("SIGKILL", -9), ("SIGKILL", -9), ("SIGTERM", 0)):
+            assert service.stop(signal) == status
+            handed = [(fact["associations"], fact["to"]) for fact in service.facts("handed_over")]
+            assert handed == ([] if status else [(COUNT, "state/a.db")])
             service.start()
             service.wait_until_said("READY")
             restored = service.fact("restored")
             assert (restored["associations"], restored["refused"]) == (COUNT, 0)
             meters.hear_all()
-            saved = ask(home / "admin", "status", seconds=30)["state_checkpoints"]
-            # What was heard is in a checkpoint that began after that.
-            service.wait_until(
-                lambda saved=saved: ask(home / "admin", "status", seconds=30)["state_checkpoints"] > saved,
-                "it makes a checkpoint",
-            )
-            assert service.stop("SIGKILL" if status else "SIGTERM") == status
-        service.start()
-        service.wait_until_said("READY")
-        meters.hear_all()
-        assert service.facts("connected") == []
+            assert service.facts("connected") == []
         assert meters.causes == {}
         assert service.stop() == 0
 
