@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import attrs
 
-from sansdtls.connection_ids import PathPolicy
 from sansdtls.errors import DecodeError
 from sansdtls.events import (
     AlertReceived,
@@ -26,7 +25,9 @@ from sansdtls.events import (
 )
 from sansdtls.handshake.failure import HandshakeFailure, violation
 from sansdtls.handshake.flight import MINIMUM_DATAGRAM_SIZE, pack_flight
+from sansdtls.handshake.handshake import AFTER_FINISHED
 from sansdtls.iana import AlertDescription, AlertLevel, ContentType, HandshakeType, ProtocolVersion
+from sansdtls.paths import PathFollower
 from sansdtls.wire.handshake import decode_fragments_untrusted
 from sansdtls.wire.record import MAX_PLAINTEXT_LENGTH, MAX_SEQUENCE_NUMBER, decode_alert_untrusted
 
@@ -51,6 +52,7 @@ maximum segment lifetime of TCP, which is two minutes; here, or until data show 
 
 # Looking up a member of an enum costs 90 ns, as much as a tenth of the decryption: not for each record.
 _APPLICATION_DATA = int(ContentType.APPLICATION_DATA)
+_RETURN_ROUTABILITY_CHECK = int(ContentType.RETURN_ROUTABILITY_CHECK)
 _DTLS_1_2 = int(ProtocolVersion.DTLS_1_2)
 
 CLOSE_NOTIFY = (AlertLevel.WARNING, AlertDescription.CLOSE_NOTIFY)
@@ -98,7 +100,7 @@ _CLOSED = ConnectionState.CLOSED
 _OVER = (ConnectionState.CLOSED, ConnectionState.FROZEN)
 
 
-class Association:
+class Association(PathFollower):
     """State and intake; :class:`~sansdtls.Connection` adds what callers use, and only it is ever made."""
 
     __slots__ = (
@@ -196,7 +198,7 @@ class Association:
         layer = self._layer
         read = layer.read
         handshake = self._handshake
-        if handshake is not None and record.content_type == _APPLICATION_DATA:
+        if handshake is not None and record.content_type in AFTER_FINISHED:
             handshake.defer(record)  # not even decrypted before Finished is verified
             return True
         if record.version != _DTLS_1_2:
@@ -218,22 +220,21 @@ class Association:
             if read.exhausted:
                 self.terminate(KeysExhausted("open"), notify=True)
             return False
-        if handshake is not None and opened[0] == _APPLICATION_DATA:
+        if handshake is not None and opened[0] in AFTER_FINISHED:
             handshake.defer(record)  # its type was hidden
             return True
         newer = sequence_number > read.window.highest
         read.window.mark(sequence_number)
         self.last_received = now
-        if path is not None and path != layer.path:
-            self._heard_elsewhere(path, record, now, newer=newer)
+        about_paths = handshake is None and (
+            (path is not None and path != layer.path)
+            or layer.path_check is not None
+            or opened[0] == _RETURN_ROUTABILITY_CHECK
+        )
+        if about_paths and self._locate_peer(path, record.length, opened, now, newer=newer):
+            return True
         self._receive_authentic(*opened, now)
         return True
-
-    def _heard_elsewhere(self, path: Hashable, record: Record, now: float, *, newer: bool) -> None:
-        """An authentic record came from another path than the one in use."""
-        policy = self._config.connection_id
-        if newer and policy is not None and policy.path_policy is PathPolicy.MOVE:
-            self._layer.path = path
 
     def _receive_authentic(self, content_type: int, plaintext: bytes, now: float) -> None:
         if content_type == _APPLICATION_DATA and len(plaintext) <= self._max_accepted:
@@ -391,10 +392,13 @@ class Association:
     def _deadline(self) -> float | None:
         if self._handshake is not None:
             return self._handshake.timer.next
+        check = self._layer.path_check
+        asked = None if check is None else check.deadline
         idle_timeout = self._idle_timeout
         if self._state in _OVER or idle_timeout is None:
-            return None
-        return self.last_received + idle_timeout
+            return asked
+        idle = self.last_received + idle_timeout
+        return idle if asked is None else min(idle, asked)
 
     @property
     def _idle_timeout(self) -> float | None:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
     from sansdtls.config import ClientConfig, ServerConfig
-    from sansdtls.events import ConnectionOffered, Event
+    from sansdtls.events import ConnectionOffered, Event, PathChangeRequested
     from sansdtls.handshake.handshake import Handshake
     from sansdtls.handshake.negotiation import Negotiated
     from sansdtls.handshake.outcome import Peer
@@ -73,7 +73,8 @@ class Connection(FreezableAssociation):
 
         ``entropy(n)`` returns n random bytes fit for keys; ``now`` is monotonic time in seconds; ``path``
         is any hashable value and comes back in :class:`Outgoing`. With a path other than ``None``,
-        datagrams handed over with another one are discarded.
+        datagrams handed over with another one are discarded, unless they carry a connection ID of ours; then
+        the server is followed as ``ClientConfig.connection_id`` says.
         """
         layer = RecordLayer(path=path, outbox=[], totals=None, window_width=config.limits.replay_window)
         connection = cls(config, layer, now, entropy, is_client=True)
@@ -235,7 +236,10 @@ class Connection(FreezableAssociation):
         return self.take_events()
 
     def handle_timeout(self, *, now: float) -> list[Event]:
-        """Do what is due at ``now``: repeat a flight, give up, close for idleness. Early calls do nothing."""
+        """Do what is due at ``now``: repeat a flight or a question, give up, close for idleness.
+
+        Early calls do nothing.
+        """
         deadline = self._deadline()
         if deadline is not None and now >= deadline:
             if self._handshake is not None:
@@ -243,8 +247,12 @@ class Connection(FreezableAssociation):
                     self._handshake.handle_timeout(now)
                 except HandshakeFailure as failure:
                     self.fail(failure)
-            elif (idle_timeout := self._idle_timeout) is not None:
+            elif (
+                idle_timeout := self._idle_timeout
+            ) is not None and now >= self.last_received + idle_timeout:
                 self.terminate(IdleTimeout(idle_timeout), notify=self._config.notify_idle_timeout)
+            else:
+                self._handle_path_timeout(now)
         return self.take_events()
 
     def provide_psk(self, request: PskRequested, keys: Sequence[bytes], *, now: float) -> list[Event]:
@@ -332,11 +340,25 @@ class Connection(FreezableAssociation):
         """
         return self.last_received if self._events else self._deadline()
 
-    def send(self, data: bytes, *, now: float) -> None:
+    def confirm_path(self, request: PathChangeRequested, *, now: float) -> list[Event]:
+        """Answer a ``PathChangeRequested`` event: the peer is there. What follows is ``PathChanged``.
+
+        Nothing happens if the peer was heard on the old path or a third one since, or if the connection has ended.
+        Raises UsageError for a request of another connection.
+        """
+        self._move_as_confirmed(request)
+        events = self.take_events()
+        return events if self._watcher is None else self._watcher.settle(events, now)
+
+    def send(self, data: bytes, *, now: float, path: Hashable = None) -> None:
         """Send application data: one record in one datagram.
 
-        Raises WrongState unless connected, or where a durable server has to confirm a checkpoint first, and
-        MessageTooLarge above :attr:`max_payload`. With the last record that the keys allow, the connection closes itself (``KeysExhausted``).
+        ``path`` may be one that waits for :meth:`confirm_path`: three times as many bytes can go there as have
+        come from there. ``None`` = where the peer is.
+
+        Raises WrongState unless connected, for any other path and beyond that limit, and where a durable server
+        has to confirm a checkpoint first; MessageTooLarge above :attr:`max_payload`. With the last record that
+        the keys allow, the connection closes itself (``KeysExhausted``).
         """
         if self._state is not _CONNECTED:
             raise WrongState(f"cannot send: the connection is {self._state.value}")
@@ -346,7 +368,11 @@ class Connection(FreezableAssociation):
         write = layer.write
         if write.next_sequence_number >= write.ask_at:
             self._ask_for_numbers()
-        layer.send_datagrams((write.record(_APPLICATION_DATA, data),))
+        if path is None or path == layer.path:
+            layer.send_datagrams((write.record(_APPLICATION_DATA, data),))
+        else:
+            check = self._path_in_question(path, write.overhead + len(data))
+            check.send(write.record(_APPLICATION_DATA, data))
         layer.statistics.records_sent += 1
         layer.statistics.bytes_sent += len(data)
         if write.remaining <= 1:  # the last one is for close_notify

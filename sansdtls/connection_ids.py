@@ -66,8 +66,9 @@ class ConnectionIdPolicy:
     """Makes IDs of ``length`` bytes in another way; ``None`` = ``prefix`` and random bytes. An ID in use is
     asked for again."""
     padding: int = attrs.field(default=1, validator=whole(1, 1024, "bytes"))
-    """Content, type and padding of a record with an ID fill a multiple of this many bytes, which hides lengths;
-    1 = no padding."""
+    """Content, type and padding of a record of data or of an alert fill a multiple of this many bytes, or as much
+    as mtu and peer take, if that is less: so only the number of such blocks is seen, and data look like alerts.
+    In records with an ID only; 1 = no padding."""
     return_routability: ReturnRoutability = attrs.field(
         default=ReturnRoutability.BASIC, validator=instance_of(ReturnRoutability)
     )
@@ -96,7 +97,3 @@ class ConnectionIdPolicy:
                 f"ConnectionIdPolicy.generator: made {made!r}, where {self.length} bytes are needed"
             )
         return made
-
-    def padding_within(self, max_plaintext: int, mtu: int) -> int:
-        """``padding``, as far as it leaves room for content in what the peer and the path take."""
-        return min(self.padding, max_plaintext // 2, mtu // 4)

@@ -45,6 +45,7 @@ class Deadlines(Generic[T]):
         thing.scheduled = deadline
         self._order += 1
         heapq.heappush(self._heap, (deadline, self._order, thing))
+        self._compact()
 
     def cancel(self, thing: T) -> None:
         """Forget ``thing``. Its entry goes now or with the next rebuild, so that no dead thing is kept for long."""
@@ -52,10 +53,7 @@ class Deadlines(Generic[T]):
             return
         thing.scheduled = None
         self._invalid += 1
-        if self._invalid > _COMPACT_ABOVE and self._invalid > len(self._heap) // 2:
-            self._heap = [entry for entry in self._heap if entry[2].scheduled == entry[0]]
-            heapq.heapify(self._heap)
-            self._invalid = 0
+        self._compact()
 
     def next(self) -> float | None:
         """The earliest deadline."""
@@ -70,6 +68,13 @@ class Deadlines(Generic[T]):
         thing = heapq.heappop(self._heap)[2]
         thing.scheduled = None
         return thing
+
+    def _compact(self) -> None:
+        """Rebuild the heap where most of it is invalid: each deadline that was moved earlier leaves an entry."""
+        if self._invalid > _COMPACT_ABOVE and self._invalid > len(self._heap) // 2:
+            self._heap = [entry for entry in self._heap if entry[2].scheduled == entry[0]]
+            heapq.heapify(self._heap)
+            self._invalid = 0
 
     def _drop_invalid(self) -> None:
         while self._heap and self._heap[0][2].scheduled != self._heap[0][0]:

@@ -39,6 +39,8 @@ class DiscardReason(enum.Enum):
     """Records of the next epoch that came early and for which no room was left."""
     DUPLICATE_HANDSHAKE_MESSAGE = "duplicate_handshake_message"
     """A handshake message that was already processed."""
+    BAD_PATH_MESSAGE = "bad_path_message"
+    """An authentic return_routability_check message that is malformed, or of a type that is not known."""
     EARLY_APPLICATION_DATA = "early_application_data"
     """Application data in epoch 0. Never delivered."""
     HALF_OPEN_LIMIT = "half_open_limit"
@@ -271,6 +273,41 @@ class DataReceived:
     data: bytes
 
 
+@enum.unique
+class PathProof(enum.Enum):
+    """Why a new path is believed to be the peer's."""
+
+    NEWER_RECORD = "newer_record"
+    """An authentic record newer than all before came from it, and ``PathPolicy.MOVE`` asks for no more."""
+    RETURN_ROUTABILITY = "return_routability"
+    """The peer has answered there, RFC 9853."""
+    APPLICATION = "application"
+    """The caller has confirmed it."""
+
+
+@attrs.frozen(eq=False)
+class PathChanged:
+    """From now on datagrams go to ``new``. Comes before the ``DataReceived`` of the record that moved it."""
+
+    connection: Connection
+    old: Hashable
+    new: Hashable
+    proof: PathProof
+
+
+@attrs.frozen(eq=False)
+class PathChangeRequested:
+    """The peer may have moved to ``new``; whether it has is asked. Only with ``PathPolicy.APPLICATION``.
+
+    Answer with ``connection.confirm_path(request, now=...)``, or not at all. Until then
+    ``connection.send(data, now=..., path=request.new)`` sends there, within three times of what came from there.
+    """
+
+    connection: Connection
+    old: Hashable
+    new: Hashable
+
+
 @attrs.frozen(eq=False)
 class AlertReceived:
     """The peer sent an alert. If it ends the connection, ``ConnectionTerminated`` follows.
@@ -337,6 +374,8 @@ Event = (
     | PeerRawKeyReceived
     | HandshakeCompleted
     | DataReceived
+    | PathChanged
+    | PathChangeRequested
     | AlertReceived
     | SecretDerived
     | ConnectionFrozen

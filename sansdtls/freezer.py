@@ -174,10 +174,12 @@ class Freezer:
         """An association has changed: it is live, or frozen as these bytes, or has ended."""
         if self.durable:
             self._changed[handle] = state
+            if not isinstance(state, bytes):
+                self._bounds.pop(handle, None)
 
     def hold_bound(self, handle: bytes, blob: bytes, reserved_until: int) -> None:
         """What the association just frozen under ``handle`` may use until its blob is confirmed."""
-        if self.durable and reserved_until < MAX_SEQUENCE_NUMBER:
+        if reserved_until < MAX_SEQUENCE_NUMBER:
             self._bounds[handle] = blob, reserved_until
 
     def bound_of(self, handle: bytes, saved: SavedAssociation) -> int:
@@ -186,7 +188,7 @@ class Freezer:
             return MAX_SEQUENCE_NUMBER
         generations = self.generation + 1 - saved.generation
         bound = saved.write_sequence_number + RESERVE * generations
-        return min(bound, self._bounds.pop(handle, (b"", bound))[1])
+        return min(bound, self._bounds.get(handle, (b"", bound))[1])
 
     def checkpoint(self) -> Checkpoint:
         """All that has changed since the last one."""

@@ -18,7 +18,7 @@ from sansdtls.config import ClientConfig
 from sansdtls.crypto.suites import SUITES
 from sansdtls.errors import SnapshotError, WrongState
 from sansdtls.handshake.flight import FlightPart
-from sansdtls.handshake.keys import HandshakeParameters, derive_epoch_keys
+from sansdtls.handshake.keys import HandshakeParameters, derive_epoch_keys, room_for_plaintext
 from sansdtls.handshake.negotiation import Negotiated
 from sansdtls.handshake.outcome import Peer
 from sansdtls.iana import HandshakeType, ProtocolVersion
@@ -155,6 +155,7 @@ class FreezableAssociation(Association):
         return (
             self._state is ConnectionState.CONNECTED
             and not self._events
+            and not self.path_check_under_way
             and (not self._last_flight or now >= self._repeat_until)
         )
 
@@ -223,6 +224,7 @@ class FreezableAssociation(Association):
         outbox: list[Outgoing],
         totals: ServerStatistics | None,
         generation: int | None = None,
+        reserved_until: int = MAX_SEQUENCE_NUMBER,
         watcher: Watcher | None = None,
     ) -> Self:
         """A connection made of what was saved. Raises SnapshotError if its numbers are used up."""
@@ -231,9 +233,9 @@ class FreezableAssociation(Association):
         )
         layer.connection_id = saved.connection_id
         connection = cls(config, layer, min(saved.last_received, now), entropy, is_client=saved.is_client)
-        policy = config.connection_id
+        policy, suite = config.connection_id, SUITES[saved.cipher_suite]
         parameters = HandshakeParameters(
-            SUITES[saved.cipher_suite],
+            suite,
             saved.client_random,
             saved.server_random,
             None,
@@ -241,7 +243,10 @@ class FreezableAssociation(Association):
             limits=config.limits,
             connection_id=saved.connection_id,
             peer_connection_id=saved.peer_connection_id,
-            padding=1 if policy is None else policy.padding_within(saved.max_plaintext, config.mtu),
+            padding=1 if policy is None else policy.padding,
+            max_plaintext=room_for_plaintext(
+                suite, config.mtu, saved.peer_connection_id, saved.max_plaintext
+            ),
         )
         keys = derive_epoch_keys(parameters, saved.master_secret)
         layer.read, layer.write = keys.read, keys.write
@@ -258,6 +263,8 @@ class FreezableAssociation(Association):
         layer.write.next_sequence_number = first
         if layer.write.remaining <= 1:
             raise SnapshotError("the frozen association has used up its record numbers")
+        if reserved_until < MAX_SEQUENCE_NUMBER:
+            layer.write.reserve_until(reserved_until)
         connection._origin = Origin(saved.serial, base, first)
         connection._state = ConnectionState.CONNECTED
         connection._watcher = watcher

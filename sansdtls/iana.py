@@ -21,6 +21,15 @@ class ContentType(enum.IntEnum):
 
 
 @enum.unique
+class PathMessageType(enum.IntEnum):
+    """Types of return_routability_check messages, RFC 9853 §4 (``rrc_msg_type``)."""
+
+    PATH_CHALLENGE = 0
+    PATH_RESPONSE = 1
+    PATH_DROP = 2
+
+
+@enum.unique
 class HandshakeType(enum.IntEnum):
     """Handshake message types, RFC 5246 §7.4, RFC 6347 §4.3.2 and, for tickets, RFC 5077 §3.3."""
 

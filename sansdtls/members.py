@@ -298,7 +298,7 @@ class Members:
         self.statistics.frozen = len(self.freezer)
         self.schedule_expiry()
 
-    def revive(self, saved: SavedAssociation, now: float) -> Member:
+    def revive(self, handle: bytes, saved: SavedAssociation, now: float) -> Member:
         """A member made of what was saved; it has no place yet. Raises SnapshotError."""
         member = Member(self, Route(saved.path), saved.client_random)
         member.connection = Connection.revived(
@@ -309,6 +309,7 @@ class Members:
             outbox=self.outbox,
             totals=self.statistics,
             generation=self.freezer.generation,
+            reserved_until=self.freezer.bound_of(handle, saved),
             watcher=member,
         )
         return member
@@ -318,7 +319,6 @@ class Members:
         connection = member.connection
         if saved.connection_id:
             self.routes.assign(saved.connection_id, member)
-        connection.reserve_until(self.freezer.bound_of(handle, saved))
         self._admit(member)
         self.schedule(member)
         self.note(member)
@@ -376,7 +376,7 @@ class Members:
 
     def _revive_or_count(self, handle: bytes, saved: SavedAssociation, now: float) -> Member | None:
         try:
-            return self.revive(saved, now)
+            return self.revive(handle, saved, now)
         except SnapshotError:
             self._lost(handle)
             return None
@@ -407,7 +407,6 @@ class Members:
         if member is None:
             return
         connection = member.connection
-        connection.reserve_until(self.freezer.bound_of(handle, saved))
         connection.terminate(cause(saved), notify=notify)
         self.statistics.frozen = len(self.freezer)
         self.freezer.note(handle, None)

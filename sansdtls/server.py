@@ -147,6 +147,8 @@ class Server:
                 self._members.note(member)
         if path is not None:
             self._members.follow(member)
+            if connection.path_check_under_way:
+                self._members.schedule(member)
         return events
 
     def datagrams_to_send(self) -> list[Outgoing]:
@@ -254,7 +256,7 @@ class Server:
         """
         self._members.now = now
         saved, handle = self._new_here(blob, now)
-        member = self._members.revive(saved, now)
+        member = self._members.revive(handle, saved, now)
         if not self._members.make_room(now):
             raise SnapshotError("no room: max_associations are live, and none may give way")
         self._members.admit(member, handle, saved)

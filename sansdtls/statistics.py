@@ -26,6 +26,14 @@ class ConnectionStatistics:
     """Records that no key authenticated."""
     retransmissions: int = 0
     """Flights sent again, for whatever reason."""
+    path_changes: int = 0
+    """Times that datagrams began to go to another path."""
+    path_checks_failed: int = 0
+    """Return routability checks (RFC 9853) after which they did not: no answer, or the peer was still heard where
+    it was. Many of them are a sign of an attack, or of a path that is not stable."""
+    path_responses_ignored: int = 0
+    """Answers to no challenge that is open: late, repeated, forged or from a path that was not asked. RFC 9853 §7.1:
+    several for one challenge could suggest an attack."""
     records_discarded: dict[DiscardReason, int] = attrs.field(factory=dict)
 
 
@@ -58,6 +66,14 @@ class ServerStatistics:
     """Records for a frozen association that were not authentic; it stayed as it was."""
     frozen_lost: int = 0
     """Frozen associations that could not be used when they were needed: damaged in the store, or used up."""
+    path_changes: int = 0
+    """Times that datagrams began to go to another path."""
+    path_checks_failed: int = 0
+    """Return routability checks (RFC 9853) after which they did not: no answer, or the peer was still heard where
+    it was. Many of them are a sign of an attack, or of a path that is not stable."""
+    path_responses_ignored: int = 0
+    """Answers to no challenge that is open: late, repeated, forged or from a path that was not asked. RFC 9853 §7.1:
+    several for one challenge could suggest an attack."""
     records_discarded: dict[DiscardReason, int] = attrs.field(factory=dict)
     half_open: int = 0
     """Gauge: offers, hello reassemblies and handshakes under way."""

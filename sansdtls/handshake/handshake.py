@@ -39,7 +39,7 @@ from sansdtls.events import (
 )
 from sansdtls.handshake.failure import HandshakeFailure, violation
 from sansdtls.handshake.flight import MINIMUM_DATAGRAM_SIZE, FlightPart, pack_flight
-from sansdtls.handshake.keys import DECOY, HandshakeParameters, verify_data
+from sansdtls.handshake.keys import DECOY, HandshakeParameters, room_for_plaintext, verify_data
 from sansdtls.handshake.outcome import Outcome, Peer
 from sansdtls.handshake.reassembly import Reassembler
 from sansdtls.handshake.states import WAITING_FOR_CALLER, Request, State
@@ -66,6 +66,9 @@ UNDECRYPTABLE_PERIODS = 2
 """Timer periods with an undecryptable Finished after which the peer's key counts as wrong. One would let a
 single forged record end a handshake whose Finished was lost; each further one delays the answer to a
 misconfigured device by a doubled timer."""
+
+AFTER_FINISHED = frozenset((int(ContentType.APPLICATION_DATA), int(ContentType.RETURN_ROUTABILITY_CHECK)))
+"""Content types that a peer who has finished may send, and that may overtake its Finished."""
 
 
 class Handshake(abc.ABC):
@@ -173,10 +176,10 @@ class Handshake(abc.ABC):
     def open_next_epoch(self, record: Record) -> tuple[int, bytes] | None:
         """Try the candidate keys on a record of epoch 1; type and plaintext if one fits.
 
-        Records that cannot be judged yet are kept in ``deferred``. Application data always wait there: without
-        a connection ID they are not even decrypted before Finished is verified.
+        Records that cannot be judged yet are kept in ``deferred``. Application data and questions for the path
+        always wait there: without a connection ID they are not even decrypted before Finished is verified.
         """
-        if self.state is not State.AWAIT_FINISHED or record.content_type == ContentType.APPLICATION_DATA:
+        if self.state is not State.AWAIT_FINISHED or record.content_type in AFTER_FINISHED:
             self.defer(record)
             return None
         if record.version != ProtocolVersion.DTLS_1_2:
@@ -188,7 +191,7 @@ class Handshake(abc.ABC):
         for candidate in self._candidates:
             opened = candidate.keys.read.open(record)
             if opened is not None and candidate.index != DECOY:
-                if opened[0] == ContentType.APPLICATION_DATA:  # of a record whose type was hidden
+                if opened[0] in AFTER_FINISHED:  # of a record whose type was hidden
                     self.defer(record)
                     return None
                 candidate.keys.read.window.mark(record.sequence_number)
@@ -354,6 +357,7 @@ class Handshake(abc.ABC):
         """All that the keys depend on is known; in a ``full`` handshake the transcript is part of it."""
         suite, policy = self._agreement.suite, self._config.connection_id
         hashed = full and self._agreement.negotiated.extended_master_secret
+        peer_connection_id = self._agreement.hello.connection_id or b""
         self._parameters = HandshakeParameters(
             suite,
             self._hello.random,
@@ -362,8 +366,11 @@ class Handshake(abc.ABC):
             is_client=self.IS_CLIENT,
             limits=self._config.limits,
             connection_id=self._layer.connection_id,
-            peer_connection_id=(self._agreement.hello.connection_id or b"") if policy is not None else b"",
-            padding=1 if policy is None else policy.padding_within(self._max_plaintext, self._config.mtu),
+            peer_connection_id=peer_connection_id,
+            padding=1 if policy is None else policy.padding,
+            max_plaintext=room_for_plaintext(
+                suite, self._config.mtu, peer_connection_id, self._max_plaintext
+            ),
         )
 
     def _send_finished(

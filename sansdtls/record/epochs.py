@@ -42,7 +42,6 @@ class WriteEpoch:
         max_sealed: int = MAX_SEQUENCE_NUMBER,
         first_sequence_number: int = 0,
         connection_id: bytes = b"",
-        padding: int = 1,
     ) -> None:
         self._base = epoch << 48
         self._protection = protection
@@ -54,15 +53,15 @@ class WriteEpoch:
         """From this number on more should be asked for."""
         self.connection_id = connection_id
         """What every record of this epoch carries."""
-        self.inner_overhead = TYPE_LENGTH + padding - 1 if connection_id else 0
-        """Bytes of type and padding that go with the plaintext, at most."""
+        self.inner_overhead = TYPE_LENGTH if connection_id else 0
+        """Bytes of the type that goes with the content. Padding takes only what room is left."""
         self.overhead = (
             RECORD_HEADER_LENGTH
             + len(connection_id)
             + (protection.overhead if protection is not None else 0)
             + self.inner_overhead
         )
-        """Bytes that a record has beyond its plaintext, at most."""
+        """Bytes that a record has beyond its content and padding."""
 
     @property
     def remaining(self) -> int:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
 
     from sansdtls.events import DiscardReason
+    from sansdtls.paths import PathCheck
 
 
 class Outgoing(NamedTuple):
@@ -29,7 +30,7 @@ class RecordLayer:
     which they were made, and its ``totals``, so that nothing has to be added up.
     """
 
-    __slots__ = ("connection_id", "outbox", "path", "read", "statistics", "totals", "write")
+    __slots__ = ("connection_id", "outbox", "path", "path_check", "read", "statistics", "totals", "write")
 
     def __init__(
         self,
@@ -41,6 +42,9 @@ class RecordLayer:
         first_sequence_number: int = 0,
     ) -> None:
         self.path = path
+        """Where datagrams go, unless ``path_check`` says otherwise."""
+        self.path_check: PathCheck | None = None
+        """Exists while another path is in question."""
         self.connection_id = b""
         """What the peer is to put into its records; none unless offered or agreed on."""
         self.outbox = outbox
@@ -50,12 +54,17 @@ class RecordLayer:
         self.write = WriteEpoch(0, first_sequence_number=first_sequence_number)
 
     def send_datagrams(self, datagrams: Iterable[bytes]) -> None:
-        """Queue datagrams on the connection's path."""
+        """Queue datagrams on the connection's path, or the one that is about to become it."""
         for data in datagrams:
-            self.outbox.append(Outgoing(data, self.path))
-            self.statistics.datagrams_sent += 1
-            if self.totals is not None:
-                self.totals.datagrams_sent += 1
+            check = self.path_check
+            self.send_on(self.path if check is None else check.path_for(len(data)), data)
+
+    def send_on(self, path: Hashable, data: bytes) -> None:
+        """Queue one datagram on ``path``."""
+        self.outbox.append(Outgoing(data, path))
+        self.statistics.datagrams_sent += 1
+        if self.totals is not None:
+            self.totals.datagrams_sent += 1
 
     def send_alerts(self, *alerts: tuple[AlertLevel, AlertDescription]) -> None:
         """Queue alerts, in one datagram, under the current write epoch. Dropped if no numbers are left for them."""
@@ -82,6 +91,7 @@ class RecordLayer:
             self.totals.retransmissions += 1
 
     def forget_keys(self) -> None:
-        """Drop both epochs; nothing is read or written any more."""
+        """Drop both epochs; nothing is read or written any more, and no path asked."""
+        self.path_check = None
         self.read = ReadEpoch(0, 1)
         self.write = WriteEpoch(0)
