@@ -67,8 +67,9 @@ class Lives(RuleBasedStateMachine):
         )
         self.ledger = Ledger()
         self.booked = 0
-        self.former: dict[object, list[bytes]] = defaultdict(list)
-        """What the clients' earlier connections were when they lost their state, frozen."""
+        self.keys: dict[object, list[tuple[bytes, tuple[bytes, bytes]]]] = defaultdict(list)
+        """Each client's associations, the present one last, as they were after their handshakes; and the IDs in
+        records to the server and to the client."""
         self.used: list[tuple[object, int, bytes]] = []
         """Blobs that this server has given or taken, and that are good for nothing any more; whose they are."""
         self.kept: list[bytes] = []
@@ -77,11 +78,7 @@ class Lives(RuleBasedStateMachine):
         """By which each client's association may be asleep."""
         self.start([])
         for number in range(CLIENTS):
-            self.fleet.connect(client_config(number), number)
-        self.fleet.run_until(
-            lambda: all(self.client(n).state is ConnectionState.CONNECTED for n in range(CLIENTS))
-        )
-        self.fleet.run_for(1)
+            self.connect(number)
 
     # --- what the rules are made of ---
 
@@ -91,6 +88,14 @@ class Lives(RuleBasedStateMachine):
     @property
     def server(self):
         return self.fleet.server
+
+    def connect(self, number):
+        self.fleet.connect(client_config(number), number)
+        self.fleet.run_until(lambda: self.client(number).state is ConnectionState.CONNECTED)
+        self.fleet.run_for(1)
+        client = self.client(number)
+        ids = (client.peer_connection_id, client.connection_id)
+        self.keys[number].append((client.snapshot(generation=0), ids))
 
     def start(self, blobs):
         """A new process: its generation is on the disk before it reads anything else."""
@@ -111,7 +116,7 @@ class Lives(RuleBasedStateMachine):
         identity = decode_snapshot(blob, keys=KEYS).psk_identity
         assert identity is not None
         number = int(identity.removeprefix(b"dev"))
-        self.used.append((number, len(self.former[number]), blob))
+        self.used.append((number, len(self.keys[number]), blob))
 
     def live(self, number):
         """The server's connection with a client, if it is live."""
@@ -214,7 +219,7 @@ class Lives(RuleBasedStateMachine):
     @rule(data=st.data())
     def something_is_loaded_again(self, data):
         # Of a device that has come back with new keys meanwhile, an old blob may be welcome: nothing uses it.
-        used = [blob for number, former, blob in self.used if former == len(self.former[number])]
+        used = [blob for number, of, blob in self.used if of == len(self.keys[number])]
         if used:
             blob = data.draw(st.sampled_from(used))
             with pytest.raises(SnapshotError):
@@ -224,13 +229,7 @@ class Lives(RuleBasedStateMachine):
 
     @rule(number=clients)
     def a_device_loses_its_state_and_comes_back(self, number):
-        self.book()
-        if self.client(number).state is ConnectionState.CONNECTED:
-            self.asleep[number] = self.client(number).freeze(now=self.fleet.now)
-        self.former[number].append(self.asleep[number])
-        self.fleet.connect(client_config(number), number)
-        self.fleet.run_until(lambda: self.client(number).state is ConnectionState.CONNECTED)
-        self.fleet.run_for(1)
+        self.connect(number)
 
     # --- what always holds ---
 
@@ -242,22 +241,26 @@ class Lives(RuleBasedStateMachine):
             sent = entry.datagram
             from_server = sent.source == "server"
             path = sent.destination if from_server else sent.source
-            client = self.fleet.clients[path].connection
-            own = client.connection_id if from_server else client.peer_connection_id
-            self.ledger.enter((path, self.association_of(path, sent.data), from_server), sent.data, own)
+            index = self.association_of(path, sent.data)
+            _, ids = self.keys[path][index]
+            self.ledger.enter((path, index, from_server), sent.data, ids[from_server])
         self.booked = len(log)
 
     def association_of(self, number, data):
         """Which of a client's associations a datagram belongs to: after a kill the server may know a former one."""
-        for index, blob in enumerate(self.former[number]):
-            former = Connection.thaw(
-                blob, client_config(number), entropy=CounterEntropy(0), now=self.fleet.now
+        *former, present = range(len(self.keys[number]))
+        for index in former:
+            probe = Connection.thaw(
+                self.keys[number][index][0],
+                client_config(number),
+                entropy=CounterEntropy(),
+                now=self.fleet.now,
             )
-            former._layer.read.window.restore(-1, 0)
-            former.receive_datagram(data, now=self.fleet.now)
-            if not former.statistics.records_discarded:
+            probe._layer.read.window.restore(-1, 0)
+            probe.receive_datagram(data, now=self.fleet.now)
+            if not probe.statistics.records_discarded:
                 return index
-        return len(self.former[number])
+        return present
 
 
 TestLives = Lives.TestCase

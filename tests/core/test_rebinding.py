@@ -208,7 +208,7 @@ def test_a_rebinding_in_the_middle_of_a_handshake_costs_at_most_that_handshake(f
 @pytest.mark.parametrize("way", WAYS)
 def test_a_client_that_was_silent_until_its_nat_forgot_it_is_heard_at_once(way):
     pair = connected(way)
-    pair.nat.timeout = 30
+    pair.nat.timeout = 2 * SETTLED
     for _ in range(5):
         pair.run_for(3600)
         assert pair.both_ways()
