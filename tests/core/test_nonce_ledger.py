@@ -278,3 +278,63 @@ def test_the_ledger_would_find_a_blob_that_is_used_twice():
         lives.fleet.run_for(1)
     with pytest.raises(Repeated):
         lives.book()
+
+
+# --- what has to be refused, one by one ----------------------------------------------------------------
+
+
+def refused(lives, blob):
+    for load in (lives.server.restore, lives.server.thaw):
+        with pytest.raises(SnapshotError):
+            load(blob, now=lives.fleet.now)
+
+
+def blob_of(lives, number):
+    """The last that the server has given or taken of this client's association."""
+    return [blob for of, _, blob in lives.used if of == number][-1]
+
+
+@pytest.mark.parametrize("by_client", [True, False])
+def test_what_was_restored_and_woken_and_has_ended_is_not_restored_again(by_client):
+    lives = Lives()
+    lives.a_gentle_restart()
+    restored = blob_of(lives, 1)
+    lives.a_client_speaks(1, 1)
+    lives.the_server_speaks(1, 2)
+    lives.an_association_ends(1, by_client)
+    refused(lives, restored)
+
+
+def test_of_an_association_that_was_given_away_only_the_last_blob_is_good():
+    lives = Lives()
+    lives.a_checkpoint(written=True, confirmed=True)
+    earlier = blob_of(lives, 1)
+    lives.the_server_speaks(1, 2)
+    lives.an_association_is_given_away(1)
+    refused(lives, earlier)
+    (last,) = lives.kept
+    lives.server.restore(last, now=lives.fleet.now)
+
+
+@pytest.mark.parametrize("by_client", [True, False])
+def test_a_checkpoint_of_an_association_that_has_ended_is_not_restored(by_client):
+    lives = Lives()
+    lives.a_checkpoint(written=True, confirmed=True)
+    lives.the_server_speaks(1, 2)
+    lives.an_association_ends(1, by_client)
+    refused(lives, blob_of(lives, 1))
+
+
+def test_a_kill_gives_no_number_back_that_the_killed_process_may_have_used():
+    # Restored, put to sleep and restored again without a word between: what was left out stays left out.
+    lives = Lives()
+    lives.a_checkpoint(written=True, confirmed=True)
+    lives.the_server_speaks(1, 600)
+    lives.a_kill()
+    lives.a_client_speaks(1, 1)
+    for _ in range(3):
+        lives.all_are_silent_for_long()
+        lives.a_gentle_restart()
+        lives.a_client_speaks(1, 1)
+    lives.the_server_speaks(1, 600)
+    lives.book()
