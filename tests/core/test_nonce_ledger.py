@@ -326,7 +326,7 @@ def test_a_checkpoint_of_an_association_that_has_ended_is_not_restored(by_client
 
 
 def test_a_kill_gives_no_number_back_that_the_killed_process_may_have_used():
-    # Restored, put to sleep and restored again without a word between: what was left out stays left out.
+    # Woken and put to sleep again without a word: what was left out stays left out.
     lives = Lives()
     lives.a_checkpoint(written=True, confirmed=True)
     lives.the_server_speaks(1, 600)
@@ -334,7 +334,6 @@ def test_a_kill_gives_no_number_back_that_the_killed_process_may_have_used():
     lives.a_client_speaks(1, 1)
     for _ in range(3):
         lives.all_are_silent_for_long()
-        lives.a_gentle_restart()
         lives.a_client_speaks(1, 1)
     lives.the_server_speaks(1, 600)
     lives.book()
