@@ -15,16 +15,19 @@ from sansdtls.config import (
     ServerConfig,
 )
 from sansdtls.connection import Connection
+from sansdtls.connection_ids import ConnectionIdPolicy, PathPolicy, ReturnRoutability
 from sansdtls.credentials import CertificateCredential, ClientAuthentication, RawPublicKeyCredential
 from sansdtls.crypto.signatures import SigningKey
-from sansdtls.errors import ConfigError, DtlsError, MessageTooLarge, UsageError, WrongState
+from sansdtls.errors import ConfigError, DtlsError, MessageTooLarge, SnapshotError, UsageError, WrongState
 from sansdtls.events import (
     AlertReceived,
     AuthenticationFailed,
     AuthenticationProblem,
     Cause,
+    ConnectionFrozen,
     ConnectionOffered,
     ConnectionTerminated,
+    ConnectionThawed,
     DataReceived,
     DiscardReason,
     Event,
@@ -34,6 +37,9 @@ from sansdtls.events import (
     KeysExhausted,
     LimitExceeded,
     LocalClose,
+    PathChanged,
+    PathChangeRequested,
+    PathProof,
     PeerAlert,
     PeerCertificateReceived,
     PeerClose,
@@ -44,6 +50,8 @@ from sansdtls.events import (
     SecretDerived,
     key_log_line,
 )
+from sansdtls.freezer import Checkpoint, Saved
+from sansdtls.frozen import FrozenStore, MemoryStore
 from sansdtls.handshake.negotiation import Negotiated
 from sansdtls.handshake.outcome import Peer
 from sansdtls.iana import (
@@ -56,7 +64,7 @@ from sansdtls.iana import (
     SignatureScheme,
 )
 from sansdtls.record.layer import Outgoing
-from sansdtls.server import Server
+from sansdtls.server import Restored, Server
 from sansdtls.session import Session
 from sansdtls.statistics import ConnectionStatistics, ServerStatistics, cause_name
 
@@ -70,21 +78,26 @@ __all__ = [
     "Cause",
     "CertificateCredential",
     "CertificateType",
+    "Checkpoint",
     "CipherSuite",
     "ClientAuthentication",
     "ClientConfig",
     "ConfigError",
     "Connection",
+    "ConnectionFrozen",
+    "ConnectionIdPolicy",
     "ConnectionOffered",
     "ConnectionState",
     "ConnectionStatistics",
     "ConnectionTerminated",
+    "ConnectionThawed",
     "CookiePolicy",
     "DataReceived",
     "DiscardReason",
     "DtlsError",
     "Event",
     "ExtendedMasterSecret",
+    "FrozenStore",
     "HandshakeCompleted",
     "HandshakeTimeout",
     "IdleTimeout",
@@ -92,10 +105,15 @@ __all__ = [
     "LimitExceeded",
     "Limits",
     "LocalClose",
+    "MemoryStore",
     "MessageTooLarge",
     "NamedGroup",
     "Negotiated",
     "Outgoing",
+    "PathChangeRequested",
+    "PathChanged",
+    "PathPolicy",
+    "PathProof",
     "Peer",
     "PeerAlert",
     "PeerCertificateReceived",
@@ -106,8 +124,11 @@ __all__ = [
     "ProtocolViolation",
     "PskRequested",
     "RawPublicKeyCredential",
+    "Restored",
     "ResumptionPolicy",
     "RetransmitPolicy",
+    "ReturnRoutability",
+    "Saved",
     "SecretDerived",
     "Server",
     "ServerConfig",
@@ -115,6 +136,7 @@ __all__ = [
     "Session",
     "SignatureScheme",
     "SigningKey",
+    "SnapshotError",
     "UsageError",
     "WrongState",
     "cause_name",

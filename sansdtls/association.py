@@ -25,18 +25,24 @@ from sansdtls.events import (
 )
 from sansdtls.handshake.failure import HandshakeFailure, violation
 from sansdtls.handshake.flight import MINIMUM_DATAGRAM_SIZE, pack_flight
+from sansdtls.handshake.handshake import AFTER_FINISHED
 from sansdtls.iana import AlertDescription, AlertLevel, ContentType, HandshakeType, ProtocolVersion
+from sansdtls.paths import PathFollower
 from sansdtls.wire.handshake import decode_fragments_untrusted
 from sansdtls.wire.record import MAX_PLAINTEXT_LENGTH, MAX_SEQUENCE_NUMBER, decode_alert_untrusted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Sequence
+
     from sansdtls.config import ClientConfig, ServerConfig
     from sansdtls.connection import Connection
     from sansdtls.events import Cause, Event
+    from sansdtls.freezing import Origin
     from sansdtls.handshake.flight import FlightPart
     from sansdtls.handshake.handshake import Handshake
     from sansdtls.handshake.negotiation import Negotiated
     from sansdtls.handshake.outcome import Outcome, Peer
+    from sansdtls.record.ciphers import Ciphers
     from sansdtls.record.layer import RecordLayer
     from sansdtls.session import Session
     from sansdtls.wire.record import Record
@@ -47,6 +53,7 @@ maximum segment lifetime of TCP, which is two minutes; here, or until data show 
 
 # Looking up a member of an enum costs 90 ns, as much as a tenth of the decryption: not for each record.
 _APPLICATION_DATA = int(ContentType.APPLICATION_DATA)
+_RETURN_ROUTABILITY_CHECK = int(ContentType.RETURN_ROUTABILITY_CHECK)
 _DTLS_1_2 = int(ProtocolVersion.DTLS_1_2)
 
 CLOSE_NOTIFY = (AlertLevel.WARNING, AlertDescription.CLOSE_NOTIFY)
@@ -65,10 +72,12 @@ class ConnectionState(enum.Enum):
     HANDSHAKING = "handshaking"
     CONNECTED = "connected"
     CLOSED = "closed"
+    FROZEN = "frozen"
+    """The association lives on as bytes, or in another object made of them; this one is of no more use."""
 
 
 @attrs.frozen
-class _Exporter:
+class Exporter:
     """What RFC 5705 needs of the handshake."""
 
     master_secret: bytes = attrs.field(repr=False)
@@ -81,19 +90,25 @@ class Watcher(Protocol):
     def wake(self, now: float) -> None:
         """An event waits to be fetched."""
 
+    def numbers_low(self) -> None:
+        """Half of the record numbers that are reserved have been used, or more."""
+
     def settle(self, events: list[Event], now: float) -> list[Event]:
         """The call produced ``events``; what the caller shall get instead."""
 
 
 _CLOSED = ConnectionState.CLOSED
+_OVER = (ConnectionState.CLOSED, ConnectionState.FROZEN)
 
 
-class Association:
+class Association(PathFollower):
     """State and intake; :class:`~sansdtls.Connection` adds what callers use, and only it is ever made."""
 
     __slots__ = (
         "__weakref__",
+        "_annotation",
         "_config",
+        "_entropy",
         "_events",
         "_exporter",
         "_handshake",
@@ -102,8 +117,10 @@ class Association:
         "_layer",
         "_max_accepted",
         "_max_payload",
+        "_max_plaintext",
         "_negotiated",
         "_next_receive_seq",
+        "_origin",
         "_peer",
         "_repeat_until",
         "_repeats",
@@ -111,16 +128,25 @@ class Association:
         "_state",
         "_watcher",
         "last_received",
+        "serial",
     )
 
     def __init__(
-        self, config: ClientConfig | ServerConfig, layer: RecordLayer, now: float, *, is_client: bool
+        self,
+        config: ClientConfig | ServerConfig,
+        layer: RecordLayer,
+        now: float,
+        entropy: Callable[[int], bytes],
+        *,
+        is_client: bool,
     ) -> None:
         """Use :meth:`Connection.client`, or :meth:`sansdtls.Server.accept`."""
         self._config = config
+        self._entropy = entropy
+        self._annotation = b""
         self._layer = layer
         self._max_payload = 0
-        self._max_accepted = MAX_PLAINTEXT_LENGTH
+        self._max_plaintext = self._max_accepted = MAX_PLAINTEXT_LENGTH
         self._is_client = is_client
         self._state = ConnectionState.HANDSHAKING
         self._events: list[Event] = []
@@ -128,29 +154,33 @@ class Association:
         self._negotiated: Negotiated | None = None
         self._peer: Peer | None = None
         self._session: Session | None = None
-        self._exporter: _Exporter | None = None
-        self._last_flight: list[FlightPart] = []
+        self._exporter: Exporter | None = None
+        self._last_flight: Sequence[FlightPart] = ()
         self._repeat_until = now
         self._repeats = 0
         self._next_receive_seq = 0
+        self._origin: Origin | None = None
+        self.serial = 0
+        """Of the next blob that is made of the association; 0 as long as there has been none."""
         self.last_received = now
         """When something authentic last arrived (or the connection began), in seconds."""
         self._watcher: Watcher | None = None
 
-    def receive_record(self, record: Record, now: float) -> bool:
+    def receive_record(self, record: Record, now: float, path: Hashable = None) -> bool:
         """For :class:`~sansdtls.Server`: take in one record; whether it belonged here.
 
-        That is: it authenticated, or a handshake under way took it in. Events wait to be fetched.
+        That is: it authenticated, or a handshake under way took it in. Events wait to be fetched. ``path`` is
+        where it came from; ``None`` = where everything comes from.
         """
         layer = self._layer
         read = layer.read
-        if self._state is _CLOSED:
-            layer.discard(DiscardReason.AFTER_CLOSE)
-            return False
         epoch = record.number >> 48
         try:
             if epoch == read.epoch and read.protected:
-                return self._receive_protected(record, now)
+                return self._receive_protected(record, now, path)
+            if self._state in _OVER:
+                layer.discard(DiscardReason.AFTER_CLOSE)
+                return False
             handshake = self._handshake
             if handshake is None or epoch not in (read.epoch, read.epoch + 1):
                 layer.discard(DiscardReason.OLD_EPOCH if epoch < read.epoch else DiscardReason.UNKNOWN_EPOCH)
@@ -158,37 +188,56 @@ class Association:
             if epoch == read.epoch:
                 self._receive_plaintext(record, handshake, now)
                 return True
-            plaintext = handshake.open_next_epoch(record)
-            if plaintext is None:
+            opened = handshake.open_next_epoch(record)
+            if opened is None:
                 return False
-            self._receive_authentic(record.content_type, plaintext, now)
+            self._receive_authentic(*opened, now)
         except HandshakeFailure as failure:
             self.fail(failure)
         return True
 
     # --- records ------------------------------------------------------------------------------------
 
-    def _receive_protected(self, record: Record, now: float) -> bool:
+    def _receive_protected(self, record: Record, now: float, path: Hashable) -> bool:
         layer = self._layer
         read = layer.read
-        if self._handshake is not None and record.content_type == _APPLICATION_DATA:
-            self._handshake.defer(record)  # not even decrypted before Finished is verified
+        handshake = self._handshake
+        if handshake is not None and record.content_type in AFTER_FINISHED:
+            handshake.defer(record)  # not even decrypted before Finished is verified
             return True
         if record.version != _DTLS_1_2:
             layer.discard(DiscardReason.BAD_RECORD_HEADER)
             return False
-        if not read.window.accepts(record.number & MAX_SEQUENCE_NUMBER):
+        # RFC 9146 §3: without the type tls12_cid "a check MUST be made to determine whether a non-zero-length
+        # CID is expected"; with it the ID has to be the one agreed on.
+        if record.connection_id != read.connection_id:
+            layer.discard(DiscardReason.UNKNOWN_CONNECTION_ID)
+            return False
+        sequence_number = record.number & MAX_SEQUENCE_NUMBER
+        if not read.window.accepts(sequence_number):
             layer.discard(DiscardReason.REPLAY)
             return False
-        plaintext = read.open(record)
-        if plaintext is None:
+        opened = read.open(record)
+        if opened is None:
             layer.count_mac_failure()
             layer.discard(DiscardReason.BAD_MAC)
             if read.exhausted:
                 self.terminate(KeysExhausted("open"), notify=True)
             return False
+        if handshake is not None and opened[0] in AFTER_FINISHED:
+            handshake.defer(record)  # its type was hidden
+            return True
+        newer = sequence_number > read.window.highest
+        read.window.mark(sequence_number)
         self.last_received = now
-        self._receive_authentic(record.content_type, plaintext, now)
+        about_paths = handshake is None and (
+            (path is not None and path != layer.path)
+            or layer.path_check is not None
+            or opened[0] == _RETURN_ROUTABILITY_CHECK
+        )
+        if about_paths and self._locate_peer(path, record.length, opened, now, newer=newer):
+            return True
+        self._receive_authentic(*opened, now)
         return True
 
     def _receive_authentic(self, content_type: int, plaintext: bytes, now: float) -> None:
@@ -197,7 +246,7 @@ class Association:
             statistics.records_received += 1
             statistics.bytes_received += len(plaintext)
             if self._last_flight:
-                self._last_flight = []  # who sends data has received it: nobody will ask for it again
+                self._last_flight = ()  # who sends data has received it: nobody will ask for it again
             self._events.append(DataReceived(cast("Connection", self), plaintext))
         elif len(plaintext) > self._max_accepted:
             # RFC 5246 §6.2.1: "The length MUST NOT exceed 2^14."; RFC 8449 §4 and RFC 6066 §4 for less
@@ -209,8 +258,12 @@ class Association:
             self._receive_late_handshake(plaintext, now)
         elif content_type == ContentType.ALERT:
             self._receive_alert(plaintext)
-        else:
+        elif content_type == ContentType.CHANGE_CIPHER_SPEC:
             self._layer.discard(DiscardReason.UNEXPECTED_CHANGE_CIPHER_SPEC)
+        else:
+            # RFC 5246 §6: an unexpected record type is answered with unexpected_message, and so is a record
+            # of zeros only, RFC 8446 §5.4.
+            raise violation(AlertDescription.UNEXPECTED_MESSAGE, f"record of type {content_type}")
 
     def _receive_plaintext(self, record: Record, handshake: Handshake, now: float) -> None:
         """A record of epoch 0: only during the handshake, since afterwards the read epoch is 1."""
@@ -226,6 +279,8 @@ class Association:
         elif record.content_type == ContentType.HANDSHAKE:
             handshake.receive_plaintext(fragment, 0, now)
             self._advance(now)
+        elif record.content_type != ContentType.CHANGE_CIPHER_SPEC:
+            self._layer.discard(DiscardReason.BAD_RECORD_HEADER)  # never in clear
         else:
             handshake.receive_change_cipher_spec(fragment)
             self._advance(now)
@@ -284,14 +339,14 @@ class Association:
         if (
             self._last_flight
             and now < self._repeat_until
-            and self._layer.write.remaining > len(self._last_flight)
+            and self._layer.write.available > len(self._last_flight)
         ):
             self._layer.count_retransmission()
             self._repeats += 1
             halvings = self._repeats // self._config.retransmit.shrink_after
             size = max(MINIMUM_DATAGRAM_SIZE, self._config.mtu >> halvings)
             # What fits a record of application data fits one of the flight's, and is what the peer takes.
-            self._layer.send_datagrams(pack_flight(self._last_flight, size, self._max_payload))
+            self._layer.send_datagrams(pack_flight(self._last_flight, size, self._max_plaintext))
 
     # --- the handshake's progress and the end ---------------------------------------------------------
 
@@ -313,14 +368,13 @@ class Association:
     def _establish(self, outcome: Outcome, now: float) -> None:
         self._handshake = None
         self._state = ConnectionState.CONNECTED
-        self._max_payload = min(self._config.mtu - self._layer.write.overhead, outcome.max_plaintext)
+        self._settle_sizes(outcome.max_plaintext, outcome.max_accepted)
         self._negotiated = outcome.negotiated
         self._peer = outcome.peer
         self._session = outcome.session
-        self._max_accepted = outcome.max_accepted
-        self._exporter = _Exporter(outcome.master_secret, outcome.client_random + outcome.server_random)
-        self._last_flight = outcome.last_flight
-        self._repeat_until = now + REPEAT_LAST_FLIGHT_FOR if outcome.last_flight else now
+        self._exporter = Exporter(outcome.master_secret, outcome.client_random + outcome.server_random)
+        self._last_flight = tuple(outcome.last_flight)
+        self._expect_repeats_until(now)
         self._next_receive_seq = outcome.next_receive_seq
         self.last_received = now
         self._events.append(
@@ -329,13 +383,31 @@ class Association:
             )
         )
 
+    def _settle_sizes(self, max_plaintext: int, max_accepted: int) -> None:
+        """What the peer takes in one record, and what we take."""
+        write = self._layer.write
+        self._max_plaintext, self._max_accepted = max_plaintext, max_accepted
+        self._max_payload = min(self._config.mtu - write.overhead, max_plaintext - write.inner_overhead)
+
+    def _expect_repeats_until(self, now: float) -> None:
+        """From ``now`` on the last flight, if there is one, may be asked for again."""
+        self._repeat_until = now + REPEAT_LAST_FLIGHT_FOR if self._last_flight else now
+
     def _deadline(self) -> float | None:
         if self._handshake is not None:
             return self._handshake.timer.next
-        idle_timeout = self._config.limits.idle_timeout
-        if self._state is ConnectionState.CLOSED or idle_timeout is None:
-            return None
-        return self.last_received + idle_timeout
+        check = self._layer.path_check
+        asked = None if check is None else check.deadline
+        idle_timeout = self._idle_timeout
+        if self._state in _OVER or idle_timeout is None:
+            return asked
+        idle = self.last_received + idle_timeout
+        return idle if asked is None else min(idle, asked)
+
+    @property
+    def _idle_timeout(self) -> float | None:
+        limits = self._config.limits
+        return limits.idle_timeout_with_connection_id if self._layer.connection_id else limits.idle_timeout
 
     def fail(self, failure: HandshakeFailure) -> None:
         """End as ``failure`` says, with its alert."""
@@ -353,7 +425,7 @@ class Association:
             self._handshake.release()
             self._handshake = None
         self._exporter = None
-        self._last_flight = []
+        self._last_flight = ()
         self._layer.forget_keys()
         self._events.append(ConnectionTerminated(cast("Connection", self), cause))
 
@@ -362,6 +434,10 @@ class Association:
         self.last_received = now
         if self._watcher is not None:
             self._watcher.wake(now)
+
+    def share_ciphers(self, ciphers: Ciphers) -> None:
+        """For :class:`~sansdtls.Server`: have cipher objects only while they are used."""
+        self._layer.share_ciphers(ciphers)
 
     def take_events(self) -> list[Event]:
         """What happened since the last call."""

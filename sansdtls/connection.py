@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from sansdtls.association import Association, ConnectionState, Watcher
+from sansdtls.association import ConnectionState, Watcher
 from sansdtls.config import MAX_PSK_LENGTH
 from sansdtls.crypto.prf import prf
 from sansdtls.crypto.suites import SUITES
@@ -25,18 +25,20 @@ from sansdtls.events import (
     PeerRawKeyReceived,
     PskRequested,
 )
+from sansdtls.freezing import FreezableAssociation
 from sansdtls.handshake.client12 import ClientHandshake12
 from sansdtls.handshake.failure import HandshakeFailure
 from sansdtls.handshake.server12 import MAX_KEYS, ServerHandshake12
 from sansdtls.iana import AlertDescription, AlertLevel, ContentType
 from sansdtls.record.layer import Outgoing, RecordLayer
-from sansdtls.wire.record import MAX_PLAINTEXT_LENGTH, RECORD_HEADER_LENGTH, read_record_untrusted
+from sansdtls.snapshot import MAX_ANNOTATION_LENGTH
+from sansdtls.wire.record import MAX_PLAINTEXT_LENGTH, read_record_untrusted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
     from sansdtls.config import ClientConfig, ServerConfig
-    from sansdtls.events import ConnectionOffered, Event
+    from sansdtls.events import ConnectionOffered, Event, PathChangeRequested
     from sansdtls.handshake.handshake import Handshake
     from sansdtls.handshake.negotiation import Negotiated
     from sansdtls.handshake.outcome import Peer
@@ -55,11 +57,15 @@ _ALERTS = frozenset(AlertDescription)
 
 # Members of enums that every datagram would look up; see association.py.
 _APPLICATION_DATA = int(ContentType.APPLICATION_DATA)
+_TLS12_CID_BYTE = bytes([ContentType.TLS12_CID])
 _CONNECTED = ConnectionState.CONNECTED
+_OVER = (ConnectionState.CLOSED, ConnectionState.FROZEN)
 
 
-class Connection(Association):
+class Connection(FreezableAssociation):
     """A DTLS 1.2 association, or the attempt at one. Not thread-safe. Made by :meth:`client` or by a server."""
+
+    __slots__ = ()
 
     @classmethod
     def client(
@@ -69,10 +75,11 @@ class Connection(Association):
 
         ``entropy(n)`` returns n random bytes fit for keys; ``now`` is monotonic time in seconds; ``path``
         is any hashable value and comes back in :class:`Outgoing`. With a path other than ``None``,
-        datagrams handed over with another one are discarded.
+        datagrams handed over with another one are discarded, unless they carry a connection ID of ours; then
+        the server is followed as ``ClientConfig.connection_id`` says.
         """
         layer = RecordLayer(path=path, outbox=[], totals=None, window_width=config.limits.replay_window)
-        connection = cls(config, layer, now, is_client=True)
+        connection = cls(config, layer, now, entropy, is_client=True)
         connection._handshake = ClientHandshake12(connection, config, layer, connection._events, entropy, now)
         return connection
 
@@ -88,6 +95,7 @@ class Connection(Association):
         totals: ServerStatistics,
         watcher: Watcher,
         sessions: Sessions | None,
+        new_connection_id: Callable[[], bytes],
         lapsed: bool,
     ) -> Connection:
         """For :class:`~sansdtls.Server`: the answer to an offer; where it has ``lapsed``, a closed connection."""
@@ -100,14 +108,14 @@ class Connection(Association):
             window_width=config.limits.replay_window,
             first_sequence_number=offer.record_sequence_number,
         )
-        connection = cls(config, layer, now, is_client=False)
+        connection = cls(config, layer, now, entropy, is_client=False)
         connection._watcher = watcher
         if lapsed:
             connection.terminate(HandshakeTimeout("ACCEPT"))
             watcher.wake(now)
             return connection
         handshake = ServerHandshake12(
-            connection, config, layer, connection._events, entropy, now, offer, sessions
+            connection, config, layer, connection._events, entropy, now, offer, sessions, new_connection_id
         )
         connection._handshake = handshake
         try:
@@ -142,6 +150,28 @@ class Connection(Association):
     def peer(self) -> Peer | None:
         """Who was authenticated; ``None`` before the handshake is complete."""
         return self._peer
+
+    @property
+    def connection_id(self) -> bytes:
+        """What the peer puts into its records, RFC 9146; none = no connection ID, or not known yet."""
+        return self._layer.connection_id
+
+    @property
+    def peer_connection_id(self) -> bytes:
+        """What this side puts into its records; none before the handshake is complete."""
+        return self._layer.write.connection_id
+
+    @property
+    def annotation(self) -> bytes:
+        """What the caller keeps with the association: survives freezing. Up to 1024 bytes, or UsageError."""
+        return self._annotation
+
+    @annotation.setter
+    def annotation(self, value: bytes) -> None:
+        """Replace it."""
+        if len(value) > MAX_ANNOTATION_LENGTH:
+            raise UsageError(f"annotation: at most {MAX_ANNOTATION_LENGTH} bytes are possible")
+        self._annotation = value
 
     @property
     def session(self) -> Session | None:
@@ -186,23 +216,32 @@ class Connection(Association):
         """Take in a datagram; what came of it. Never raises, whatever the bytes."""
         layer = self._layer
         layer.statistics.datagrams_received += 1
-        if path is not None and layer.path is not None and path != layer.path:
+        if path is None or path == layer.path or layer.path is None:
+            path = None
+        elif not layer.connection_id or self._handshake is not None:
             layer.discard(DiscardReason.WRONG_PATH)
             return self.take_events()
+        length = len(layer.connection_id)
         offset = 0
         while True:
-            record = read_record_untrusted(data, offset)
+            record = read_record_untrusted(data, offset, length)
             if record is None:
-                layer.discard(DiscardReason.BAD_RECORD_HEADER)
+                with_id = data[offset : offset + 1] == _TLS12_CID_BYTE and not length
+                layer.discard(
+                    DiscardReason.UNKNOWN_CONNECTION_ID if with_id else DiscardReason.BAD_RECORD_HEADER
+                )
                 break
-            self.receive_record(record, now)
-            offset += RECORD_HEADER_LENGTH + len(record.fragment)
+            self.receive_record(record, now, path)
+            offset += record.length
             if offset == len(data):
                 break
         return self.take_events()
 
     def handle_timeout(self, *, now: float) -> list[Event]:
-        """Do what is due at ``now``: repeat a flight, give up, close for idleness. Early calls do nothing."""
+        """Do what is due at ``now``: repeat a flight or a question, give up, close for idleness.
+
+        Early calls do nothing.
+        """
         deadline = self._deadline()
         if deadline is not None and now >= deadline:
             if self._handshake is not None:
@@ -210,8 +249,12 @@ class Connection(Association):
                     self._handshake.handle_timeout(now)
                 except HandshakeFailure as failure:
                     self.fail(failure)
-            elif self._config.limits.idle_timeout is not None:
-                self.terminate(IdleTimeout(self._config.limits.idle_timeout), notify=True)
+            elif (
+                idle_timeout := self._idle_timeout
+            ) is not None and now >= self.last_received + idle_timeout:
+                self.terminate(IdleTimeout(idle_timeout), notify=self._config.notify_idle_timeout)
+            else:
+                self._handle_path_timeout(now)
         return self.take_events()
 
     def provide_psk(self, request: PskRequested, keys: Sequence[bytes], *, now: float) -> list[Event]:
@@ -269,7 +312,7 @@ class Connection(Association):
             raise UsageError(f"a {type(request).__name__} is not answered in this way")
         if request.connection is not self:
             raise UsageError("this request belongs to another connection")
-        if self._state is ConnectionState.CLOSED:
+        if self._state in _OVER:
             return None
         if self._handshake is None or not self._handshake.awaits(request):
             raise WrongState("this request has been answered before")
@@ -299,22 +342,51 @@ class Connection(Association):
         """
         return self.last_received if self._events else self._deadline()
 
-    def send(self, data: bytes, *, now: float) -> None:
+    def confirm_path(self, request: PathChangeRequested, *, now: float) -> list[Event]:
+        """Answer a ``PathChangeRequested`` event: the peer is there. What follows is ``PathChanged``.
+
+        Nothing happens if the peer was heard on the old path or a third one since, or if the connection has ended.
+        Raises UsageError for a request of another connection.
+        """
+        self._move_as_confirmed(request)
+        events = self.take_events()
+        return events if self._watcher is None else self._watcher.settle(events, now)
+
+    def send(self, data: bytes, *, now: float, path: Hashable = None) -> None:
         """Send application data: one record in one datagram.
 
-        Raises WrongState unless connected, and MessageTooLarge above :attr:`max_payload`. With the last
-        record that the keys allow, the connection closes itself (``KeysExhausted``).
+        ``path`` may be one that waits for :meth:`confirm_path`: three times as many bytes can go there as have
+        come from there. ``None`` = where the peer is.
+
+        Raises WrongState unless connected, for any other path and beyond that limit, and where a durable server
+        has to confirm a checkpoint first; MessageTooLarge above :attr:`max_payload`. With the last record that
+        the keys allow, the connection closes itself (``KeysExhausted``).
         """
         if self._state is not _CONNECTED:
             raise WrongState(f"cannot send: the connection is {self._state.value}")
         if len(data) > self._max_payload:
             raise MessageTooLarge(f"{len(data)} bytes are more than max_payload, {self.max_payload} bytes")
         layer = self._layer
-        layer.send_datagrams((layer.write.record(_APPLICATION_DATA, data),))
+        write = layer.write
+        if write.next_sequence_number >= write.ask_at:
+            self._ask_for_numbers()
+        if path is None or path == layer.path:
+            layer.send_datagrams((write.record(_APPLICATION_DATA, data),))
+        else:
+            check = self._path_in_question(path, write.overhead + len(data))
+            check.send(write.record(_APPLICATION_DATA, data))
         layer.statistics.records_sent += 1
         layer.statistics.bytes_sent += len(data)
-        if layer.write.remaining <= 1:  # the last one is for close_notify
+        if write.remaining <= 1:  # the last one is for close_notify
             self._end_by_caller(KeysExhausted("seal"), now, notify=True)
+
+    def _ask_for_numbers(self) -> None:
+        if self._watcher is not None:
+            self._watcher.numbers_low()
+        if not self._layer.write.available:
+            raise WrongState(
+                "cannot send: no further record numbers are reserved until a checkpoint is confirmed"
+            )
 
     def close(self, *, now: float) -> None:
         """Send close_notify and end. Closing a closed connection does nothing.
@@ -322,7 +394,7 @@ class Connection(Association):
         The ``ConnectionTerminated`` event comes with the next call that returns events;
         :meth:`next_timeout` is due at once.
         """
-        if self._state is ConnectionState.CLOSED:
+        if self._state in _OVER:
             return
         if self._handshake is not None:
             # RFC 5246 §7.2.2: user_canceled "should be followed by a close_notify."

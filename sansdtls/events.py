@@ -39,6 +39,8 @@ class DiscardReason(enum.Enum):
     """Records of the next epoch that came early and for which no room was left."""
     DUPLICATE_HANDSHAKE_MESSAGE = "duplicate_handshake_message"
     """A handshake message that was already processed."""
+    BAD_PATH_MESSAGE = "bad_path_message"
+    """An authentic return_routability_check message that is malformed, or of a type that is not known."""
     EARLY_APPLICATION_DATA = "early_application_data"
     """Application data in epoch 0. Never delivered."""
     HALF_OPEN_LIMIT = "half_open_limit"
@@ -61,6 +63,8 @@ class DiscardReason(enum.Enum):
     """A ChangeCipherSpec that changes nothing: repeated, or where none can be due."""
     UNKNOWN_ASSOCIATION = "unknown_association"
     """Not a ClientHello, from a path without an association."""
+    UNKNOWN_CONNECTION_ID = "unknown_connection_id"
+    """A record with a connection ID that nobody has, or without the one that its association has."""
     UNKNOWN_EPOCH = "unknown_epoch"
     """A record of an epoch that cannot exist yet."""
     WRONG_PATH = "wrong_path"
@@ -269,6 +273,41 @@ class DataReceived:
     data: bytes
 
 
+@enum.unique
+class PathProof(enum.Enum):
+    """Why a new path is believed to be the peer's."""
+
+    NEWER_RECORD = "newer_record"
+    """An authentic record newer than all before came from it, and ``PathPolicy.MOVE`` asks for no more."""
+    RETURN_ROUTABILITY = "return_routability"
+    """The peer has answered there, RFC 9853."""
+    APPLICATION = "application"
+    """The caller has confirmed it."""
+
+
+@attrs.frozen(eq=False)
+class PathChanged:
+    """From now on datagrams go to ``new``. Comes before the ``DataReceived`` of the record that moved it."""
+
+    connection: Connection
+    old: Hashable
+    new: Hashable
+    proof: PathProof
+
+
+@attrs.frozen(eq=False)
+class PathChangeRequested:
+    """The peer may have moved to ``new``; whether it has is asked. Only with ``PathPolicy.APPLICATION``.
+
+    Answer with ``connection.confirm_path(request, now=...)``, or not at all. Until then
+    ``connection.send(data, now=..., path=request.new)`` sends there, within three times of what came from there.
+    """
+
+    connection: Connection
+    old: Hashable
+    new: Hashable
+
+
 @attrs.frozen(eq=False)
 class AlertReceived:
     """The peer sent an alert. If it ends the connection, ``ConnectionTerminated`` follows.
@@ -297,6 +336,30 @@ class SecretDerived:
 
 
 @attrs.frozen(eq=False)
+class ConnectionFrozen:
+    """The server has turned a silent association into bytes: the last event of this object, not of the association.
+
+    It comes back as another object, with ``ConnectionThawed``. ``server.wake(handle, now=...)`` brings it back
+    without waiting for the peer.
+    """
+
+    connection: Connection
+    handle: bytes
+
+
+@attrs.frozen(eq=False)
+class ConnectionThawed:
+    """A frozen association is back: the first event of this object.
+
+    Its peer has been heard (what it said follows), it was woken, or it ends (``ConnectionTerminated`` follows).
+    ``handle`` is that of its ``ConnectionFrozen`` event.
+    """
+
+    connection: Connection
+    handle: bytes
+
+
+@attrs.frozen(eq=False)
 class ConnectionTerminated:
     """The connection has ended, for the reason in ``cause``. Last event, exactly once."""
 
@@ -311,8 +374,12 @@ Event = (
     | PeerRawKeyReceived
     | HandshakeCompleted
     | DataReceived
+    | PathChanged
+    | PathChangeRequested
     | AlertReceived
     | SecretDerived
+    | ConnectionFrozen
+    | ConnectionThawed
     | ConnectionTerminated
 )
 

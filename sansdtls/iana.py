@@ -9,12 +9,24 @@ import enum
 
 @enum.unique
 class ContentType(enum.IntEnum):
-    """Record content types, RFC 5246 §6.2.1."""
+    """Record content types, RFC 5246 §6.2.1, RFC 9146 §4 and RFC 9853 §4."""
 
     CHANGE_CIPHER_SPEC = 20
     ALERT = 21
     HANDSHAKE = 22
     APPLICATION_DATA = 23
+    TLS12_CID = 25
+    """A protected record with a connection ID; its true type is inside."""
+    RETURN_ROUTABILITY_CHECK = 27
+
+
+@enum.unique
+class PathMessageType(enum.IntEnum):
+    """Types of return_routability_check messages, RFC 9853 §4 (``rrc_msg_type``)."""
+
+    PATH_CHALLENGE = 0
+    PATH_RESPONSE = 1
+    PATH_DROP = 2
 
 
 @enum.unique
@@ -88,6 +100,8 @@ class ExtensionType(enum.IntEnum):
     EXTENDED_MASTER_SECRET = 23
     RECORD_SIZE_LIMIT = 28
     SESSION_TICKET = 35
+    CONNECTION_ID = 54
+    RETURN_ROUTABILITY_CHECK = 61
     RENEGOTIATION_INFO = 0xFF01
 
 

@@ -10,6 +10,11 @@ begins *beside* the first (a device that lost its state reconnects from the same
 place when its Finished has been verified, not before. Records are told apart by trying keys: handshake
 records at the newcomer first, all others at the established connection first.
 
+A record with a connection ID is routed by it, whatever path it came on; what that does to the path in use is
+decided behind its authentication (``association.py``). An association that is found by its ID need not give way to
+another peer's on its path: behind a NAT an address that one device has lost is soon another's. It gives way to
+a newcomer who proves to be the same peer, and simply loses its claim to the path otherwise.
+
 When ``max_associations`` is reached, a newcomer that has authenticated itself may take the place of the
 association that has been silent longest, if that is longer than ``stale_after``; otherwise the newcomer is
 refused. Strangers without a key displace nobody.
@@ -20,97 +25,140 @@ does not know; the caller answers each ``ConnectionOffered``.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import TYPE_CHECKING
-from weakref import WeakSet
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from sansdtls.association import ConnectionState
 from sansdtls.connection import Connection
-from sansdtls.deadlines import Deadlines
-from sansdtls.errors import DecodeError, WrongState
-from sansdtls.events import (
-    ConnectionOffered,
-    ConnectionTerminated,
-    DiscardReason,
-    HandshakeCompleted,
-    LimitExceeded,
-    PeerClose,
-    SecretDerived,
-)
-from sansdtls.handshake.failure import HandshakeFailure, violation
+from sansdtls.errors import DecodeError, SnapshotError, WrongState
+from sansdtls.events import DiscardReason, PeerClose
+from sansdtls.freezer import BY_CONNECTION_ID, Expiry, Freezer, handle_of
+from sansdtls.handshake.outcome import Peer
 from sansdtls.handshake.resumption import Sessions
-from sansdtls.hello import (
-    Answer,
-    HelloReassembly,
-    HelloVerified,
-    HelloVerifier,
-    alert_to,
-    is_client_hello,
-    read_hello_untrusted,
-)
-from sansdtls.iana import AlertDescription, ContentType
+from sansdtls.hello import Answer, HelloVerifier, is_client_hello, read_hello_untrusted
+from sansdtls.iana import ContentType
+from sansdtls.members import Members
+from sansdtls.offers import Offers
 from sansdtls.record.layer import Outgoing
 from sansdtls.routes import Member, Pending, Route, repeats
-from sansdtls.statistics import ServerStatistics, cause_name, count
+from sansdtls.statistics import count
 from sansdtls.wire.handshake import HandshakeMessage
-from sansdtls.wire.messages import ClientHello
-from sansdtls.wire.record import RECORD_HEADER_LENGTH, read_record_untrusted
+from sansdtls.wire.record import read_record_untrusted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
 
     from sansdtls.config import ServerConfig
-    from sansdtls.events import Cause, Event
-    from sansdtls.wire.handshake import Fragment
+    from sansdtls.events import ConnectionOffered, Event
+    from sansdtls.freezer import Checkpoint
+    from sansdtls.frozen import FrozenStore
+    from sansdtls.snapshot import SavedAssociation
     from sansdtls.wire.record import Record
 
 _HANDSHAKE_BYTE = bytes([ContentType.HANDSHAKE])
+_TLS12_CID_BYTE = bytes([ContentType.TLS12_CID])
+
+_ID_ATTEMPTS = 16
+"""How often a connection ID in use is asked for again. Random IDs of a sensible length never need it; where
+so many are taken, the association gets none, and is found by its path."""
+
+
+class Restored(NamedTuple):
+    """A frozen association that was taken over."""
+
+    handle: bytes
+    path: Hashable
+    peer: Peer
+    annotation: bytes
 
 
 class Server:
     """All the associations that arrive at one place. Not thread-safe; makes no calls of its own."""
 
-    def __init__(self, config: ServerConfig, *, entropy: Callable[[int], bytes], now: float) -> None:
-        """``entropy(n)`` returns n random bytes fit for keys; ``now`` is monotonic time in seconds."""
-        self.statistics = ServerStatistics()
+    def __init__(
+        self,
+        config: ServerConfig,
+        *,
+        entropy: Callable[[int], bytes],
+        now: float,
+        store: FrozenStore | None = None,
+        generation: int = 0,
+        durable: bool = False,
+    ) -> None:
+        """``entropy(n)`` returns n random bytes fit for keys; ``now`` is monotonic time in seconds.
+
+        ``store`` keeps frozen associations, by default in memory. With ``durable`` the caller makes checkpoints
+        (see :meth:`checkpoint`), and ``generation`` says how often the place where it keeps them has been
+        opened; ``now`` must then go on where the clock of the process before was.
+        """
+        self._freezer = Freezer(store, generation=generation, durable=durable)
+        self._members = Members(config, entropy=entropy, now=now, freezer=self._freezer)
+        self.statistics = self._members.statistics
         """Counters and gauges; live."""
         self._config = config
         self._limits = config.limits
         self._entropy = entropy
-        self._now = now
         self._sessions = _sessions(config, entropy, now)
         self._verifier = HelloVerifier(config.cookie, self.statistics, entropy, now)
-        self._routes: dict[Hashable, Route] = {}
-        self._established: OrderedDict[Member, None] = OrderedDict()  # least recently used first
-        self._answered: WeakSet[ConnectionOffered] = WeakSet()
-        self._deadlines: Deadlines[Member | Pending] = Deadlines()
-        self._outbox: list[Outgoing] = []
-        self._events: list[Event] = []  # that arose where no list of events is returned
+        self._routes = self._members.routes
+        self._deadlines = self._members.deadlines
+        self._outbox = self._members.outbox
+        self._offers = Offers(
+            routes=self._routes,
+            deadlines=self._deadlines,
+            limits=config.limits,
+            statistics=self.statistics,
+            outbox=self._outbox,
+            has_room=self._members.has_room,
+        )
+        self._members.schedule_expiry()
 
     def __len__(self) -> int:
-        """Established associations."""
-        return len(self._established)
+        """Established associations, without the frozen ones."""
+        return len(self._routes.established)
+
+    @property
+    def frozen(self) -> int:
+        """Frozen associations."""
+        return len(self._freezer)
 
     @property
     def connections(self) -> Iterator[Connection]:
         """The established connections, the least recently used first. Do not let time pass while iterating."""
-        return (member.connection for member in self._established)
+        return (member.connection for member in self._routes.established)
 
     # --- what a driver calls ------------------------------------------------------------------------
 
     def receive_datagram(self, data: bytes, *, path: Hashable, now: float) -> list[Event]:
         """Take in a datagram that came on ``path``. Never raises, whatever the bytes."""
         self.statistics.datagrams_received += 1
-        route = self._routes.get(path)
-        member = None if route is None or route.half_open or route.pending else route.established
-        if member is None or data[:1] == _HANDSHAKE_BYTE:
-            return self._receive_records(data, path, now)
+        first = data[:1]
+        if first == _TLS12_CID_BYTE:
+            member = self._routes.identified_untrusted(data, 0)
+            if member is not None and member.route.half_open is not member:
+                return self._receive_established(member, data, path, now)
+        elif first != _HANDSHAKE_BYTE:
+            route = self._routes.at(path)
+            if route is not None and not (route.half_open or route.pending):
+                member = route.established
+                if member is not None:
+                    return self._receive_established(member, data, None, now)
+        return self._receive_records(data, path, now)
+
+    def _receive_established(self, member: Member, data: bytes, path: Hashable, now: float) -> list[Event]:
+        """The fast way: all of the datagram is this connection's."""
         connection = member.connection
-        events = connection.receive_datagram(data, now=now)
+        events = connection.receive_datagram(data, now=now, path=path)
         if connection.state is ConnectionState.CLOSED:
-            return self.settle_member(member, events, now)
+            return self._members.settle_member(member, events, now)
         if connection.last_received == now:
-            self._established.move_to_end(member)
+            self._routes.established.move_to_end(member)
+            if self._freezer.durable:
+                self._members.note(member)
+        if path is not None:
+            self._members.follow(member)
+            if connection.path_check_under_way:
+                self._members.schedule(member)
         return events
 
     def datagrams_to_send(self) -> list[Outgoing]:
@@ -121,17 +169,19 @@ class Server:
 
     def next_timeout(self) -> float | None:
         """When :meth:`handle_timeout` is due; ``None`` = not before something else happens."""
-        return self._now if self._events else self._deadlines.next()
+        return self._members.now if self._members.events else self._deadlines.next()
 
     def handle_timeout(self, *, now: float) -> list[Event]:
         """Do what is due at ``now``, for all connections. Early calls do nothing."""
         events = self._take_events()
         while (due := self._deadlines.pop_due(now)) is not None:
             if isinstance(due, Pending):
-                self._drop_pending(due)
-                self._drop_route(due.route)
+                self._offers.drop(due)
+                self._routes.drop(due.route)
+            elif isinstance(due, Expiry):
+                events += self._members.expire(now)
             else:
-                events += self.settle_member(due, due.connection.handle_timeout(now=now), now)
+                events += self._members.handle_due(due, now)
         return events
 
     def accept(self, offer: ConnectionOffered, *, now: float) -> Connection:
@@ -139,40 +189,46 @@ class Server:
 
         What has to be asked before the first answer (a session to resume) comes as an event of
         :meth:`handle_timeout`, which is then due at once. Where client and server have nothing in common, or the offer has lapsed meanwhile, the connection is
-        closed at once; its ``ConnectionTerminated`` comes like any other event.
+        closed at once; its ``ConnectionTerminated`` comes like any other event. What ``entropy`` or the policy's
+        generator of connection IDs raises is passed on, and the offer is gone.
         """
-        route = self._answer(offer)
+        route = self._offers.answer(offer)
         lapsed = route is None
         if route is None:
             route = Route(offer.path)  # of no use to anybody but the closed connection
         elif route.half_open is not None:  # the device began anew before its handshake was complete
-            self._end(route.half_open, PeerClose(replaced=True), now, self._events)
-        member = Member(self, route, offer)
+            self._members.end(route.half_open, PeerClose(replaced=True), now, self._members.events)
+        member = Member(self._members, route, offer.message)
         if not lapsed:
-            self._routes[offer.path] = route
+            route = member.route = self._routes.hold(offer.path)
             route.half_open = member
             self.statistics.half_open += 1
             self.statistics.handshakes_started += 1
-        self._now = now
-        member.connection = Connection.accepted(
-            self._config,
-            offer,
-            entropy=self._entropy,
-            now=now,
-            outbox=self._outbox,
-            totals=self.statistics,
-            watcher=member,
-            sessions=self._sessions,
-            lapsed=lapsed,
-        )
-        self._schedule(member)
+        self._members.now = now
+        try:
+            member.connection = Connection.accepted(
+                self._config,
+                offer,
+                entropy=self._entropy,
+                now=now,
+                outbox=self._outbox,
+                totals=self.statistics,
+                watcher=member,
+                sessions=self._sessions,
+                new_connection_id=partial(self._new_connection_id, member),
+                lapsed=lapsed,
+            )
+        except BaseException:  # the caller's generator of connection IDs, or its entropy
+            self._members.abandon(member)
+            raise
+        self._members.schedule(member)
         return member.connection
 
     def refuse(self, offer: ConnectionOffered) -> None:
         """Turn a client down, silently. Raises WrongState if it was answered before."""
-        route = self._answer(offer)
+        route = self._offers.answer(offer)
         if route is not None:
-            self._drop_route(route)
+            self._routes.drop(route)
         self.statistics.offers_refused += 1
         count(self.statistics.records_discarded, DiscardReason.REFUSED)
 
@@ -183,7 +239,127 @@ class Server:
         """
         if config.resumption != self._config.resumption:
             self._sessions = _sessions(config, self._entropy, now)
-        self._config = config
+        self._config = self._members.config = config
+
+    # --- freezing and thawing -----------------------------------------------------------------------
+
+    def freeze(self, connection: Connection, *, now: float) -> bytes:
+        """Turn an established association into bytes that the caller keeps, see :meth:`Connection.freeze`.
+
+        Raises WrongState if it is not one of this server's established ones, or if events of it wait, and
+        SnapshotError if its path cannot be saved.
+        """
+        self._members.now = now
+        member = connection.watcher
+        if not isinstance(member, Member) or member not in self._routes.established:
+            raise WrongState("cannot freeze: this is no established association of this server")
+        if connection.has_events:
+            raise WrongState("cannot freeze: events wait to be fetched")
+        handle = handle_of(connection.connection_id, connection.path)
+        blob = self._members.take_out(member)
+        self._freezer.remember(member.server_random, connection.serial - 1)
+        connection.leave()
+        self._freezer.note(handle, None)
+        return blob
+
+    def thaw(self, blob: bytes, *, now: float) -> Connection:
+        """Go on with a frozen association of this server, or of one with the same ``snapshot_keys``.
+
+        Raises SnapshotError for a blob that is damaged, of another version or under another key, of an
+        association that is here already, that was loaded before, or whose time is over.
+        """
+        self._members.now = now
+        saved, handle = self._new_here(blob, now)
+        member = self._members.revive(handle, saved, now)
+        if not self._members.make_room(now):
+            raise SnapshotError("no room: max_associations are live, and none may give way")
+        self._members.admit(member, handle, saved)
+        return member.connection
+
+    def restore(self, blob: bytes, *, now: float, saved: bool = False) -> Restored:
+        """As :meth:`thaw`, but it stays frozen until it is heard.
+
+        ``saved`` says that it comes from where checkpoints are kept, so the next one need not have it.
+        """
+        self._members.now = now
+        association, handle = self._new_here(blob, now)
+        if len(self._freezer) >= self._limits.max_frozen:
+            raise SnapshotError("no room: max_frozen associations are here")
+        self._freezer.put(handle, association.path, blob)
+        if not saved:
+            self._freezer.note(handle, blob)
+        self.statistics.frozen = len(self._freezer)
+        self._members.schedule_expiry()
+        peer = Peer(
+            association.psk_identity,
+            association.psk_key_index,
+            association.certificate_chain,
+            association.raw_public_key,
+        )
+        return Restored(handle, association.path, peer, association.annotation)
+
+    def freeze_all(self, *, now: float) -> Iterator[bytes]:
+        """All associations as bytes, the frozen ones too; handshakes under way are not among them.
+
+        Each is gone from here when it has been yielded. Events that wait are lost: fetch them before.
+        """
+        self._members.now = now
+        for member in list(self._routes.established):
+            connection = member.connection
+            if connection.state is ConnectionState.CONNECTED:
+                blob = self._members.take_out(member)
+                connection.leave()
+                yield blob
+        for handle in list(self._freezer.store.handles()):
+            frozen = self._freezer.take(handle)
+            if frozen is not None:
+                yield frozen
+        self.statistics.frozen = len(self._freezer)
+
+    def wake(self, handle: bytes, *, now: float) -> Connection | None:
+        """Thaw the association with this handle, so that something can be sent to it; ``None`` if there is none.
+
+        ``ConnectionThawed`` comes with the next call that returns events; :meth:`next_timeout` is due at once.
+        """
+        self._members.now = now
+        member = self._members.thaw(handle, now, self._members.events)
+        return None if member is None else member.connection
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether an association will soon have used all the record numbers that are reserved for it."""
+        return self._freezer.reserve_low
+
+    def checkpoint(self, *, now: float) -> Checkpoint:
+        """All that has changed since the last checkpoint, of live and frozen associations.
+
+        Make it durable as a whole, then :meth:`confirm` it. Until then associations go on with the numbers that
+        the last confirmed one reserves, and cannot send when these are used up.
+        """
+        self._members.now = now
+        return self._freezer.checkpoint()
+
+    def confirm(self, checkpoint: Checkpoint) -> None:
+        """``checkpoint`` is durable. Checkpoints that were put together into one may be confirmed one by one."""
+        self._freezer.confirm(checkpoint)
+
+    def _new_here(self, blob: bytes, now: float) -> tuple[SavedAssociation, bytes]:
+        """A blob that may be loaded. Raises SnapshotError."""
+        saved = self._freezer.decode(blob, self._config.snapshot_keys)
+        if saved.expires_at <= now:
+            raise SnapshotError("the frozen association's time is over: nothing was heard of it for too long")
+        if not self._freezer.is_good(saved):
+            raise SnapshotError("the frozen association has been loaded before: a blob is good for one use")
+        handle = handle_of(saved.connection_id, saved.path)
+        if saved.connection_id:
+            free = self._routes.is_free(saved.connection_id) and self._freezer.is_free(saved.connection_id)
+        else:
+            route = self._routes.at(saved.path)
+            held = route is not None and route.established is not None
+            free = handle not in self._freezer.store and not held
+        if not free:
+            raise SnapshotError("the frozen association is here already: a blob is good for one use")
+        return saved, handle
 
     # --- records ------------------------------------------------------------------------------------
 
@@ -193,15 +369,30 @@ class Server:
         taken_by = set()
         offset = 0
         while True:
-            record = read_record_untrusted(data, offset)
+            owner, length, handle = None, 0, None
+            if data[offset : offset + 1] == _TLS12_CID_BYTE:
+                owner = self._routes.identified_untrusted(data, offset)
+                if owner is None:
+                    handle = self._freezer.identified_untrusted(data, offset)
+                    if handle is None:
+                        self._discard(DiscardReason.UNKNOWN_CONNECTION_ID)
+                        break  # how long its header is nobody knows
+                    length = len(handle) - len(BY_CONNECTION_ID)
+                else:
+                    length = len(owner.connection_id)
+            record = read_record_untrusted(data, offset, length)
             if record is None:
                 self._discard(DiscardReason.BAD_RECORD_HEADER)
                 break
-            if is_client_hello(record):
+            if owner is not None:
+                taken_by.add(self._receive_identified(owner, record, path, now, events))
+            elif handle is not None:
+                taken_by.add(self._members.receive_for_frozen(handle, record, path, now, events))
+            elif is_client_hello(record):
                 taken_by.add(self._receive_hello(record, path, now, events))
             else:
                 taken_by.add(self._route_record(record, path, now, events))
-            offset += RECORD_HEADER_LENGTH + len(record.fragment)
+            offset += record.length
             if offset == len(data):
                 break
         for member in taken_by:
@@ -209,22 +400,40 @@ class Server:
                 member.connection.statistics.datagrams_received += 1
         return events
 
-    def _route_record(self, record: Record, path: Hashable, now: float, events: list[Event]) -> Member | None:
-        """Find out whose a record is; who took it in."""
-        route = self._routes.get(path)
-        if route is None:
-            self._discard(DiscardReason.UNKNOWN_ASSOCIATION)
+    def _receive_identified(
+        self, member: Member, record: Record, path: Hashable, now: float, events: list[Event]
+    ) -> Member | None:
+        """A record with the connection ID of ``member``."""
+        if member.route.half_open is member and member.route.path != path:
+            self._discard(DiscardReason.WRONG_PATH)  # a handshake stays where its cookie was
             return None
+        belongs_here = member.connection.receive_record(record, now, path)
+        events += self._members.settle_member(member, member.connection.take_events(), now)
+        return member if belongs_here else None
+
+    def _route_record(self, record: Record, path: Hashable, now: float, events: list[Event]) -> Member | None:
+        """Find out whose a record without connection ID is; who took it in."""
+        route = self._routes.at(path)
+        if route is None:
+            return self._receive_unknown(record, path, now, events)
         newcomer_first = record.epoch == 0 or record.content_type == ContentType.HANDSHAKE
         members = [member for member in (route.half_open, route.established) if member is not None]
-        if not members:
-            self._discard(DiscardReason.UNKNOWN_ASSOCIATION)
         for member in members if newcomer_first else reversed(members):
             belongs_here = member.connection.receive_record(record, now)
-            events += self.settle_member(member, member.connection.take_events(), now)
+            events += self._members.settle_member(member, member.connection.take_events(), now)
             if belongs_here or record.epoch == 0:
                 return member
-        return None
+        return None if members else self._receive_unknown(record, path, now, events)
+
+    def _receive_unknown(
+        self, record: Record, path: Hashable, now: float, events: list[Event]
+    ) -> Member | None:
+        """A record from a path where nobody live is."""
+        handle = self._freezer.at(path) if record.epoch else None
+        if handle is None:
+            self._discard(DiscardReason.UNKNOWN_ASSOCIATION)
+            return None
+        return self._members.receive_for_frozen(handle, record, None, now, events)
 
     def _receive_hello(
         self, record: Record, path: Hashable, now: float, events: list[Event]
@@ -238,241 +447,49 @@ class Server:
         if fragment.length > self._limits.max_handshake_message_size:
             self._discard(DiscardReason.REASSEMBLY_LIMIT)
             return None
-        route = self._routes.get(path)
+        lapse = now + self._config.retransmit.handshake_timeout
+        route = self._routes.at(path)
         if route is not None:
             if route.half_open is not None and repeats(fragment, route.half_open.hello):
                 member = route.half_open
                 member.connection.receive_record(record, now)
-                events += self.settle_member(member, member.connection.take_events(), now)
+                events += self._members.settle_member(member, member.connection.take_events(), now)
                 return member
             if route.pending is not None and route.pending.reassembly is not None and fragment.offset:
-                self._continue_reassembly(route.pending, record, fragment, now, events)
+                events += self._offers.continue_reassembly(route.pending, record, fragment, now, lapse)
                 return None
         verdict = self._verifier.judge_untrusted(record, fragment, path, now)
         if isinstance(verdict, DiscardReason):
             self._discard(verdict)
         elif isinstance(verdict, Answer):
-            self._send(verdict.data, path)
+            self._outbox.append(Outgoing(verdict.data, path))
+            self.statistics.datagrams_sent += 1
         elif verdict.complete:
             message = HandshakeMessage(fragment.message_type, fragment.message_seq, fragment.body)
-            self._offer(message, record, path, now, events)
+            events += self._offers.offer(message, record, path, now, lapse)
         else:
-            self._begin_reassembly(verdict, path, now)
+            self._offers.begin_reassembly(verdict, path, lapse)
         return None
 
-    # --- between the cookie and the handshake -------------------------------------------------------
-
-    def _begin_reassembly(self, first: HelloVerified, path: Hashable, now: float) -> None:
-        route = self._routes.get(path)
-        if route is not None and route.pending is not None:
-            self._drop_pending(route.pending)
-        if self.statistics.half_open >= self._limits.max_half_open:
-            self._discard(DiscardReason.HALF_OPEN_LIMIT)
-            if route is not None:
-                self._drop_route(route)
-            return
-        reassembly = HelloReassembly(first, self._limits, self.statistics)
-        refused = reassembly.add(first.fragment)
-        if isinstance(refused, DiscardReason):
-            self._discard(refused)
-            if route is not None:
-                self._drop_route(route)
-            return
-        self._hold(path, now).reassembly = reassembly
-
-    def _continue_reassembly(
-        self, pending: Pending, record: Record, fragment: Fragment, now: float, events: list[Event]
-    ) -> None:
-        assert pending.reassembly is not None  # noqa: S101 - the caller has looked
-        try:
-            result = pending.reassembly.add(fragment)
-        except HandshakeFailure as failure:
-            self._drop_pending(pending)
-            self._drop_route(pending.route)
-            self._fail_hello(record, pending.route.path, failure)
-            return
-        if isinstance(result, DiscardReason):
-            self._discard(result)
-        elif result is not None:
-            self._drop_pending(pending)
-            self._offer(result, record, pending.route.path, now, events)
-
-    def _offer(
-        self, message: HandshakeMessage, record: Record, path: Hashable, now: float, events: list[Event]
-    ) -> None:
-        """A whole hello with a valid cookie."""
-        try:
-            hello = ClientHello.decode_untrusted(message.body)
-        except DecodeError as error:
-            self._fail_hello(record, path, violation(error.description, error.rule))
-            return
-        route = self._routes.get(path)
-        if route is not None:
-            if route.established is not None and route.established.client_random == hello.random:
-                self._discard(DiscardReason.DUPLICATE_HANDSHAKE_MESSAGE)  # of the handshake that is over
-                return
-            if route.pending is not None:
-                offer = route.pending.offer
-                if offer is not None and offer.message == message:
-                    self._discard(DiscardReason.DUPLICATE_HANDSHAKE_MESSAGE)
-                    return
-                self._drop_pending(route.pending)
-        reason = self._no_room(route, now)
-        if reason is not None:
-            self._discard(reason)
-            if route is not None:
-                self._drop_route(route)
-            return
-        offer = ConnectionOffered(path, hello, message, record.sequence_number)
-        self._hold(path, now).offer = offer
-        events.append(offer)
-
-    def _no_room(self, route: Route | None, now: float) -> DiscardReason | None:
-        """Why no further handshake can begin; one that could not be completed is not begun."""
-        if self.statistics.half_open >= self._limits.max_half_open:
-            return DiscardReason.HALF_OPEN_LIMIT
-        replaces = route is not None and route.established is not None
-        if not replaces and len(self) >= self._limits.max_associations and self._stale(now) is None:
-            return DiscardReason.ASSOCIATION_LIMIT
-        return None
-
-    def _hold(self, path: Hashable, now: float) -> Pending:
-        """Take a half-open slot for a path, until answered or lapsed."""
-        route = self._routes.setdefault(path, Route(path))
-        pending = route.pending = Pending(route)
-        self.statistics.half_open += 1
-        self._deadlines.schedule(pending, now + self._config.retransmit.handshake_timeout)
-        return pending
-
-    def _answer(self, offer: ConnectionOffered) -> Route | None:
-        """Mark an offer as answered; the route on which it was pending, ``None`` if it has lapsed."""
-        if offer in self._answered:
-            raise WrongState("this offer has been answered before")
-        self._answered.add(offer)
-        route = self._routes.get(offer.path)
-        if route is None or route.pending is None or route.pending.offer is not offer:
-            return None
-        self._drop_pending(route.pending)
-        return route
-
-    def _drop_pending(self, pending: Pending) -> None:
-        self._deadlines.cancel(pending)
-        if pending.reassembly is not None:
-            pending.reassembly.release()
-        pending.offer = None  # the deadline's entry may outlive it, and a hello is large
-        pending.route.pending = None
-        self.statistics.half_open -= 1
-
-    def _fail_hello(self, record: Record, path: Hashable, failure: HandshakeFailure) -> None:
-        """A hello that its sender proved to have sent, and that is wrong: an alert, and nothing kept."""
-        failed = self.statistics.handshakes_failed
-        name = cause_name(failure.cause)
-        failed[name] = failed.get(name, 0) + 1
-        if failure.description is not None:
-            self._send(alert_to(record, failure.description), path)
-
-    # --- the life of a member -----------------------------------------------------------------------
-
-    def wake_member(self, member: Member, now: float) -> None:
-        """For :class:`~sansdtls.routes.Member`: an event of it waits to be fetched."""
-        self._deadlines.schedule(member, now)
-
-    def settle_member(self, member: Member, events: list[Event], now: float) -> list[Event]:
-        """After anything that happened to a connection: its new place, its new deadline."""
-        connection = member.connection
-        self._now = now
-        if member.route.half_open is member and any(
-            isinstance(event, HandshakeCompleted) for event in events
-        ):
-            events = self._establish(member, events, now)
-        if connection.state is ConnectionState.CLOSED:
-            self._release(member, events)
-        else:
-            self._schedule(member)
-            if member.route.established is member and connection.last_received == now:
-                self._established.move_to_end(member)
-        return events
-
-    def _establish(self, member: Member, events: list[Event], now: float) -> list[Event]:
-        """A newcomer has authenticated itself: it takes its place, if there is one."""
-        route = member.route
-        before: list[Event] = []
-        if route.established is not None:
-            self._end(route.established, PeerClose(replaced=True), now, before)
-        elif len(self) >= self._limits.max_associations:
-            stale = self._stale(now)
-            if stale is None:
-                # An alert under the new keys: the device knows at once, and that it is no key problem.
-                cause = LimitExceeded("max_associations")
-                member.connection.fail(HandshakeFailure(AlertDescription.INTERNAL_ERROR, cause))
-                events = [event for event in events if isinstance(event, SecretDerived)]
-                return events + member.connection.take_events()
-            self._end(stale, LimitExceeded("max_associations"), now, before, notify=True)
-            self.statistics.evictions += 1
-        route.half_open = None
-        route.established = member
-        member.hello = None
-        self._established[member] = None
-        self.statistics.half_open -= 1
-        self.statistics.associations += 1
-        self.statistics.handshakes_completed += 1
-        return before + events
-
-    def _stale(self, now: float) -> Member | None:
-        """The association that may give way, if any."""
-        for member in self._established:
-            return member if now - member.connection.last_received >= self._limits.stale_after else None
-        return None
-
-    def _end(
-        self, member: Member, cause: Cause, now: float, events: list[Event], *, notify: bool = False
-    ) -> None:
-        """End a connection in favour of another one; its last event goes to ``events``."""
-        self._now = now
-        member.connection.terminate(cause, notify=notify)
-        last = member.connection.take_events()
-        self._release(member, last)
-        events += last
-
-    def _release(self, member: Member, events: list[Event]) -> None:
-        """Give back what a closed connection held. Safe to call twice."""
-        route = member.route
-        self._deadlines.cancel(member)
-        if route.half_open is member:
-            route.half_open = None
-            self.statistics.half_open -= 1
-            failed = self.statistics.handshakes_failed
-            for event in events:
-                if isinstance(event, ConnectionTerminated):
-                    name = cause_name(event.cause)
-                    failed[name] = failed.get(name, 0) + 1
-        elif route.established is member:
-            route.established = None
-            del self._established[member]
-            self.statistics.associations -= 1
-        self._drop_route(route)
-
-    def _drop_route(self, route: Route) -> None:
-        in_use = route.half_open or route.established or route.pending
-        if not in_use and self._routes.get(route.path) is route:
-            del self._routes[route.path]
-
-    def _schedule(self, member: Member) -> None:
-        deadline = member.connection.next_timeout()
-        if deadline is not None:
-            self._deadlines.schedule(member, deadline)
+    def _new_connection_id(self, member: Member) -> bytes:
+        """What a client is to put into its records; none if the policy asks for none, or all are taken."""
+        policy = self._config.connection_id
+        for _ in range(_ID_ATTEMPTS):
+            connection_id = b"" if policy is None else policy.generate(self._entropy)
+            if not connection_id:
+                break
+            if self._routes.is_free(connection_id) and self._freezer.is_free(connection_id):
+                self._routes.assign(connection_id, member)
+                return connection_id
+        return b""
 
     # --- odds and ends ------------------------------------------------------------------------------
-
-    def _send(self, data: bytes, path: Hashable) -> None:
-        self._outbox.append(Outgoing(data, path))
-        self.statistics.datagrams_sent += 1
 
     def _discard(self, reason: DiscardReason) -> None:
         count(self.statistics.records_discarded, reason)
 
     def _take_events(self) -> list[Event]:
-        events, self._events = self._events, []
+        events, self._members.events = self._members.events, []
         return events
 
 

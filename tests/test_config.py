@@ -35,7 +35,9 @@ NUMBERS = [
     (Limits, "max_half_open", 4_096, 1, 10_000_000, "handshakes"),
     (Limits, "max_associations", 100_000, 1, 10_000_000, "associations"),
     (Limits, "stale_after", 900.0, 0, 31_536_000, "seconds"),
+    (Limits, "max_frozen", 1_000_000, 0, 100_000_000, "associations"),
     (Limits, "idle_timeout", 86_400.0, 0.001, 315_360_000, "seconds"),
+    (Limits, "idle_timeout_with_connection_id", 7_776_000.0, 0.001, 315_360_000, "seconds"),
     (Limits, "max_failed_opens", None, 1, 2**36, "records"),
     (Limits, "max_sealed_records", None, 64, 2**48 - 1, "records"),
     (CookiePolicy, "cookie_length", 32, 8, 32, "bytes"),
@@ -111,7 +113,9 @@ def test_what_is_counted_must_be_a_whole_number(policy, field, low):
     assert str(caught.value) == f"{policy.__name__}.{field}: {low + 0.5!r} is not a whole number"
 
 
-@pytest.mark.parametrize("field", ["idle_timeout", "max_failed_opens", "max_sealed_records"])
+@pytest.mark.parametrize(
+    "field", ["idle_timeout", "idle_timeout_with_connection_id", "max_failed_opens", "max_sealed_records"]
+)
 def test_none_switches_a_limit_off_only_where_that_is_documented(field):
     off: dict[str, Any] = {field: None}
     assert getattr(Limits(**off), field) is None
@@ -119,7 +123,7 @@ def test_none_switches_a_limit_off_only_where_that_is_documented(field):
 
 @pytest.mark.parametrize(
     ("policy", "field"),
-    [(row[0], row[1]) for row in NUMBERS if row[1] != "idle_timeout" and row[2] is not None],
+    [(row[0], row[1]) for row in NUMBERS if not row[1].startswith("idle_timeout") and row[2] is not None],
 )
 def test_none_is_refused_elsewhere(policy, field):
     with pytest.raises(ConfigError, match=rf"{policy.__name__}\.{field}: None "):

@@ -125,6 +125,8 @@ class ClientHandshake12(Handshake):
     ) -> None:
         super().__init__(owner, config, layer, events, entropy, now, state=State.AWAIT_SERVER_HELLO)
         self._client_config = config
+        if config.connection_id is not None:
+            layer.connection_id = config.connection_id.generate(entropy)
         self._hello = self._first_hello()
         self._hello_verify_requests = 0
         self._server_session_id = b""
@@ -160,7 +162,7 @@ class ClientHandshake12(Handshake):
             cookie=b"",
             cipher_suites=suites,
             compression_methods=bytes([NULL_COMPRESSION]),
-            extensions=client_extensions(config, suites, ticket),
+            extensions=client_extensions(config, suites, ticket, self._layer.connection_id),
         )
 
     def _send_hello(self, now: float) -> None:
@@ -186,6 +188,8 @@ class ClientHandshake12(Handshake):
         answer = ServerHello.decode_untrusted(message.body)
         self._agreement = check_answer(self._client_config, self._hello, answer)
         self._max_plaintext = self._agreement.max_plaintext
+        if self._agreement.hello.connection_id is None:
+            self._layer.connection_id = b""  # offered, not taken up
         self._server_random, self._server_session_id = answer.random, answer.session_id
         self._transcript += encode_message(message)
         session = self._client_config.session

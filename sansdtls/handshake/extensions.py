@@ -16,6 +16,7 @@ from sansdtls.wire.extensions import (
     decode_alpn_untrusted,
     decode_certificate_type_untrusted,
     decode_certificate_types_untrusted,
+    decode_connection_id_untrusted,
     decode_ec_point_formats_untrusted,
     decode_max_fragment_length_untrusted,
     decode_record_size_limit_untrusted,
@@ -65,6 +66,8 @@ class HelloExtensions:
     record_size_limit: int | None = None
     max_fragment_length: int | None = None
     session_ticket: bytes | None = None
+    connection_id: bytes | None = None
+    return_routability_check: bool = False
 
 
 def _one(decode: Callable[[bytes], Any]) -> Callable[[bytes], tuple[Any, ...]]:
@@ -130,6 +133,16 @@ _TABLE: dict[int, _Row] = {
         "session_ticket",
         decode_session_ticket_untrusted,
         decode_session_ticket_untrusted,
+    ),
+    ExtensionType.CONNECTION_ID: (
+        "connection_id",
+        decode_connection_id_untrusted,
+        decode_connection_id_untrusted,
+    ),
+    ExtensionType.RETURN_ROUTABILITY_CHECK: (
+        "return_routability_check",
+        _decode_empty_untrusted,
+        _decode_empty_untrusted,
     ),
 }
 

@@ -13,6 +13,8 @@ from sansdtls.wire.handshake import HANDSHAKE_HEADER_LENGTH, encode_fragment
 from sansdtls.wire.record import MAX_PLAINTEXT_LENGTH
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sansdtls.record.epochs import WriteEpoch
     from sansdtls.wire.handshake import HandshakeMessage
 
@@ -31,7 +33,9 @@ class FlightPart(NamedTuple):
     message: HandshakeMessage | None
 
 
-def pack_flight(parts: list[FlightPart], size: int, max_plaintext: int = MAX_PLAINTEXT_LENGTH) -> list[bytes]:
+def pack_flight(
+    parts: Sequence[FlightPart], size: int, max_plaintext: int = MAX_PLAINTEXT_LENGTH
+) -> list[bytes]:
     """The flight as datagrams of at most ``size`` bytes, each filled before the next begins.
 
     ``max_plaintext`` is what the peer takes in one record.
@@ -56,13 +60,17 @@ def pack_flight(parts: list[FlightPart], size: int, max_plaintext: int = MAX_PLA
             continue
         offset = 0
         while True:
-            room = min(size - len(current) - epoch.overhead, max_plaintext) - HANDSHAKE_HEADER_LENGTH
+            room = (
+                min(size - len(current) - epoch.overhead, max_plaintext - epoch.inner_overhead)
+                - HANDSHAKE_HEADER_LENGTH
+            )
             remaining = len(message.body) - offset
-            if room < min(remaining, _MINIMUM_PIECE):
+            if room < min(remaining, _MINIMUM_PIECE) and current:
                 datagrams.append(current)
                 current = b""
                 continue
-            piece = min(room, remaining)
+            # An empty datagram takes a piece even where a long connection ID leaves no room: it has to go on.
+            piece = min(max(room, _MINIMUM_PIECE), remaining)
             current += epoch.record(ContentType.HANDSHAKE, encode_fragment(message, offset, piece))
             offset += piece
             if offset == len(message.body):

@@ -39,7 +39,8 @@ from sansdtls.events import (
 )
 from sansdtls.handshake.failure import HandshakeFailure, violation
 from sansdtls.handshake.flight import MINIMUM_DATAGRAM_SIZE, FlightPart, pack_flight
-from sansdtls.handshake.keys import DECOY, HandshakeParameters, verify_data
+from sansdtls.handshake.keys import DECOY, HandshakeParameters, room_for_plaintext, verify_data
+from sansdtls.handshake.negotiation import shared
 from sansdtls.handshake.outcome import Outcome, Peer
 from sansdtls.handshake.reassembly import Reassembler
 from sansdtls.handshake.states import WAITING_FOR_CALLER, Request, State
@@ -66,6 +67,9 @@ UNDECRYPTABLE_PERIODS = 2
 """Timer periods with an undecryptable Finished after which the peer's key counts as wrong. One would let a
 single forged record end a handshake whose Finished was lost; each further one delays the answer to a
 misconfigured device by a doubled timer."""
+
+AFTER_FINISHED = frozenset((int(ContentType.APPLICATION_DATA), int(ContentType.RETURN_ROUTABILITY_CHECK)))
+"""Content types that a peer who has finished may send, and that may overtake its Finished."""
 
 
 class Handshake(abc.ABC):
@@ -170,28 +174,35 @@ class Handshake(abc.ABC):
         else:
             self._layer.discard(DiscardReason.UNEXPECTED_CHANGE_CIPHER_SPEC)
 
-    def open_next_epoch(self, record: Record) -> bytes | None:
-        """Try the candidate keys on a record of epoch 1; the plaintext if one fits.
+    def open_next_epoch(self, record: Record) -> tuple[int, bytes] | None:
+        """Try the candidate keys on a record of epoch 1; type and plaintext if one fits.
 
-        Records that cannot be judged yet are kept in ``deferred``. Application data always wait there:
-        they are not even decrypted before Finished is verified.
+        Records that cannot be judged yet are kept in ``deferred``. Application data and questions for the path
+        always wait there: without a connection ID they are not even decrypted before Finished is verified.
         """
-        if self.state is not State.AWAIT_FINISHED or record.content_type == ContentType.APPLICATION_DATA:
+        if self.state is not State.AWAIT_FINISHED or record.content_type in AFTER_FINISHED:
             self.defer(record)
             return None
         if record.version != ProtocolVersion.DTLS_1_2:
             self._layer.discard(DiscardReason.BAD_RECORD_HEADER)
             return None
+        if record.connection_id != self._layer.connection_id:
+            self._layer.discard(DiscardReason.UNKNOWN_CONNECTION_ID)
+            return None
         for candidate in self._candidates:
-            plaintext = candidate.keys.read.open(record)
-            if plaintext is not None and candidate.index != DECOY:
+            opened = candidate.keys.read.open(record)
+            if opened is not None and candidate.index != DECOY:
+                if opened[0] in AFTER_FINISHED:  # of a record whose type was hidden
+                    self.defer(record)
+                    return None
+                candidate.keys.read.window.mark(record.sequence_number)
                 self._choose(candidate)
-                return plaintext
+                return opened
         self._layer.count_mac_failure()
         self._layer.discard(DiscardReason.BAD_MAC)
         if any(candidate.keys.read.exhausted for candidate in self._candidates):
             raise HandshakeFailure(None, KeysExhausted("open"))
-        if record.content_type == ContentType.HANDSHAKE:
+        if record.content_type in (ContentType.HANDSHAKE, ContentType.TLS12_CID):
             self._note_undecryptable()
         return None
 
@@ -345,8 +356,9 @@ class Handshake(abc.ABC):
 
     def _agree_on_parameters(self, *, full: bool) -> None:
         """All that the keys depend on is known; in a ``full`` handshake the transcript is part of it."""
-        suite = self._agreement.suite
+        suite, policy = self._agreement.suite, self._config.connection_id
         hashed = full and self._agreement.negotiated.extended_master_secret
+        peer_connection_id = self._agreement.hello.connection_id or b""
         self._parameters = HandshakeParameters(
             suite,
             self._hello.random,
@@ -354,6 +366,12 @@ class Handshake(abc.ABC):
             digest(suite.prf_hash, self._transcript) if hashed else None,
             is_client=self.IS_CLIENT,
             limits=self._config.limits,
+            connection_id=self._layer.connection_id,
+            peer_connection_id=peer_connection_id,
+            padding=1 if policy is None else policy.padding,
+            max_plaintext=room_for_plaintext(
+                suite, self._config.mtu, peer_connection_id, self._max_plaintext
+            ),
         )
 
     def _send_finished(
@@ -391,7 +409,7 @@ class Handshake(abc.ABC):
     ) -> None:
         """Both Finished are verified: hand over what the connection keeps."""
         self.outcome = Outcome(
-            negotiated=self._agreement.negotiated,
+            negotiated=shared(self._agreement.negotiated),
             peer=peer,
             master_secret=chosen.keys.master_secret,
             client_random=self._parameters.client_random,

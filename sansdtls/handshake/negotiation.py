@@ -7,11 +7,13 @@ public keys at the same time, and each client gets the best that it can do.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import attrs
 
 from sansdtls.config import ExtendedMasterSecret
+from sansdtls.connection_ids import ReturnRoutability
 from sansdtls.credentials import ClientAuthentication, Credential
 from sansdtls.crypto.suites import PSK_KEY_EXCHANGES, SUITES, KeyExchange, SuiteParameters
 from sansdtls.handshake.extensions import (
@@ -36,6 +38,7 @@ from sansdtls.wire.extensions import (
     encode_alpn,
     encode_certificate_type,
     encode_certificate_types,
+    encode_connection_id,
     encode_ec_point_formats,
     encode_max_fragment_length,
     encode_record_size_limit,
@@ -50,13 +53,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from sansdtls.config import ClientConfig, ServerConfig
+    from sansdtls.connection_ids import ConnectionIdPolicy
     from sansdtls.wire.messages import ClientHello, Extensions, ServerHello
+
+_ROOM_BESIDE_ID = 128
+"""Bytes of a datagram that a peer's connection ID must leave: header, nonce, tag and type take at most 38, Finished
+takes 24. Only with an mtu below 383 bytes an ID can be too long."""
 
 _X509_ONLY = (CertificateType.X509,)
 """What a peer that does not send the certificate type extensions speaks, RFC 7250 §4.1."""
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class Negotiated:
     """What the hellos settled."""
 
@@ -74,6 +82,18 @@ class Negotiated:
     """RFC 7301."""
     resumed: bool = False
     """Whether the keys come from an earlier handshake."""
+    return_routability: bool = False
+    """Whether a new path can be proven by RFC 9853."""
+
+
+_SHARED = 256
+"""Agreements of which one object serves all. A fleet has a handful; names that clients ask for make more."""
+
+
+@lru_cache(_SHARED)
+def shared(negotiated: Negotiated) -> Negotiated:
+    """``negotiated``, or an equal object that other associations have already."""
+    return negotiated
 
 
 @attrs.frozen
@@ -109,9 +129,12 @@ class Agreement:
 
 
 def client_extensions(
-    config: ClientConfig, suites: Iterable[CipherSuite], ticket: bytes | None
+    config: ClientConfig, suites: Iterable[CipherSuite], ticket: bytes | None, connection_id: bytes
 ) -> Extensions:
-    """What our ClientHello offers. RFC 9325 §3.5: the first two MUST be implemented for DTLS 1.2."""
+    """What our ClientHello offers. RFC 9325 §3.5: the first two MUST be implemented for DTLS 1.2.
+
+    ``connection_id`` is what the server is to put into its records, if the policy is to offer one.
+    """
     kinds = {SUITES[suite].key_exchange for suite in suites}
     extensions: list[tuple[int, bytes]] = [
         (ExtensionType.EXTENDED_MASTER_SECRET, b""),
@@ -143,6 +166,12 @@ def client_extensions(
         extensions.append((ExtensionType.MAX_FRAGMENT_LENGTH, length))
     if ticket is not None:
         extensions.append((ExtensionType.SESSION_TICKET, encode_session_ticket(ticket)))
+    if config.connection_id is not None:
+        extensions.append((ExtensionType.CONNECTION_ID, encode_connection_id(connection_id)))
+        # RFC 9853 §3: "A client offering the connection_id extension SHOULD also offer the rrc extension,
+        # unless the application using DTLS has its own address validation mechanism."
+        if _checks_paths(config.connection_id):
+            extensions.append((ExtensionType.RETURN_ROUTABILITY_CHECK, b""))
     return tuple(extensions)
 
 
@@ -158,6 +187,8 @@ def negotiate(config: ServerConfig, hello: ClientHello) -> Agreement:
     if NULL_COMPRESSION not in hello.compression_methods:
         raise violation(AlertDescription.ILLEGAL_PARAMETER, "ClientHello without null compression")
     extensions = read_client_extensions_untrusted(hello.extensions)
+    if config.connection_id is None or not _leaves_room(config, extensions):
+        extensions = attrs.evolve(extensions, connection_id=None)
     secure_renegotiation = _check_renegotiation_info(extensions)
     secure_renegotiation |= TLS_EMPTY_RENEGOTIATION_INFO_SCSV in hello.cipher_suites
     _check_policy(config.extended_master_secret, extensions)
@@ -186,6 +217,12 @@ def negotiate(config: ServerConfig, hello: ClientHello) -> Agreement:
             group=None if kind is KeyExchange.PSK else group,
             server_name=server_name,
             alpn_protocol=alpn_protocol,
+            # RFC 9853 §3: "A client offering the rrc extension MUST also offer the connection_id extension"
+            return_routability=(
+                extensions.return_routability_check
+                and extensions.connection_id is not None
+                and _checks_paths(config.connection_id)
+            ),
         )
         if shown is None:
             return Agreement(negotiated, parameters, extensions)
@@ -255,9 +292,17 @@ def _choose_alpn(config: ServerConfig, extensions: HelloExtensions) -> bytes | N
 
 
 def server_extensions(
-    config: ServerConfig, agreement: Agreement, hello: ClientHello, *, new_ticket: bool
+    config: ServerConfig,
+    agreement: Agreement,
+    hello: ClientHello,
+    *,
+    new_ticket: bool,
+    connection_id: bytes | None,
 ) -> Extensions:
-    """What our ServerHello answers: nothing that was not offered, in the client's order."""
+    """What our ServerHello answers: nothing that was not offered, in the client's order.
+
+    ``connection_id`` is what the client is to put into its records; ``None`` = no IDs in either direction.
+    """
     negotiated, offered = agreement.negotiated, agreement.hello
     answers: dict[int, bytes] = {}
     if negotiated.extended_master_secret:
@@ -285,6 +330,10 @@ def server_extensions(
         answers[ExtensionType.MAX_FRAGMENT_LENGTH] = length
     if new_ticket:
         answers[ExtensionType.SESSION_TICKET] = b""
+    if connection_id is not None:
+        answers[ExtensionType.CONNECTION_ID] = encode_connection_id(connection_id)
+    if negotiated.return_routability:
+        answers[ExtensionType.RETURN_ROUTABILITY_CHECK] = b""
     kinds: list[int] = [kind for kind, _ in hello.extensions if kind in answers]
     if negotiated.secure_renegotiation and ExtensionType.RENEGOTIATION_INFO not in kinds:
         kinds.append(ExtensionType.RENEGOTIATION_INFO)  # the SCSV stood for it
@@ -309,6 +358,10 @@ def check_answer(config: ClientConfig, hello: ClientHello, answer: ServerHello) 
         if kind not in offered:
             raise violation(AlertDescription.UNSUPPORTED_EXTENSION, f"unrequested extension {kind}")
     extensions = read_server_extensions_untrusted(answer.extensions)
+    if not _leaves_room(config, extensions):
+        raise incompatible(
+            AlertDescription.HANDSHAKE_FAILURE, "the server's connection ID fills our datagrams"
+        )
     secure_renegotiation = _check_renegotiation_info(extensions)
     _check_policy(config.extended_master_secret, extensions)
     if config.require_renegotiation_info and not secure_renegotiation:
@@ -323,6 +376,9 @@ def check_answer(config: ClientConfig, hello: ClientHello, answer: ServerHello) 
     (protocol,) = extensions.alpn_protocols or (None,)
     if protocol is not None and protocol not in config.alpn_protocols:
         raise _illegal("the server chose an application protocol that was not offered")
+    if extensions.return_routability_check and extensions.connection_id is None:
+        # RFC 9853 §3 has the check for associations with connection IDs only.
+        raise _illegal("the server answered rrc without connection_id")
     shown = tuple(credential.certificate_type for credential in config.credentials) or _X509_ONLY
     negotiated = Negotiated(
         version=ProtocolVersion.DTLS_1_2,
@@ -331,6 +387,7 @@ def check_answer(config: ClientConfig, hello: ClientHello, answer: ServerHello) 
         secure_renegotiation=secure_renegotiation,
         server_name=config.server_name.lower() if config.server_name is not None else None,
         alpn_protocol=protocol,
+        return_routability=extensions.return_routability_check,
     )
     return Agreement(
         negotiated,
@@ -356,6 +413,15 @@ def _chosen_type(chosen: tuple[int, ...] | None, offered: tuple[CertificateType,
 
 def _illegal(rule: str) -> Exception:
     return violation(AlertDescription.ILLEGAL_PARAMETER, rule)
+
+
+def _leaves_room(config: ClientConfig | ServerConfig, extensions: HelloExtensions) -> bool:
+    """Whether datagrams of ours can carry something besides the ID that the peer wants to find in them."""
+    return config.mtu - len(extensions.connection_id or b"") >= _ROOM_BESIDE_ID
+
+
+def _checks_paths(policy: ConnectionIdPolicy | None) -> bool:
+    return policy is not None and policy.return_routability is not ReturnRoutability.OFF
 
 
 def _check_renegotiation_info(extensions: HelloExtensions) -> bool:

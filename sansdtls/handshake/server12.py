@@ -120,6 +120,7 @@ class ServerHandshake12(Handshake):
         now: float,
         offer: ConnectionOffered,
         sessions: Sessions | None,
+        new_connection_id: Callable[[], bytes],
     ) -> None:
         # RFC 6347 erratum 5186: the first message_seq of the server is that of the hello it answers.
         super().__init__(
@@ -141,6 +142,7 @@ class ServerHandshake12(Handshake):
         self._identity_known = False
         self._shown: ShownKey | None = None
         self._new_ticket = False
+        self._new_connection_id = new_connection_id
         self._resumption = Resumption12(config, sessions)
         self._reassembler.next_seq += 1
 
@@ -163,6 +165,9 @@ class ServerHandshake12(Handshake):
 
     def _server_hello(self, *, session_id: bytes, new_ticket: bool) -> HandshakeMessage:
         self._server_random = self._entropy(RANDOM_LENGTH)
+        with_ids = self._agreement.hello.connection_id is not None
+        if with_ids:
+            self._layer.connection_id = self._new_connection_id()
         answer = ServerHello(
             version=ProtocolVersion.DTLS_1_2,
             random=self._server_random,
@@ -170,7 +175,11 @@ class ServerHandshake12(Handshake):
             cipher_suite=self._agreement.negotiated.cipher_suite,
             compression_method=NULL_COMPRESSION,
             extensions=server_extensions(
-                self._server_config, self._agreement, self._hello, new_ticket=new_ticket
+                self._server_config,
+                self._agreement,
+                self._hello,
+                new_ticket=new_ticket,
+                connection_id=self._layer.connection_id if with_ids else None,
             ),
         )
         return self._message(HandshakeType.SERVER_HELLO, answer.encode())

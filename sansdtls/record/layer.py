@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
 
     from sansdtls.events import DiscardReason
+    from sansdtls.paths import PathCheck
+    from sansdtls.record.ciphers import Ciphers
+    from sansdtls.record.protection import Protection
 
 
 class Outgoing(NamedTuple):
@@ -29,7 +32,7 @@ class RecordLayer:
     which they were made, and its ``totals``, so that nothing has to be added up.
     """
 
-    __slots__ = ("outbox", "path", "read", "statistics", "totals", "write")
+    __slots__ = ("connection_id", "outbox", "path", "path_check", "read", "statistics", "totals", "write")
 
     def __init__(
         self,
@@ -41,6 +44,11 @@ class RecordLayer:
         first_sequence_number: int = 0,
     ) -> None:
         self.path = path
+        """Where datagrams go, unless ``path_check`` says otherwise."""
+        self.path_check: PathCheck | None = None
+        """Exists while another path is in question."""
+        self.connection_id = b""
+        """What the peer is to put into its records; none unless offered or agreed on."""
         self.outbox = outbox
         self.statistics = ConnectionStatistics()
         self.totals = totals
@@ -48,16 +56,21 @@ class RecordLayer:
         self.write = WriteEpoch(0, first_sequence_number=first_sequence_number)
 
     def send_datagrams(self, datagrams: Iterable[bytes]) -> None:
-        """Queue datagrams on the connection's path."""
+        """Queue datagrams on the connection's path, or the one that is about to become it."""
         for data in datagrams:
-            self.outbox.append(Outgoing(data, self.path))
-            self.statistics.datagrams_sent += 1
-            if self.totals is not None:
-                self.totals.datagrams_sent += 1
+            check = self.path_check
+            self.send_on(self.path if check is None else check.path_for(len(data)), data)
+
+    def send_on(self, path: Hashable, data: bytes) -> None:
+        """Queue one datagram on ``path``."""
+        self.outbox.append(Outgoing(data, path))
+        self.statistics.datagrams_sent += 1
+        if self.totals is not None:
+            self.totals.datagrams_sent += 1
 
     def send_alerts(self, *alerts: tuple[AlertLevel, AlertDescription]) -> None:
-        """Queue alerts, in one datagram, under the current write epoch. Dropped if its keys are used up."""
-        if self.write.remaining >= len(alerts):
+        """Queue alerts, in one datagram, under the current write epoch. Dropped if no numbers are left for them."""
+        if self.write.available >= len(alerts):
             records = [self.write.record(ContentType.ALERT, encode_alert(*alert)) for alert in alerts]
             self.send_datagrams([b"".join(records)])
 
@@ -79,7 +92,18 @@ class RecordLayer:
         if self.totals is not None:
             self.totals.retransmissions += 1
 
+    def share_ciphers(self, ciphers: Ciphers) -> None:
+        """Keep cipher objects for as long as ``ciphers`` has room for them."""
+        for protection in self._protections():
+            protection.share(ciphers)
+
     def forget_keys(self) -> None:
-        """Drop both epochs; nothing is read or written any more."""
+        """Drop both epochs; nothing is read or written any more, and no path asked."""
+        self.path_check = None
+        for protection in self._protections():
+            protection.forget_key()
         self.read = ReadEpoch(0, 1)
         self.write = WriteEpoch(0)
+
+    def _protections(self) -> list[Protection]:
+        return [each for each in (self.read.protection, self.write.protection) if each is not None]

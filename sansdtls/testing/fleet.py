@@ -87,7 +87,8 @@ class Fleet:
         )
         self.server_events: list[Event] = []
         self.clients: dict[Hashable, Client] = {}
-        """The client at each address that has one. One that was restarted has left its place to the next."""
+        """The client at each address that has one. One that was restarted has left its place to the next; one
+        that was moved may still be heard at several."""
         self.accept_after: float | None = 0.0
         self.psk_after: float | None = 0.0
         self.client_psk_after: float | None = 0.0
@@ -122,6 +123,13 @@ class Fleet:
         """Take the client away without a word."""
         if self.clients.get(client.path) is client:
             del self.clients[client.path]
+
+    def move(self, client: Client, path: Hashable, *, keep_old: bool = False) -> None:
+        """Let the client send from ``path`` from now on. What is sent to its old address is lost, unless ``keep_old``."""
+        if not keep_old and self.clients.get(client.path) is client:
+            del self.clients[client.path]
+        client.path = path
+        self.clients[path] = client
 
     def provide_psk(self, request: PskRequested, keys: Sequence[bytes]) -> None:
         """Answer a request that was left to the test; what comes of it is among the events."""

@@ -201,6 +201,19 @@ def decode_session_ticket_untrusted(body: bytes) -> bytes:
     return body
 
 
+def encode_connection_id(connection_id: bytes) -> bytes:
+    """RFC 9146 §3: the ID that the sender wants to find in records to it; none = it needs none."""
+    return vector(1, connection_id)
+
+
+def decode_connection_id_untrusted(body: bytes) -> bytes:
+    """The ID that the peer wants to find in our records."""
+    reader = Reader(body, "connection_id")
+    connection_id = reader.vector(1)
+    reader.end()
+    return connection_id
+
+
 def _uint16s(body: bytes, what: str) -> tuple[int, ...]:
     reader = Reader(body, what)
     values = reader.uint16s()

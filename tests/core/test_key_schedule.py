@@ -151,8 +151,10 @@ def test_the_recorded_protected_records_open_and_seal_to_the_same_bytes(recordin
                 offset += 13 + len(record.fragment)
                 if record.epoch == 0:
                     continue
-                plaintext = epoch.open(record)
-                assert plaintext is not None
+                of_record = epoch.open(record)
+                assert of_record is not None
+                content_type, plaintext = of_record
+                assert content_type == record.content_type
                 opened.append((role, int(record.content_type), plaintext))
                 # OpenSSL 3.0 chooses the explicit nonce as we do, so that sealing gives back its record.
                 assert protection[role].seal(record.content_type, record.number, plaintext) == raw.record(
@@ -174,7 +176,7 @@ def test_the_recorded_client_finished_proves_the_transcript(recording, recorded_
         for record in raw.records(datagram)
         if record.type == raw.HANDSHAKE and record.epoch == 1
     ]
-    plaintext = protection["client"].open(read_record_untrusted(finished.encoded, 0))
+    _, plaintext = protection["client"].open(read_record_untrusted(finished.encoded, 0))
     sha256 = hashes.SHA256()
     expected = prf(sha256, recording.master_secret, b"client finished", digest(sha256, transcript), 12)
     assert plaintext[12:] == expected
@@ -203,7 +205,7 @@ def test_every_suite_seals_as_the_second_implementation_does(code):
         assert sealed == theirs.seal(
             raw.APPLICATION_DATA, plaintext, epoch=number >> 48, seq=number & (1 << 48) - 1
         )
-        assert ours.open(parsed(sealed)) == plaintext
+        assert ours.open(parsed(sealed)) == (raw.APPLICATION_DATA, plaintext)
         assert len(sealed) == len(plaintext) + 13 + row.overhead
 
 

@@ -141,11 +141,13 @@ def opened(request: pytest.FixtureRequest) -> Opened:
     for datagram in list(recorded_datagrams(request.param))[2:]:
         from_client = datagram.destination_port == port
         for record in records_of(datagram.payload):
-            plaintext: bytes | None = record.fragment
+            plaintext = record.fragment
             if record.epoch == 1:
                 opening = opening or epochs(found)
-                plaintext = opening[from_client].open(record)
-            assert plaintext is not None
+                of_record = opening[from_client].open(record)
+                assert of_record is not None
+                content_type, plaintext = of_record
+                assert content_type == record.content_type
             found.add(from_client, record.content_type, plaintext)
     return found
 
