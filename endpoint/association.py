@@ -1,22 +1,17 @@
-"""One live association, as the program sees it; and a handshake that may become one."""
+"""One live association, as the program sees it."""
 
 from __future__ import annotations
 
 import enum
 from typing import TYPE_CHECKING, Any, Protocol
 
-import attrs
-
 from endpoint.addresses import path_text
 from sansdtls import MessageTooLarge, WrongState
 
 if TYPE_CHECKING:
-    import trio
-
     from endpoint.addresses import Path
     from endpoint.quotas import DataBudget, Prefix
     from endpoint.sockets import UdpSocket
-    from endpoint.verification import PeerRejected
     from sansdtls import Connection, Peer
 
 
@@ -56,20 +51,6 @@ class Carrier(Protocol):
     def socket_of(self, path: Path) -> UdpSocket:
         """The socket that ``path`` goes through."""
         ...
-
-
-@attrs.define(eq=False)
-class Handshake:
-    """What is remembered of a handshake under way; dropped with it."""
-
-    path: Path
-    prefix: Prefix
-    identity: bytes | None = None
-    """As claimed with a PSK, or as verified from a certificate or raw public key."""
-    lookup: trio.CancelScope | None = None
-    rejection: PeerRejected | None = None
-    unwanted: bool = False
-    """Closed by this side; its end is no failure to report."""
 
 
 class Association:
