@@ -33,12 +33,9 @@ if TYPE_CHECKING:
     from endpoint.keystore import KeyStore
     from endpoint.observer import Observer
     from endpoint.quotas import Prefix, Quotas
-    from endpoint.roster import Roster
+    from endpoint.roster import Roster, Sleepers
     from endpoint.verification import PeerRequest, Verify
-    from sansdtls import Cause, Connection, ConnectionOffered, Event, PskRequested, Server
-
-MAX_ANNOTATION = 1024
-"""Bytes that the core keeps with a frozen association; no verifier gives a longer identity."""
+    from sansdtls import Cause, Connection, ConnectionOffered, Event, FrozenStore, PskRequested, Server
 
 
 @attrs.define(eq=False)
@@ -63,6 +60,8 @@ class Admission:
         server: Server,
         *,
         roster: Roster,
+        sleepers: Sleepers,
+        store: FrozenStore,
         quotas: Quotas,
         keystore: KeyStore,
         verify: Verify,
@@ -75,6 +74,8 @@ class Admission:
         """``tell`` calls the observer; ``handle`` takes the events of an answer within a turn, ``deliver`` those of a late one."""
         self._server = server
         self._roster = roster
+        self._sleepers = sleepers
+        self._store = store
         self._quotas = quotas
         self._observer = observer
         self._tell = tell
@@ -83,7 +84,7 @@ class Admission:
         self._stopped = False
         self._none_left = trio.Event()
         self.nursery: trio.Nursery | None = None
-        """Where late answers are waited for: the running engine's."""
+        """Where late answers are waited for: the running engine's. Without one nobody is asked any more."""
         self.lookups = Lookups(keystore, clock=clock, deliver=deliver, report=self._lookup_failed)
         self.verifications = Verifications(
             verify, clock=clock, decided=self._peer_decided, deliver=deliver, report=self._verification_failed
@@ -124,13 +125,15 @@ class Admission:
     def psk_requested(self, request: PskRequested, now: float) -> None:
         """A client has named its identity."""
         self._handshakes[request.connection].identity = request.identity
-        assert self.nursery is not None  # noqa: S101 - requests come up in the tasks of run only
-        self._answered(request.connection, *self.lookups.answer(request, self.nursery, now=now), now)
+        if self.nursery is not None:
+            self._answered(request.connection, *self.lookups.answer(request, self.nursery, now=now), now)
 
     def peer_requested(self, request: PeerRequest, now: float) -> None:
         """A client has shown a certificate or raw public key, and that it has the private key."""
-        assert self.nursery is not None  # noqa: S101 - as above
-        self._answered(request.connection, *self.verifications.answer(request, self.nursery, now=now), now)
+        if self.nursery is not None:
+            self._answered(
+                request.connection, *self.verifications.answer(request, self.nursery, now=now), now
+            )
 
     def _answered(
         self, connection: Connection, events: list[Event], later: trio.CancelScope | None, now: float
@@ -168,15 +171,17 @@ class Admission:
             if not self._make_room(identity, handshake, connection, now):
                 return None
         if kind in (CredentialKind.CERTIFICATE, CredentialKind.RAW_PUBLIC_KEY):
-            # What the verifier made of it survives freezing.
-            connection.annotation = identity[:MAX_ANNOTATION]
+            connection.annotation = identity  # survives freezing; nobody verifies it again then
         del self._handshakes[connection]
         self._note_end()
         return handshake, identity
 
     def _make_room(self, identity: bytes, handshake: Handshake, connection: Connection, now: float) -> bool:
         """Whether ``identity`` may have one association more; its oldest may have to go for that."""
-        siblings, frozen = self._roster.of(identity), self._roster.frozen_of(identity)
+        siblings, frozen = self._roster.of(identity), self._sleepers.of(identity)
+        if not self._quotas.identity_is_full(len(siblings) + len(frozen)):
+            return True
+        frozen = self._without_lost(identity, frozen)
         if not self._quotas.identity_is_full(len(siblings) + len(frozen)):
             return True
         reason = self._quotas.count_identity_overflow()
@@ -185,19 +190,27 @@ class Admission:
             connection.close(now=now)
             self._tell(self._observer.refused, handshake.path, reason)
             return False
-        if frozen:  # silent for longer than any live one
-            woken = self._server.wake(frozen[0], now=now)
-            self._roster.remove_frozen(identity, frozen[0])
-            if woken is not None:
-                woken.close(now=now)
-            return True
-        oldest = min(siblings, key=lambda association: association.last_received)
-        # Out of the table at once: its end is an event of a later call, and the next newcomer must not
+        # Out of the tables at once: its end is an event of a later call, and the next newcomer must not
         # choose it again.
-        self._roster.disown(oldest)
-        oldest.connection.close(now=now)
-        self._tell(self._observer.refused, oldest.path, reason)
+        if frozen:  # silent for longer than any live one
+            self._sleepers.remove(identity, frozen[0])
+            oldest = self._server.wake(frozen[0], now=now)
+        else:
+            association = min(siblings, key=lambda association: association.last_received)
+            self._roster.disown(association)
+            oldest = association.connection
+        if oldest is not None:
+            path = oldest.path
+            oldest.close(now=now)
+            self._tell(self._observer.refused, path, reason)
         return True
+
+    def _without_lost(self, identity: bytes, frozen: list[bytes]) -> list[bytes]:
+        """Those of ``frozen`` that are still there: of one that was damaged in the store no event tells."""
+        for handle in frozen:
+            if handle not in self._store:
+                self._sleepers.remove(identity, handle)
+        return self._sleepers.of(identity)
 
     def end(self, connection: Connection, cause: Cause) -> None:
         """A handshake has failed, or was not wanted."""

@@ -21,6 +21,7 @@ import math
 import os
 from collections import Counter
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -30,8 +31,8 @@ from endpoint.addresses import address_text
 from endpoint.admission import Admission
 from endpoint.population import Population
 from endpoint.quotas import Quotas
-from endpoint.roster import Roster
-from endpoint.sockets import errno_name
+from endpoint.roster import Roster, Sleepers
+from endpoint.sockets import errno_name, why_unreachable
 from endpoint.verification import reject_all
 from sansdtls import (
     ConnectionFrozen,
@@ -40,11 +41,14 @@ from sansdtls import (
     ConnectionThawed,
     DataReceived,
     HandshakeCompleted,
+    MemoryStore,
     PathChanged,
+    PathChangeRequested,
     PeerCertificateReceived,
     PeerRawKeyReceived,
     PskRequested,
     Server,
+    SnapshotError,
 )
 
 if TYPE_CHECKING:
@@ -57,7 +61,7 @@ if TYPE_CHECKING:
     from endpoint.quotas import QuotaPolicy
     from endpoint.sockets import UdpSocket
     from endpoint.verification import Verify
-    from sansdtls import Cause, Checkpoint, Connection, Event, FrozenStore, ServerConfig
+    from sansdtls import Checkpoint, Connection, Event, FrozenStore, ServerConfig
 
 DEFAULT_TURN = 64
 """Datagrams handled before timers and other tasks get a turn: about 1.3 ms of echoes, or 30 ms if
@@ -102,13 +106,17 @@ class Engine:
         self._clock = clock
         self._turn_limit = turn
         self._quotas = Quotas(quotas)
+        store = MemoryStore() if store is None else store
         self._server = Server(
             config, entropy=entropy, now=clock(), store=store, generation=generation, durable=durable
         )
         self._roster = Roster()
+        self._sleepers = Sleepers()
         self._admission = Admission(
             self._server,
             roster=self._roster,
+            sleepers=self._sleepers,
+            store=store,
             quotas=self._quotas,
             keystore=keystore,
             verify=verify,
@@ -116,13 +124,19 @@ class Engine:
             observer=observer,
             tell=self._tell,
             handle=self._handle,
-            deliver=self._answer_came,
+            deliver=self._take,
         )
         self._population = Population(
-            self, roster=self._roster, quotas=self._quotas, observer=observer, tell=self._tell
+            self,
+            roster=self._roster,
+            sleepers=self._sleepers,
+            quotas=self._quotas,
+            observer=observer,
+            tell=self._tell,
         )
         self._dropped: Counter[str] = Counter()
         self._errnos_told: set[int] = set()
+        self._keep_alives = 0
         self._observer_failures = 0
         self._in_turn = False
         self._turn_now = 0.0
@@ -148,6 +162,7 @@ class Engine:
                 for index, udp in enumerate(self.sockets):
                     nursery.start_soon(self._receive, index, udp)
                     nursery.start_soon(udp.keep_writing)
+                self.settle()  # frozen associations that were there before have deadlines, too
                 nursery.start_soon(self._keep_time)
                 task_status.started()
         finally:
@@ -220,6 +235,11 @@ class Engine:
         """The engine's clock; within a turn it stands still."""
         return self._turn_now if self._in_turn else self._clock()
 
+    def confirm_path(self, request: PathChangeRequested) -> None:
+        """For :class:`~endpoint.association.Association`."""
+        now = self.now()
+        self._take(request.connection.confirm_path(request, now=now), now)
+
     def socket_of(self, path: Path) -> UdpSocket:
         """The socket that ``path`` goes through."""
         return self.sockets[path[0]]
@@ -254,7 +274,11 @@ class Engine:
     # --- events ---
 
     def _data_received(self, event: DataReceived, now: float) -> None:
-        association = self._roster[event.connection]
+        association = self._roster.get(event.connection)
+        if association is None:
+            return  # a newcomer that was not let in, whose data came with its Finished
+        if not event.data:
+            self._keep_alives += 1
         if self._quotas.limits_data:
             exceeded = association.budget.exceeded
             reason = self._quotas.admit_data(association.budget, len(event.data), now)
@@ -285,12 +309,15 @@ class Engine:
             self._data_received(event, now)
         elif isinstance(event, PathChanged):
             self._population.moved(event)
+        elif isinstance(event, PathChangeRequested):
+            self._population.move_requested(event)
         elif isinstance(event, ConnectionThawed):
             self._population.thawed(event, now)
         elif isinstance(event, ConnectionFrozen):
             self._population.frozen(event)
         elif isinstance(event, ConnectionTerminated):
-            self._terminated(event.connection, event.cause)
+            if not self._population.terminated(event.connection, event.cause):
+                self._admission.end(event.connection, event.cause)
         # AlertReceived needs no answer (ConnectionTerminated carries its consequence), SecretDerived is
         # off unless the configuration asks for it.
 
@@ -300,11 +327,7 @@ class Engine:
             handshake, identity = admitted
             self._population.completed(connection, handshake.path, handshake.prefix, identity, now)
 
-    def _terminated(self, connection: Connection, cause: Cause) -> None:
-        if not self._population.terminated(connection, cause):
-            self._admission.end(connection, cause)
-
-    def _answer_came(self, events: list[Event], now: float) -> None:
+    def _take(self, events: list[Event], now: float) -> None:
         for event in events:
             self._handle(event, now)
         self.settle()
@@ -339,37 +362,51 @@ class Engine:
         """
         self.stop_accepting()
         with trio.move_on_after(deadline_seconds):
-            remaining = [
-                *(association.connection for association in self._roster),
-                *self._admission.connections,
-            ]
-            while remaining:
+            while len(self._roster) + len(self._admission):
                 now = self._clock()
-                for connection in remaining[-DRAIN_BATCH:]:
+                # Those that are there now: a record that comes meanwhile may wake a frozen one.
+                for connection in list(islice(self._connections(), DRAIN_BATCH)):
                     connection.close(now=now)
-                del remaining[-DRAIN_BATCH:]
                 self._run_timers()
                 for udp in self.sockets:
                     await udp.wait_writable()
                 await trio.lowlevel.checkpoint()
         return len(self._roster) + len(self._admission)
 
+    def _connections(self) -> Iterator[Connection]:
+        yield from (association.connection for association in self._roster)
+        yield from self._admission.connections
+
     # --- frozen associations, for another process ---
 
     def freeze_all(self) -> Iterator[bytes]:
         """Every association as bytes, for the next process; cancel :meth:`run` before, so that nothing more is read."""
+        self.stop_accepting()
         now = self._clock()
-        for event in self._server.handle_timeout(now=now):
-            self._handle(event, now)
-        self.settle()
-        return self._server.freeze_all(now=now)
+        self._take(self._server.handle_timeout(now=now), now)
+        return self._leaving(now)
+
+    def _leaving(self, now: float) -> Iterator[bytes]:
+        try:
+            yield from self._server.freeze_all(now=now)
+            self._sleepers.clear()
+        finally:  # also where not all could be taken
+            self._population.left()
 
     def restore(self, blob: bytes, *, saved: bool = False) -> None:
         """Take over an association from the process before; see ``sansdtls.Server.restore``.
 
-        Raises SnapshotError if it cannot be used, or its socket is not there any more.
+        Raises SnapshotError if it cannot be used, or nothing can be sent to its peer: its socket is not there any
+        more, or has other addresses.
         """
-        self._population.restored(self._server.restore(blob, now=self.now(), saved=saved))
+        restored = self._server.restore(blob, now=self.now(), saved=saved, check_path=self._check_path)
+        self._population.restored(restored)
+        self.settle()
+
+    def _check_path(self, path: object) -> None:
+        reason = why_unreachable(path, self.sockets)
+        if reason is not None:
+            raise SnapshotError(f"the frozen association's peer cannot be reached: {reason}")
 
     @property
     def checkpoint_due(self) -> bool:
@@ -401,6 +438,7 @@ class Engine:
             "handshakes": len(self._admission),
             "associations": len(self._roster),
             "frozen": self._server.frozen,
+            "keep_alives": self._keep_alives,
             "identities": self._roster.identities,
             "lookups": self._admission.lookups.pending,
             "lookup_failures": self._admission.lookups.failures,

@@ -70,6 +70,7 @@ class Restored(NamedTuple):
     path: Hashable
     peer: Peer
     annotation: bytes
+    last_received: float
 
 
 class Server:
@@ -276,13 +277,23 @@ class Server:
         self._members.admit(member, handle, saved)
         return member.connection
 
-    def restore(self, blob: bytes, *, now: float, saved: bool = False) -> Restored:
+    def restore(
+        self,
+        blob: bytes,
+        *,
+        now: float,
+        saved: bool = False,
+        check_path: Callable[[Hashable], None] | None = None,
+    ) -> Restored:
         """As :meth:`thaw`, but it stays frozen until it is heard.
 
         ``saved`` says that it comes from where checkpoints are kept, so the next one need not have it.
+        ``check_path`` may raise SnapshotError for a path that leads nowhere here, before anything is kept.
         """
         self._members.now = now
         association, handle = self._new_here(blob, now)
+        if check_path is not None:
+            check_path(association.path)
         if len(self._freezer) >= self._limits.max_frozen:
             raise SnapshotError("no room: max_frozen associations are here")
         self._freezer.put(handle, association.path, blob)
@@ -296,7 +307,7 @@ class Server:
             association.certificate_chain,
             association.raw_public_key,
         )
-        return Restored(handle, association.path, peer, association.annotation)
+        return Restored(handle, association.path, peer, association.annotation, association.last_received)
 
     def freeze_all(self, *, now: float) -> Iterator[bytes]:
         """All associations as bytes, the frozen ones too; handshakes under way are not among them.
