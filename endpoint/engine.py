@@ -316,8 +316,7 @@ class Engine:
         elif isinstance(event, ConnectionFrozen):
             self._population.frozen(event)
         elif isinstance(event, ConnectionTerminated):
-            if not self._population.terminated(event.connection, event.cause):
-                self._admission.end(event.connection, event.cause)
+            self._terminated(event)
         # AlertReceived needs no answer (ConnectionTerminated carries its consequence), SecretDerived is
         # off unless the configuration asks for it.
 
@@ -326,6 +325,10 @@ class Engine:
         if admitted is not None:
             handshake, identity = admitted
             self._population.completed(connection, handshake.path, handshake.prefix, identity, now)
+
+    def _terminated(self, event: ConnectionTerminated) -> None:
+        if not self._population.terminated(event.connection, event.cause):
+            self._admission.end(event.connection, event.cause)
 
     def _take(self, events: list[Event], now: float) -> None:
         for event in events:

@@ -392,9 +392,7 @@ class OpenedChannel(DtlsChannel):
 
     def _settle(self) -> None:
         self._flush()
-        deadline = self._deadline()
-        if deadline < self._wait.deadline:
-            self._wait.deadline = deadline
+        self._wait.deadline = min(self._wait.deadline, self._deadline())
 
     def _close(self) -> None:
         self._connection.close(now=trio.current_time())
