@@ -32,14 +32,16 @@ def client_config(suite: sansdtls.CipherSuite) -> sansdtls.ClientConfig:
     return sansdtls.ClientConfig(psk_identity=PSK_IDENTITY, psk_key=PSK_KEY, cipher_suites=(suite,))
 
 
-def server_config(suite: sansdtls.CipherSuite) -> sansdtls.ServerConfig:
+def server_config(
+    suite: sansdtls.CipherSuite, *, freeze_after: float | None = None
+) -> sansdtls.ServerConfig:
     if suite in WITH_CERTIFICATE:
         shown, key = certificate.self_signed()
         credential = sansdtls.CertificateCredential(
             (shown.public_bytes(Encoding.DER),), sansdtls.SigningKey.wrap(key)
         )
         return sansdtls.ServerConfig(cipher_suites=(suite,), psk=False, credentials=(credential,))
-    return sansdtls.ServerConfig(cipher_suites=(suite,))
+    return sansdtls.ServerConfig(cipher_suites=(suite,), freeze_after=freeze_after)
 
 
 class SansIoClient:
