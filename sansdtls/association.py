@@ -128,6 +128,7 @@ class Association(PathFollower):
         "_state",
         "_watcher",
         "last_received",
+        "serial",
     )
 
     def __init__(
@@ -159,6 +160,8 @@ class Association(PathFollower):
         self._repeats = 0
         self._next_receive_seq = 0
         self._origin: Origin | None = None
+        self.serial = 0
+        """Of the next blob that is made of the association; 0 as long as there has been none."""
         self.last_received = now
         """When something authentic last arrived (or the connection began), in seconds."""
         self._watcher: Watcher | None = None

@@ -27,6 +27,7 @@ from sansdtls.record.layer import RecordLayer
 from sansdtls.session import Session
 from sansdtls.snapshot import RESERVE, THAW_JUMP, SavedAssociation, decode_snapshot, encode_snapshot
 from sansdtls.wire.handshake import HandshakeMessage
+from sansdtls.wire.messages import RANDOM_LENGTH
 from sansdtls.wire.record import MAX_SEQUENCE_NUMBER
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 class Origin(NamedTuple):
     """Where a connection was thawed from."""
 
-    serial: int
     base: int
     """The number that it could have begun with, had nothing been left out for safety at thawing."""
     first_number: int
@@ -92,12 +92,12 @@ class FreezableAssociation(Association):
     # --- for the server -----------------------------------------------------------------------------
 
     def snapshot(self, *, generation: int) -> bytes:
-        """The bytes, without ending anything."""
+        """The bytes, without ending anything. Each has a serial above that of all before."""
         if self._state is not ConnectionState.CONNECTED:
             raise WrongState(f"cannot freeze: the connection is {self._state.value}")
-        return encode_snapshot(
-            self._saved(generation), keys=self._config.snapshot_keys, entropy=self._entropy
-        )
+        saved = self._saved(generation)
+        self.serial += 1
+        return encode_snapshot(saved, keys=self._config.snapshot_keys, entropy=self._entropy)
 
     def checkpoint(self, *, generation: int) -> tuple[bytes, int]:
         """The bytes, and the number that may not be reached before the checkpoint after this one is confirmed."""
@@ -118,11 +118,6 @@ class FreezableAssociation(Association):
         return self._layer.write.reserved_until
 
     @property
-    def serial(self) -> int:
-        """How often the association has been frozen."""
-        return 0 if self._origin is None else self._origin.serial + 1
-
-    @property
     def watcher(self) -> Watcher | None:
         """Its place in a server."""
         return self._watcher
@@ -138,9 +133,14 @@ class FreezableAssociation(Association):
         return bool(self._events)
 
     @property
+    def client_random(self) -> bytes:
+        """Of the handshake; none before it is complete, or when all is over."""
+        return b"" if self._exporter is None else self._exporter.randoms[:RANDOM_LENGTH]
+
+    @property
     def server_random(self) -> bytes:
-        """Names the association: we drew it."""
-        return b"" if self._exporter is None else self._exporter.randoms[32:]
+        """The same; on a server it names the association, because nobody else has drawn it."""
+        return b"" if self._exporter is None else self._exporter.randoms[RANDOM_LENGTH:]
 
     def leave(self) -> None:
         """End this object, but not the association."""
@@ -182,8 +182,8 @@ class FreezableAssociation(Association):
             alpn_protocol=negotiated.alpn_protocol,
             return_routability=negotiated.return_routability,
             master_secret=self._exporter.master_secret,
-            client_random=self._exporter.randoms[:32],
-            server_random=self._exporter.randoms[32:],
+            client_random=self.client_random,
+            server_random=self.server_random,
             connection_id=layer.connection_id,
             peer_connection_id=layer.write.connection_id,
             write_sequence_number=number,
@@ -265,7 +265,8 @@ class FreezableAssociation(Association):
             raise SnapshotError("the frozen association has used up its record numbers")
         if reserved_until < MAX_SEQUENCE_NUMBER:
             layer.write.reserve_until(reserved_until)
-        connection._origin = Origin(saved.serial, base, first)
+        connection._origin = Origin(base, first)
+        connection.serial = saved.serial + 1
         connection._state = ConnectionState.CONNECTED
         connection._watcher = watcher
         connection._settle_sizes(saved.max_plaintext, saved.max_accepted)
