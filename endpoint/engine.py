@@ -337,8 +337,9 @@ class Engine:
             self._tell(self._observer.refused, handshake.path, reason)
             return False
         if frozen:  # silent for longer than any live one
-            woken = self._server.wake(frozen[0], now=now)
-            self._roster.remove_frozen(identity, frozen[0])
+            handle = next(iter(frozen))
+            woken = self._server.wake(handle, now=now)
+            self._roster.remove_frozen(identity, handle)
             if woken is not None:
                 woken.close(now=now)
             return True
@@ -535,7 +536,7 @@ class Engine:
 
     def associations(self, identity: bytes | None = None) -> list[Association]:
         """The live associations, of one identity or all."""
-        return list(self._roster) if identity is None else self._roster.of(identity)
+        return list(self._roster) if identity is None else list(self._roster.of(identity))
 
     def statistics(self) -> dict[str, Any]:
         """Counters and gauges as plain nested dicts, for logs, metrics and tests."""

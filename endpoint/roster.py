@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from endpoint.frozen import FrozenHandles
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from endpoint.addresses import Path
     from endpoint.association import Association
@@ -13,15 +15,16 @@ if TYPE_CHECKING:
 
 
 class Roster:
-    """The tables of one engine. A frozen association costs its identity and its handle here, and no object."""
+    """The tables of one engine. There may be 100,000 live associations, nearly each the only one of its identity."""
 
     __slots__ = ("_by_connection", "_by_identity", "_by_path", "_frozen")
 
     def __init__(self) -> None:
         self._by_connection: dict[Connection, Association] = {}
         self._by_path: dict[Path, Association] = {}
-        self._by_identity: dict[bytes, dict[Association, None]] = {}
-        self._frozen: dict[bytes, tuple[bytes, ...]] = {}
+        # A dict, which takes 230 bytes, only where there are several.
+        self._by_identity: dict[bytes, Association | dict[Association, None]] = {}
+        self._frozen = FrozenHandles()
 
     def __len__(self) -> int:
         """Live associations."""
@@ -47,26 +50,34 @@ class Roster:
         """Who was last heard on ``path``."""
         return self._by_path.get(path)
 
-    def of(self, identity: bytes) -> list[Association]:
-        """The live associations of an identity, the oldest first."""
-        return list(self._by_identity.get(identity, ()))
+    def of(self, identity: bytes) -> Collection[Association]:
+        """The live associations of an identity, the oldest first. Do not keep it."""
+        held = self._by_identity.get(identity)
+        if held is None:
+            return ()
+        return held.keys() if isinstance(held, dict) else (held,)
 
-    def frozen_of(self, identity: bytes) -> tuple[bytes, ...]:
-        """The handles of an identity's frozen associations, the one frozen first first."""
-        return self._frozen.get(identity, ())
+    def frozen_of(self, identity: bytes) -> Collection[bytes]:
+        """The handles of an identity's frozen associations, the one frozen first first. Do not keep it."""
+        return self._frozen.of(identity)
 
     def add(self, association: Association) -> None:
         """A live association."""
         self._by_connection[association.connection] = association
         self._by_path[association.path] = association
         if association.identified:
-            self._by_identity.setdefault(association.identity, {})[association] = None
+            held = self._by_identity.setdefault(association.identity, association)
+            if isinstance(held, dict):
+                held[association] = None
+            elif held is not association:
+                self._by_identity[association.identity] = {held: None, association: None}
 
     def disown(self, association: Association) -> None:
         """It is about to end, and is not to be counted for its identity any more."""
-        siblings = self._by_identity.get(association.identity, {})
-        siblings.pop(association, None)
-        if not siblings:
+        held = self._by_identity.get(association.identity)
+        if isinstance(held, dict):
+            held.pop(association, None)
+        if not held or held is association:
             self._by_identity.pop(association.identity, None)
 
     def remove(self, connection: Connection) -> Association | None:
@@ -87,12 +98,8 @@ class Roster:
 
     def add_frozen(self, identity: bytes, handle: bytes) -> None:
         """An association of ``identity`` is frozen."""
-        self._frozen[identity] = (*self._frozen.get(identity, ()), handle)
+        self._frozen.add(identity, handle)
 
     def remove_frozen(self, identity: bytes, handle: bytes) -> None:
         """It is not any more."""
-        left = tuple(other for other in self._frozen.get(identity, ()) if other != handle)
-        if left:
-            self._frozen[identity] = left
-        else:
-            self._frozen.pop(identity, None)
+        self._frozen.remove(identity, handle)
