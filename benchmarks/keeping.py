@@ -79,7 +79,7 @@ class _ListSocket:
 class _Keys:
     """The key store: all have the same key."""
 
-    def lookup(self, identity: bytes) -> tuple[bytes, ...]:  # noqa: ARG002 - that of KeyStore
+    def lookup(self, identity: bytes) -> tuple[bytes, ...]:
         return (PSK_KEY,)
 
 
@@ -121,12 +121,16 @@ class _Service:
             while datagrams:
                 answers = await self._exchange(datagrams)
                 datagrams = [
-                    (data, address) for answer, address in answers for data in clients[address].receive(answer)
+                    (data, address)
+                    for answer, address in answers
+                    for data in clients[address].receive(answer)
                 ]
             if not all(client.established for client in clients.values()):
                 raise RuntimeError("a handshake without a network did not complete")
             if speak:
-                echoes = await self._exchange((client.seal(PAYLOAD), address) for address, client in clients.items())
+                echoes = await self._exchange(
+                    (client.seal(PAYLOAD), address) for address, client in clients.items()
+                )
                 if len(echoes) != BURST:
                     raise RuntimeError(f"{len(echoes)} of {BURST} datagrams were echoed")
 

@@ -32,9 +32,7 @@ def client_config(suite: sansdtls.CipherSuite) -> sansdtls.ClientConfig:
     return sansdtls.ClientConfig(psk_identity=PSK_IDENTITY, psk_key=PSK_KEY, cipher_suites=(suite,))
 
 
-def server_config(
-    suite: sansdtls.CipherSuite, *, freeze_after: float | None = None
-) -> sansdtls.ServerConfig:
+def server_config(suite: sansdtls.CipherSuite, *, freeze_after: float | None = None) -> sansdtls.ServerConfig:
     if suite in WITH_CERTIFICATE:
         shown, key = certificate.self_signed()
         credential = sansdtls.CertificateCredential(
