@@ -160,13 +160,11 @@ async def _serve_live(pipe: Pipe, suite: sansdtls.CipherSuite, bursts: int, sile
         before = control.resident_bytes()
         await service.connect(range(WARM_UP, end), speak=True)
         heard = control.resident_bytes()
-        talkers = set(engine.associations())
         await service.connect(range(end, end + silent_bursts), speak=False)
         silent = control.resident_bytes()
         pipe.send(((heard - before) / bursts / BURST, (silent - heard) / silent_bursts / BURST))
-        for association in engine.associations():
-            if association not in talkers:
-                association.close()
+        for association in engine.associations()[end * BURST :]:
+            association.close()
         if control.hear(pipe) == "hand over":
             for blobs in _batches(engine.freeze_all()):
                 pipe.send(blobs)
