@@ -18,14 +18,16 @@ from sansdtls.connection import Connection
 from sansdtls.connection_ids import ConnectionIdPolicy, PathPolicy, ReturnRoutability
 from sansdtls.credentials import CertificateCredential, ClientAuthentication, RawPublicKeyCredential
 from sansdtls.crypto.signatures import SigningKey
-from sansdtls.errors import ConfigError, DtlsError, MessageTooLarge, UsageError, WrongState
+from sansdtls.errors import ConfigError, DtlsError, MessageTooLarge, SnapshotError, UsageError, WrongState
 from sansdtls.events import (
     AlertReceived,
     AuthenticationFailed,
     AuthenticationProblem,
     Cause,
+    ConnectionFrozen,
     ConnectionOffered,
     ConnectionTerminated,
+    ConnectionThawed,
     DataReceived,
     DiscardReason,
     Event,
@@ -48,6 +50,8 @@ from sansdtls.events import (
     SecretDerived,
     key_log_line,
 )
+from sansdtls.freezer import Checkpoint, Saved
+from sansdtls.frozen import FrozenStore, MemoryStore
 from sansdtls.handshake.negotiation import Negotiated
 from sansdtls.handshake.outcome import Peer
 from sansdtls.iana import (
@@ -74,22 +78,26 @@ __all__ = [
     "Cause",
     "CertificateCredential",
     "CertificateType",
+    "Checkpoint",
     "CipherSuite",
     "ClientAuthentication",
     "ClientConfig",
     "ConfigError",
     "Connection",
+    "ConnectionFrozen",
     "ConnectionIdPolicy",
     "ConnectionOffered",
     "ConnectionState",
     "ConnectionStatistics",
     "ConnectionTerminated",
+    "ConnectionThawed",
     "CookiePolicy",
     "DataReceived",
     "DiscardReason",
     "DtlsError",
     "Event",
     "ExtendedMasterSecret",
+    "FrozenStore",
     "HandshakeCompleted",
     "HandshakeTimeout",
     "IdleTimeout",
@@ -97,6 +105,7 @@ __all__ = [
     "LimitExceeded",
     "Limits",
     "LocalClose",
+    "MemoryStore",
     "MessageTooLarge",
     "NamedGroup",
     "Negotiated",
@@ -118,6 +127,7 @@ __all__ = [
     "ResumptionPolicy",
     "RetransmitPolicy",
     "ReturnRoutability",
+    "Saved",
     "SecretDerived",
     "Server",
     "ServerConfig",
@@ -125,6 +135,7 @@ __all__ = [
     "Session",
     "SignatureScheme",
     "SigningKey",
+    "SnapshotError",
     "UsageError",
     "WrongState",
     "cause_name",

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from sansdtls.config import ClientConfig, ServerConfig
     from sansdtls.connection import Connection
     from sansdtls.events import Cause, Event
+    from sansdtls.freezing import Origin
     from sansdtls.handshake.flight import FlightPart
     from sansdtls.handshake.handshake import Handshake
     from sansdtls.handshake.negotiation import Negotiated
@@ -70,10 +71,12 @@ class ConnectionState(enum.Enum):
     HANDSHAKING = "handshaking"
     CONNECTED = "connected"
     CLOSED = "closed"
+    FROZEN = "frozen"
+    """The association lives on as bytes, or in another object made of them; this one is of no more use."""
 
 
 @attrs.frozen
-class _Exporter:
+class Exporter:
     """What RFC 5705 needs of the handshake."""
 
     master_secret: bytes = attrs.field(repr=False)
@@ -86,11 +89,15 @@ class Watcher(Protocol):
     def wake(self, now: float) -> None:
         """An event waits to be fetched."""
 
+    def numbers_low(self) -> None:
+        """Half of the record numbers that are reserved have been used, or more."""
+
     def settle(self, events: list[Event], now: float) -> list[Event]:
         """The call produced ``events``; what the caller shall get instead."""
 
 
 _CLOSED = ConnectionState.CLOSED
+_OVER = (ConnectionState.CLOSED, ConnectionState.FROZEN)
 
 
 class Association(PathFollower):
@@ -98,6 +105,7 @@ class Association(PathFollower):
 
     __slots__ = (
         "__weakref__",
+        "_annotation",
         "_config",
         "_entropy",
         "_events",
@@ -108,8 +116,10 @@ class Association(PathFollower):
         "_layer",
         "_max_accepted",
         "_max_payload",
+        "_max_plaintext",
         "_negotiated",
         "_next_receive_seq",
+        "_origin",
         "_peer",
         "_repeat_until",
         "_repeats",
@@ -131,9 +141,10 @@ class Association(PathFollower):
         """Use :meth:`Connection.client`, or :meth:`sansdtls.Server.accept`."""
         self._config = config
         self._entropy = entropy
+        self._annotation = b""
         self._layer = layer
         self._max_payload = 0
-        self._max_accepted = MAX_PLAINTEXT_LENGTH
+        self._max_plaintext = self._max_accepted = MAX_PLAINTEXT_LENGTH
         self._is_client = is_client
         self._state = ConnectionState.HANDSHAKING
         self._events: list[Event] = []
@@ -141,11 +152,12 @@ class Association(PathFollower):
         self._negotiated: Negotiated | None = None
         self._peer: Peer | None = None
         self._session: Session | None = None
-        self._exporter: _Exporter | None = None
+        self._exporter: Exporter | None = None
         self._last_flight: list[FlightPart] = []
         self._repeat_until = now
         self._repeats = 0
         self._next_receive_seq = 0
+        self._origin: Origin | None = None
         self.last_received = now
         """When something authentic last arrived (or the connection began), in seconds."""
         self._watcher: Watcher | None = None
@@ -158,13 +170,13 @@ class Association(PathFollower):
         """
         layer = self._layer
         read = layer.read
-        if self._state is _CLOSED:
-            layer.discard(DiscardReason.AFTER_CLOSE)
-            return False
         epoch = record.number >> 48
         try:
             if epoch == read.epoch and read.protected:
                 return self._receive_protected(record, now, path)
+            if self._state in _OVER:
+                layer.discard(DiscardReason.AFTER_CLOSE)
+                return False
             handshake = self._handshake
             if handshake is None or epoch not in (read.epoch, read.epoch + 1):
                 layer.discard(DiscardReason.OLD_EPOCH if epoch < read.epoch else DiscardReason.UNKNOWN_EPOCH)
@@ -323,15 +335,14 @@ class Association(PathFollower):
         if (
             self._last_flight
             and now < self._repeat_until
-            and self._layer.write.remaining > len(self._last_flight)
+            and self._layer.write.available > len(self._last_flight)
         ):
             self._layer.count_retransmission()
             self._repeats += 1
             halvings = self._repeats // self._config.retransmit.shrink_after
             size = max(MINIMUM_DATAGRAM_SIZE, self._config.mtu >> halvings)
             # What fits a record of application data fits one of the flight's, and is what the peer takes.
-            max_plaintext = self._max_payload + self._layer.write.inner_overhead
-            self._layer.send_datagrams(pack_flight(self._last_flight, size, max_plaintext))
+            self._layer.send_datagrams(pack_flight(self._last_flight, size, self._max_plaintext))
 
     # --- the handshake's progress and the end ---------------------------------------------------------
 
@@ -353,17 +364,13 @@ class Association(PathFollower):
     def _establish(self, outcome: Outcome, now: float) -> None:
         self._handshake = None
         self._state = ConnectionState.CONNECTED
-        write = self._layer.write
-        self._max_payload = min(
-            self._config.mtu - write.overhead, outcome.max_plaintext - write.inner_overhead
-        )
+        self._settle_sizes(outcome.max_plaintext, outcome.max_accepted)
         self._negotiated = outcome.negotiated
         self._peer = outcome.peer
         self._session = outcome.session
-        self._max_accepted = outcome.max_accepted
-        self._exporter = _Exporter(outcome.master_secret, outcome.client_random + outcome.server_random)
+        self._exporter = Exporter(outcome.master_secret, outcome.client_random + outcome.server_random)
         self._last_flight = outcome.last_flight
-        self._repeat_until = now + REPEAT_LAST_FLIGHT_FOR if outcome.last_flight else now
+        self._expect_repeats_until(now)
         self._next_receive_seq = outcome.next_receive_seq
         self.last_received = now
         self._events.append(
@@ -372,13 +379,23 @@ class Association(PathFollower):
             )
         )
 
+    def _settle_sizes(self, max_plaintext: int, max_accepted: int) -> None:
+        """What the peer takes in one record, and what we take."""
+        write = self._layer.write
+        self._max_plaintext, self._max_accepted = max_plaintext, max_accepted
+        self._max_payload = min(self._config.mtu - write.overhead, max_plaintext - write.inner_overhead)
+
+    def _expect_repeats_until(self, now: float) -> None:
+        """From ``now`` on the last flight, if there is one, may be asked for again."""
+        self._repeat_until = now + REPEAT_LAST_FLIGHT_FOR if self._last_flight else now
+
     def _deadline(self) -> float | None:
         if self._handshake is not None:
             return self._handshake.timer.next
         check = self._layer.path_check
         asked = None if check is None else check.deadline
         idle_timeout = self._idle_timeout
-        if self._state is ConnectionState.CLOSED or idle_timeout is None:
+        if self._state in _OVER or idle_timeout is None:
             return asked
         idle = self.last_received + idle_timeout
         return idle if asked is None else min(idle, asked)

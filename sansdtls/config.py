@@ -128,6 +128,8 @@ class Limits:
     stale_after: float = attrs.field(default=900.0, validator=in_range(0, 31_536_000, "seconds"))
     """With ``max_associations`` reached, the least recently used association gives way to a newcomer
     that has finished its handshake, if it has been idle at least this long; else the newcomer is refused."""
+    max_frozen: int = attrs.field(default=1_000_000, validator=whole(0, 100_000_000, "associations"))
+    """Frozen associations a server holds. At most 400 bytes each; beyond it the oldest ends."""
     idle_timeout: float | None = attrs.field(
         default=86_400.0, validator=optional(in_range(0.001, 315_360_000, "seconds"))
     )
@@ -236,6 +238,13 @@ def _alpn_protocols(value: Iterable[bytes]) -> tuple[bytes, ...]:
     return names
 
 
+def _snapshot_keys(value: Iterable[bytes]) -> tuple[bytes, ...]:
+    keys = tuple(value)
+    if not all(len(key) == SNAPSHOT_KEY_LENGTH for key in keys):
+        raise ConfigError(f"snapshot_keys: each is {SNAPSHOT_KEY_LENGTH} bytes")
+    return keys
+
+
 def _server_name(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     if not isinstance(value, str) or not value.isascii() or not 1 <= len(value) <= MAX_HOST_NAME_LENGTH:
         raise ConfigError(f"{type(instance).__name__}.{attribute.name}: {value!r} is no ASCII host name")
@@ -247,6 +256,8 @@ def _fragment_length(instance: Any, attribute: attrs.Attribute[Any], value: Any)
         raise ConfigError(f"{type(instance).__name__}.{attribute.name}: {value!r} is none of {choices}")
 
 
+SNAPSHOT_KEY_LENGTH = 32
+"""Bytes; the key of an HMAC-SHA-256 that makes one-time keys for AES-256."""
 MAX_PSK_LENGTH = 64
 """Bytes. RFC 7925 §4 asks for up to 64; a longer key adds nothing to SHA-256's strength."""
 MAX_IDENTITY_LENGTH = 0xFFFF
@@ -288,6 +299,9 @@ class _CommonConfig:
     notify_idle_timeout: bool = attrs.field(default=True, validator=instance_of(bool))
     """Whether a peer is sent close_notify when its association ends for idleness. Off saves a datagram to
     devices that are long gone."""
+    snapshot_keys: tuple[bytes, ...] = attrs.field(default=(), converter=_snapshot_keys, repr=False)
+    """Keys of 32 bytes that seal frozen associations: the first seals, all open, so that a key can be replaced.
+    None = what is frozen is not encrypted, and must not leave this process's memory."""
     log_secrets: bool = attrs.field(default=False, validator=instance_of(bool))
     """Emit ``SecretDerived`` events. They give away all traffic of the association."""
 
@@ -385,6 +399,11 @@ class ServerConfig(_CommonConfig):
     )
     """``None`` = every handshake is a full one."""
     cookie: CookiePolicy = attrs.field(default=CookiePolicy(), validator=instance_of(CookiePolicy))
+    freeze_after: float | None = attrs.field(
+        default=None, validator=optional(in_range(0.001, 31_536_000, "seconds"))
+    )
+    """Silence, in both directions, after which the server turns an association into a few hundred bytes, until
+    its next record; ``None`` = it does so only to make room. See ``Server``."""
     connection_id: ConnectionIdPolicy | None = attrs.field(
         default=ConnectionIdPolicy(), validator=optional(instance_of(ConnectionIdPolicy))
     )

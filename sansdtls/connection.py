@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from sansdtls.association import Association, ConnectionState, Watcher
+from sansdtls.association import ConnectionState, Watcher
 from sansdtls.config import MAX_PSK_LENGTH
 from sansdtls.crypto.prf import prf
 from sansdtls.crypto.suites import SUITES
@@ -25,11 +25,13 @@ from sansdtls.events import (
     PeerRawKeyReceived,
     PskRequested,
 )
+from sansdtls.freezing import FreezableAssociation
 from sansdtls.handshake.client12 import ClientHandshake12
 from sansdtls.handshake.failure import HandshakeFailure
 from sansdtls.handshake.server12 import MAX_KEYS, ServerHandshake12
 from sansdtls.iana import AlertDescription, AlertLevel, ContentType
 from sansdtls.record.layer import Outgoing, RecordLayer
+from sansdtls.snapshot import MAX_ANNOTATION_LENGTH
 from sansdtls.wire.record import MAX_PLAINTEXT_LENGTH, read_record_untrusted
 
 if TYPE_CHECKING:
@@ -57,9 +59,10 @@ _ALERTS = frozenset(AlertDescription)
 _APPLICATION_DATA = int(ContentType.APPLICATION_DATA)
 _TLS12_CID_BYTE = bytes([ContentType.TLS12_CID])
 _CONNECTED = ConnectionState.CONNECTED
+_OVER = (ConnectionState.CLOSED, ConnectionState.FROZEN)
 
 
-class Connection(Association):
+class Connection(FreezableAssociation):
     """A DTLS 1.2 association, or the attempt at one. Not thread-safe. Made by :meth:`client` or by a server."""
 
     @classmethod
@@ -155,6 +158,18 @@ class Connection(Association):
     def peer_connection_id(self) -> bytes:
         """What this side puts into its records; none before the handshake is complete."""
         return self._layer.write.connection_id
+
+    @property
+    def annotation(self) -> bytes:
+        """What the caller keeps with the association: survives freezing. Up to 1024 bytes, or UsageError."""
+        return self._annotation
+
+    @annotation.setter
+    def annotation(self, value: bytes) -> None:
+        """Replace it."""
+        if len(value) > MAX_ANNOTATION_LENGTH:
+            raise UsageError(f"annotation: at most {MAX_ANNOTATION_LENGTH} bytes are possible")
+        self._annotation = value
 
     @property
     def session(self) -> Session | None:
@@ -295,7 +310,7 @@ class Connection(Association):
             raise UsageError(f"a {type(request).__name__} is not answered in this way")
         if request.connection is not self:
             raise UsageError("this request belongs to another connection")
-        if self._state is ConnectionState.CLOSED:
+        if self._state in _OVER:
             return None
         if self._handshake is None or not self._handshake.awaits(request):
             raise WrongState("this request has been answered before")
@@ -341,24 +356,34 @@ class Connection(Association):
         ``path`` may be one that waits for :meth:`confirm_path`: three times as many bytes can go there as have
         come from there. ``None`` = where the peer is.
 
-        Raises WrongState unless connected, for any other path and beyond that limit, and MessageTooLarge above
-        :attr:`max_payload`. With the last record that the keys allow, the connection closes itself
-        (``KeysExhausted``).
+        Raises WrongState unless connected, for any other path and beyond that limit, or where a durable server
+        has to confirm a checkpoint first, and MessageTooLarge above :attr:`max_payload`. With the last record
+        that the keys allow, the connection closes itself (``KeysExhausted``).
         """
         if self._state is not _CONNECTED:
             raise WrongState(f"cannot send: the connection is {self._state.value}")
         if len(data) > self._max_payload:
             raise MessageTooLarge(f"{len(data)} bytes are more than max_payload, {self.max_payload} bytes")
         layer = self._layer
+        write = layer.write
+        if write.next_sequence_number >= write.ask_at:
+            self._ask_for_numbers()
         if path is None or path == layer.path:
-            layer.send_datagrams((layer.write.record(_APPLICATION_DATA, data),))
+            layer.send_datagrams((write.record(_APPLICATION_DATA, data),))
         else:
-            check = self._path_in_question(path, layer.write.overhead + len(data))
-            check.send(layer.write.record(_APPLICATION_DATA, data))
+            self._send_to_unproven(path, data)
         layer.statistics.records_sent += 1
         layer.statistics.bytes_sent += len(data)
-        if layer.write.remaining <= 1:  # the last one is for close_notify
+        if write.remaining <= 1:  # the last one is for close_notify
             self._end_by_caller(KeysExhausted("seal"), now, notify=True)
+
+    def _ask_for_numbers(self) -> None:
+        if self._watcher is not None:
+            self._watcher.numbers_low()
+        if not self._layer.write.available:
+            raise WrongState(
+                "cannot send: no further record numbers are reserved until a checkpoint is confirmed"
+            )
 
     def close(self, *, now: float) -> None:
         """Send close_notify and end. Closing a closed connection does nothing.
@@ -366,7 +391,7 @@ class Connection(Association):
         The ``ConnectionTerminated`` event comes with the next call that returns events;
         :meth:`next_timeout` is due at once.
         """
-        if self._state is ConnectionState.CLOSED:
+        if self._state in _OVER:
             return
         if self._handshake is not None:
             # RFC 5246 §7.2.2: user_canceled "should be followed by a close_notify."

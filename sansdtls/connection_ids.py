@@ -66,8 +66,9 @@ class ConnectionIdPolicy:
     """Makes IDs of ``length`` bytes in another way; ``None`` = ``prefix`` and random bytes. An ID in use is
     asked for again."""
     padding: int = attrs.field(default=1, validator=whole(1, 1024, "bytes"))
-    """Content, type and padding of a record with an ID fill a multiple of this many bytes, which hides lengths;
-    1 = no padding."""
+    """Content, type and padding of a record of data or of an alert fill a multiple of this many bytes, or as much
+    as mtu and peer take, if that is less: so only the number of such blocks is seen, and data look like alerts.
+    In records with an ID only; 1 = no padding."""
     return_routability: ReturnRoutability = attrs.field(
         default=ReturnRoutability.BASIC, validator=instance_of(ReturnRoutability)
     )

@@ -6,7 +6,8 @@ The tree, and whose mistake each one is::
     └── UsageError              the caller's: the call was wrong, and nothing was done
         ├── ConfigError         a configuration value is out of range or contradicts another
         ├── WrongState          the call is not possible in this state (closed, not yet connected, answered twice)
-        └── MessageTooLarge     the data do not fit one record and one datagram
+        ├── MessageTooLarge     the data do not fit one record and one datagram
+        └── SnapshotError       a frozen association cannot be used
 
 Bytes from the network never make a public method raise. ``DecodeError`` and ``FatalAlert`` carry
 such mistakes inside the package and stop at its edge; they are no ``DtlsError`` on purpose, so
@@ -34,6 +35,13 @@ class WrongState(UsageError):
 
 class MessageTooLarge(UsageError):
     """Application data larger than :attr:`Connection.max_payload`; DTLS does not fragment them."""
+
+
+class SnapshotError(UsageError):
+    """A frozen association cannot be used: damaged, of another version, under another key, loaded before.
+
+    Also where one cannot be frozen, because its path is of a kind that cannot be saved.
+    """
 
 
 class DecodeError(Exception):

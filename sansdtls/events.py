@@ -336,6 +336,30 @@ class SecretDerived:
 
 
 @attrs.frozen(eq=False)
+class ConnectionFrozen:
+    """The server has turned a silent association into bytes: the last event of this object, not of the association.
+
+    It comes back as another object, with ``ConnectionThawed``. ``server.wake(handle, now=...)`` brings it back
+    without waiting for the peer.
+    """
+
+    connection: Connection
+    handle: bytes
+
+
+@attrs.frozen(eq=False)
+class ConnectionThawed:
+    """A frozen association is back: the first event of this object.
+
+    Its peer has been heard (what it said follows), it was woken, or it ends (``ConnectionTerminated`` follows).
+    ``handle`` is that of its ``ConnectionFrozen`` event.
+    """
+
+    connection: Connection
+    handle: bytes
+
+
+@attrs.frozen(eq=False)
 class ConnectionTerminated:
     """The connection has ended, for the reason in ``cause``. Last event, exactly once."""
 
@@ -354,6 +378,8 @@ Event = (
     | PathChangeRequested
     | AlertReceived
     | SecretDerived
+    | ConnectionFrozen
+    | ConnectionThawed
     | ConnectionTerminated
 )
 

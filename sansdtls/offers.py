@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sansdtls.config import Limits
     from sansdtls.deadlines import Deadlines
     from sansdtls.events import Event
+    from sansdtls.freezer import Expiry
     from sansdtls.hello import HelloVerified
     from sansdtls.routes import Member, Route, Routes
     from sansdtls.statistics import ServerStatistics
@@ -39,7 +40,7 @@ class Offers:
         self,
         *,
         routes: Routes,
-        deadlines: Deadlines[Member | Pending],
+        deadlines: Deadlines[Member | Pending | Expiry],
         limits: Limits,
         statistics: ServerStatistics,
         outbox: list[Outgoing],

@@ -404,21 +404,26 @@ class PathFollower:
         if check is not None and check.request is request:
             self._move(check.candidate, PathProof.APPLICATION)
 
-    def _path_in_question(self, path: Hashable, length: int) -> PathCheck:
-        """What is to be sent to a path that waits for the caller's word. Raises WrongState for others."""
-        check = self._layer.path_check
+    def _send_to_unproven(self, path: Hashable, data: bytes) -> None:
+        """Send data to a path that waits for the caller's word. Raises WrongState for others."""
+        write, check = self._layer.write, self._layer.path_check
         if check is None or check.request is None or path != check.candidate:
             raise WrongState(f"cannot send: {path!r} is neither in use nor waits to be confirmed")
-        if not check.affords(length):
-            raise WrongState(
-                f"cannot send: {length} bytes are more than may go to {path!r} before it is confirmed"
-            )
-        return check
+        length = write.overhead + len(data)
+        if check.affords(length):
+            record = write.record(ContentType.APPLICATION_DATA, data)
+            length = len(record)  # padding included
+            if check.affords(length):
+                check.send(record)
+                return
+        raise WrongState(
+            f"cannot send: {length} bytes are more than may go to {path!r} before it is confirmed"
+        )
 
 
 def _path_record(layer: RecordLayer, message_type: PathMessageType, cookie: bytes) -> bytes | None:
-    """A record with such a message; ``None`` if the keys are nearly used up."""
-    if layer.write.remaining <= KEPT_RECORDS:
+    """A record with such a message; ``None`` if hardly any numbers are left."""
+    if layer.write.available <= KEPT_RECORDS:
         return None
     # RFC 9853 §4: it "MUST be authenticated and encrypted using the currently active security context."
     message = encode_path_message(message_type, cookie)

@@ -22,6 +22,9 @@ class Keeper(Protocol):
     def wake_member(self, member: Member, now: float) -> None:
         """An event of ``member`` waits to be fetched."""
 
+    def numbers_low(self, member: Member) -> None:
+        """Half of the record numbers that are reserved for ``member`` have been used, or more."""
+
     def settle_member(self, member: Member, events: list[Event], now: float) -> list[Event]:
         """A direct call on ``member`` produced ``events``; what the caller shall get instead."""
 
@@ -57,16 +60,20 @@ class Pending:
 class Member:
     """A connection and its place in the server. The connection's ``Watcher``."""
 
-    __slots__ = ("_keeper", "client_random", "connection", "hello", "route", "scheduled")
+    __slots__ = ("_keeper", "client_random", "connection", "hello", "records_sent", "route", "scheduled")
 
     connection: Connection
 
-    def __init__(self, keeper: Keeper, route: Route, offer: ConnectionOffered) -> None:
+    def __init__(
+        self, keeper: Keeper, route: Route, client_random: bytes, hello: HandshakeMessage | None = None
+    ) -> None:
         self._keeper = keeper
         self.route = route
-        self.client_random = offer.client_hello.random
-        self.hello: HandshakeMessage | None = offer.message
+        self.client_random = client_random
+        self.hello = hello
         """The hello it answers, to recognise its repetitions; ``None`` once established."""
+        self.records_sent = 0
+        """When the connection was last looked at for its silence."""
         self.scheduled: float | None = None
 
     @property
@@ -77,6 +84,10 @@ class Member:
     def wake(self, now: float) -> None:
         """Pass it on."""
         self._keeper.wake_member(self, now)
+
+    def numbers_low(self) -> None:
+        """Pass it on."""
+        self._keeper.numbers_low(self)
 
     def settle(self, events: list[Event], now: float) -> list[Event]:
         """Pass it on."""

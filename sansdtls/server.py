@@ -30,24 +30,17 @@ from typing import TYPE_CHECKING
 
 from sansdtls.association import ConnectionState
 from sansdtls.connection import Connection
-from sansdtls.deadlines import Deadlines
-from sansdtls.errors import DecodeError
-from sansdtls.events import (
-    ConnectionTerminated,
-    DiscardReason,
-    HandshakeCompleted,
-    LimitExceeded,
-    PeerClose,
-    SecretDerived,
-)
-from sansdtls.handshake.failure import HandshakeFailure
+from sansdtls.errors import DecodeError, SnapshotError, WrongState
+from sansdtls.events import DiscardReason, PeerClose
+from sansdtls.freezer import BY_CONNECTION_ID, Expiry, Freezer, handle_of
 from sansdtls.handshake.resumption import Sessions
 from sansdtls.hello import Answer, HelloVerifier, is_client_hello, read_hello_untrusted
-from sansdtls.iana import AlertDescription, ContentType
+from sansdtls.iana import ContentType
+from sansdtls.members import Members
 from sansdtls.offers import Offers
 from sansdtls.record.layer import Outgoing
-from sansdtls.routes import Member, Pending, Route, Routes, repeats
-from sansdtls.statistics import ServerStatistics, cause_name, count
+from sansdtls.routes import Member, Pending, Route, repeats
+from sansdtls.statistics import count
 from sansdtls.wire.handshake import HandshakeMessage
 from sansdtls.wire.record import read_record_untrusted
 
@@ -55,7 +48,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
 
     from sansdtls.config import ServerConfig
-    from sansdtls.events import Cause, ConnectionOffered, Event
+    from sansdtls.events import ConnectionOffered, Event
+    from sansdtls.freezer import Checkpoint
+    from sansdtls.frozen import FrozenStore
+    from sansdtls.snapshot import SavedAssociation
     from sansdtls.wire.record import Record
 
 _HANDSHAKE_BYTE = bytes([ContentType.HANDSHAKE])
@@ -69,32 +65,52 @@ so many are taken, the association gets none, and is found by its path."""
 class Server:
     """All the associations that arrive at one place. Not thread-safe; makes no calls of its own."""
 
-    def __init__(self, config: ServerConfig, *, entropy: Callable[[int], bytes], now: float) -> None:
-        """``entropy(n)`` returns n random bytes fit for keys; ``now`` is monotonic time in seconds."""
-        self.statistics = ServerStatistics()
+    def __init__(
+        self,
+        config: ServerConfig,
+        *,
+        entropy: Callable[[int], bytes],
+        now: float,
+        store: FrozenStore | None = None,
+        generation: int = 0,
+        durable: bool = False,
+    ) -> None:
+        """``entropy(n)`` returns n random bytes fit for keys; ``now`` is monotonic time in seconds.
+
+        ``store`` keeps frozen associations, by default in memory. With ``durable`` the caller makes checkpoints
+        (see :meth:`checkpoint`), and ``generation`` says how often the place where it keeps them has been
+        opened; ``now`` must then go on where the clock of the process before was.
+        """
+        self._freezer = Freezer(store, generation=generation, durable=durable)
+        self._members = Members(config, entropy=entropy, now=now, freezer=self._freezer)
+        self.statistics = self._members.statistics
         """Counters and gauges; live."""
         self._config = config
         self._limits = config.limits
         self._entropy = entropy
-        self._now = now
         self._sessions = _sessions(config, entropy, now)
         self._verifier = HelloVerifier(config.cookie, self.statistics, entropy, now)
-        self._routes = Routes()
-        self._deadlines: Deadlines[Member | Pending] = Deadlines()
-        self._outbox: list[Outgoing] = []
-        self._events: list[Event] = []  # that arose where no list of events is returned
+        self._routes = self._members.routes
+        self._deadlines = self._members.deadlines
+        self._outbox = self._members.outbox
         self._offers = Offers(
             routes=self._routes,
             deadlines=self._deadlines,
             limits=config.limits,
             statistics=self.statistics,
             outbox=self._outbox,
-            has_room=self._has_room,
+            has_room=self._members.has_room,
         )
+        self._members.schedule_expiry()
 
     def __len__(self) -> int:
-        """Established associations."""
+        """Established associations, without the frozen ones."""
         return len(self._routes.established)
+
+    @property
+    def frozen(self) -> int:
+        """Frozen associations."""
+        return len(self._freezer)
 
     @property
     def connections(self) -> Iterator[Connection]:
@@ -124,13 +140,15 @@ class Server:
         connection = member.connection
         events = connection.receive_datagram(data, now=now, path=path)
         if connection.state is ConnectionState.CLOSED:
-            return self.settle_member(member, events, now)
+            return self._members.settle_member(member, events, now)
         if connection.last_received == now:
             self._routes.established.move_to_end(member)
+            if self._freezer.durable:
+                self._members.note(member)
         if path is not None:
-            self._follow(member)
+            self._members.follow(member)
             if connection.path_check_under_way:
-                self._schedule(member)
+                self._members.schedule(member)
         return events
 
     def datagrams_to_send(self) -> list[Outgoing]:
@@ -141,7 +159,7 @@ class Server:
 
     def next_timeout(self) -> float | None:
         """When :meth:`handle_timeout` is due; ``None`` = not before something else happens."""
-        return self._now if self._events else self._deadlines.next()
+        return self._members.now if self._members.events else self._deadlines.next()
 
     def handle_timeout(self, *, now: float) -> list[Event]:
         """Do what is due at ``now``, for all connections. Early calls do nothing."""
@@ -150,8 +168,10 @@ class Server:
             if isinstance(due, Pending):
                 self._offers.drop(due)
                 self._routes.drop(due.route)
+            elif isinstance(due, Expiry):
+                events += self._members.expire(now)
             else:
-                events += self.settle_member(due, due.connection.handle_timeout(now=now), now)
+                events += self._members.handle_due(due, now)
         return events
 
     def accept(self, offer: ConnectionOffered, *, now: float) -> Connection:
@@ -166,14 +186,14 @@ class Server:
         if route is None:
             route = Route(offer.path)  # of no use to anybody but the closed connection
         elif route.half_open is not None:  # the device began anew before its handshake was complete
-            self._end(route.half_open, PeerClose(replaced=True), now, self._events)
-        member = Member(self, route, offer)
+            self._members.end(route.half_open, PeerClose(replaced=True), now, self._members.events)
+        member = Member(self._members, route, offer.client_hello.random, offer.message)
         if not lapsed:
             route = member.route = self._routes.hold(offer.path)
             route.half_open = member
             self.statistics.half_open += 1
             self.statistics.handshakes_started += 1
-        self._now = now
+        self._members.now = now
         member.connection = Connection.accepted(
             self._config,
             offer,
@@ -186,7 +206,7 @@ class Server:
             new_connection_id=partial(self._new_connection_id, member),
             lapsed=lapsed,
         )
-        self._schedule(member)
+        self._members.schedule(member)
         return member.connection
 
     def refuse(self, offer: ConnectionOffered) -> None:
@@ -204,7 +224,122 @@ class Server:
         """
         if config.resumption != self._config.resumption:
             self._sessions = _sessions(config, self._entropy, now)
-        self._config = config
+        self._config = self._members.config = config
+
+    # --- freezing and thawing -----------------------------------------------------------------------
+
+    def freeze(self, connection: Connection, *, now: float) -> bytes:
+        """Turn an established association into bytes that the caller keeps, see :meth:`Connection.freeze`.
+
+        Raises WrongState if it is not one of this server's established ones, or if events of it wait, and
+        SnapshotError if its path cannot be saved.
+        """
+        self._members.now = now
+        member = connection.watcher
+        if not isinstance(member, Member) or member not in self._routes.established:
+            raise WrongState("cannot freeze: this is no established association of this server")
+        if connection.has_events:
+            raise WrongState("cannot freeze: events wait to be fetched")
+        handle = handle_of(connection.connection_id, connection.path)
+        server_random, serial = connection.server_random, connection.serial
+        blob = self._members.take_out(member)
+        self._freezer.remember(server_random, serial)
+        connection.leave()
+        self._freezer.note(handle, None)
+        return blob
+
+    def thaw(self, blob: bytes, *, now: float) -> Connection:
+        """Go on with a frozen association of this server, or of one with the same ``snapshot_keys``.
+
+        Raises SnapshotError for a blob that is damaged, of another version or under another key, of an
+        association that is here already, that was loaded before, or whose time is over.
+        """
+        self._members.now = now
+        saved, handle = self._new_here(blob, now)
+        member = self._members.revive(handle, saved, now)
+        if not self._members.make_room(now):
+            raise SnapshotError("no room: max_associations are live, and none may give way")
+        self._members.admit(member, handle, saved)
+        self._freezer.remember(saved.server_random, saved.serial + 1)
+        return member.connection
+
+    def restore(self, blob: bytes, *, now: float, saved: bool = False) -> bytes:
+        """As :meth:`thaw`, but it stays frozen until it is heard; returns its handle.
+
+        ``saved`` says that it comes from where checkpoints are kept, so the next one need not have it.
+        """
+        self._members.now = now
+        association, handle = self._new_here(blob, now)
+        if len(self._freezer) >= self._limits.max_frozen:
+            raise SnapshotError("no room: max_frozen associations are here")
+        self._freezer.put(handle, association.path, blob)
+        self._freezer.remember(association.server_random, association.serial)
+        if not saved:
+            self._freezer.note(handle, blob)
+        self.statistics.frozen = len(self._freezer)
+        self._members.schedule_expiry()
+        return handle
+
+    def freeze_all(self, *, now: float) -> Iterator[bytes]:
+        """All associations as bytes, the frozen ones too; handshakes under way are not among them.
+
+        Each is gone from here when it has been yielded. Events that wait are lost: fetch them before.
+        """
+        self._members.now = now
+        for member in list(self._routes.established):
+            connection = member.connection
+            if connection.state is ConnectionState.CONNECTED:
+                blob = self._members.take_out(member)
+                connection.leave()
+                yield blob
+        for handle in list(self._freezer.store.handles()):
+            frozen = self._freezer.take(handle)
+            if frozen is not None:
+                yield frozen
+        self.statistics.frozen = len(self._freezer)
+
+    def wake(self, handle: bytes, *, now: float) -> Connection | None:
+        """Thaw the association with this handle, so that something can be sent to it; ``None`` if there is none.
+
+        ``ConnectionThawed`` comes with the next call that returns events; :meth:`next_timeout` is due at once.
+        """
+        self._members.now = now
+        member = self._members.thaw(handle, now, self._members.events)
+        return None if member is None else member.connection
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether an association will soon have used all the record numbers that are reserved for it."""
+        return self._freezer.reserve_low
+
+    def checkpoint(self, *, now: float) -> Checkpoint:
+        """All that has changed since the last checkpoint, of live and frozen associations.
+
+        Make it durable as a whole, then :meth:`confirm` it. Until then associations go on with the numbers that
+        the last confirmed one reserves, and cannot send when these are used up.
+        """
+        self._members.now = now
+        return self._freezer.checkpoint()
+
+    def confirm(self, checkpoint: Checkpoint) -> None:
+        """``checkpoint`` is durable. Checkpoints that were put together into one may be confirmed one by one."""
+        self._freezer.confirm(checkpoint)
+
+    def _new_here(self, blob: bytes, now: float) -> tuple[SavedAssociation, bytes]:
+        """A blob that may be loaded. Raises SnapshotError."""
+        saved = self._freezer.decode(blob, self._config.snapshot_keys)
+        if saved.expires_at <= now:
+            raise SnapshotError("the frozen association's time is over: nothing was heard of it for too long")
+        handle = handle_of(saved.connection_id, saved.path)
+        if saved.connection_id:
+            free = self._routes.is_free(saved.connection_id) and self._freezer.is_free(saved.connection_id)
+        else:
+            route = self._routes.at(saved.path)
+            held = route is not None and route.established is not None
+            free = handle not in self._freezer.store and not held
+        if not free:
+            raise SnapshotError("the frozen association is here already: a blob is good for one use")
+        return saved, handle
 
     # --- records ------------------------------------------------------------------------------------
 
@@ -214,19 +349,25 @@ class Server:
         taken_by = set()
         offset = 0
         while True:
-            owner, length = None, 0
+            owner, length, handle = None, 0, None
             if data[offset : offset + 1] == _TLS12_CID_BYTE:
                 owner = self._routes.identified_untrusted(data, offset)
                 if owner is None:
-                    self._discard(DiscardReason.UNKNOWN_CONNECTION_ID)
-                    break  # how long its header is nobody knows
-                length = len(owner.connection_id)
+                    handle = self._freezer.identified_untrusted(data, offset)
+                    if handle is None:
+                        self._discard(DiscardReason.UNKNOWN_CONNECTION_ID)
+                        break  # how long its header is nobody knows
+                    length = len(handle) - len(BY_CONNECTION_ID)
+                else:
+                    length = len(owner.connection_id)
             record = read_record_untrusted(data, offset, length)
             if record is None:
                 self._discard(DiscardReason.BAD_RECORD_HEADER)
                 break
             if owner is not None:
                 taken_by.add(self._receive_identified(owner, record, path, now, events))
+            elif handle is not None:
+                taken_by.add(self._members.receive_for_frozen(handle, record, path, now, events))
             elif is_client_hello(record):
                 taken_by.add(self._receive_hello(record, path, now, events))
             else:
@@ -247,25 +388,32 @@ class Server:
             self._discard(DiscardReason.WRONG_PATH)  # a handshake stays where its cookie was
             return None
         belongs_here = member.connection.receive_record(record, now, path)
-        events += self.settle_member(member, member.connection.take_events(), now)
+        events += self._members.settle_member(member, member.connection.take_events(), now)
         return member if belongs_here else None
 
     def _route_record(self, record: Record, path: Hashable, now: float, events: list[Event]) -> Member | None:
         """Find out whose a record without connection ID is; who took it in."""
         route = self._routes.at(path)
         if route is None:
-            self._discard(DiscardReason.UNKNOWN_ASSOCIATION)
-            return None
+            return self._receive_unknown(record, path, now, events)
         newcomer_first = record.epoch == 0 or record.content_type == ContentType.HANDSHAKE
         members = [member for member in (route.half_open, route.established) if member is not None]
-        if not members:
-            self._discard(DiscardReason.UNKNOWN_ASSOCIATION)
         for member in members if newcomer_first else reversed(members):
             belongs_here = member.connection.receive_record(record, now)
-            events += self.settle_member(member, member.connection.take_events(), now)
+            events += self._members.settle_member(member, member.connection.take_events(), now)
             if belongs_here or record.epoch == 0:
                 return member
-        return None
+        return None if members else self._receive_unknown(record, path, now, events)
+
+    def _receive_unknown(
+        self, record: Record, path: Hashable, now: float, events: list[Event]
+    ) -> Member | None:
+        """A record from a path where nobody live is."""
+        handle = self._freezer.at(path) if record.epoch else None
+        if handle is None:
+            self._discard(DiscardReason.UNKNOWN_ASSOCIATION)
+            return None
+        return self._members.receive_for_frozen(handle, record, None, now, events)
 
     def _receive_hello(
         self, record: Record, path: Hashable, now: float, events: list[Event]
@@ -285,7 +433,7 @@ class Server:
             if route.half_open is not None and repeats(fragment, route.half_open.hello):
                 member = route.half_open
                 member.connection.receive_record(record, now)
-                events += self.settle_member(member, member.connection.take_events(), now)
+                events += self._members.settle_member(member, member.connection.take_events(), now)
                 return member
             if route.pending is not None and route.pending.reassembly is not None and fragment.offset:
                 events += self._offers.continue_reassembly(route.pending, record, fragment, now, lapse)
@@ -310,113 +458,10 @@ class Server:
             connection_id = b"" if policy is None else policy.generate(self._entropy)
             if not connection_id:
                 break
-            if self._routes.is_free(connection_id):
+            if self._routes.is_free(connection_id) and self._freezer.is_free(connection_id):
                 self._routes.assign(connection_id, member)
                 return connection_id
         return b""
-
-    # --- the life of a member -----------------------------------------------------------------------
-
-    def wake_member(self, member: Member, now: float) -> None:
-        """For :class:`~sansdtls.routes.Member`: an event of it waits to be fetched."""
-        self._deadlines.schedule(member, now)
-
-    def settle_member(self, member: Member, events: list[Event], now: float) -> list[Event]:
-        """After anything that happened to a connection: its new place, its new deadline."""
-        connection = member.connection
-        self._now = now
-        if member.route.half_open is member and any(
-            isinstance(event, HandshakeCompleted) for event in events
-        ):
-            events = self._establish(member, events, now)
-        if connection.state is ConnectionState.CLOSED:
-            self._release(member, events)
-            return events
-        self._schedule(member)
-        established = self._routes.established
-        if member in established:
-            if connection.last_received == now:
-                established.move_to_end(member)
-            self._follow(member)
-        return events
-
-    def _establish(self, member: Member, events: list[Event], now: float) -> list[Event]:
-        """A newcomer has authenticated itself: it takes its place, if there is one."""
-        route = member.route
-        before: list[Event] = []
-        holder = route.established
-        if holder is not None and _gives_way(holder.connection, member.connection):
-            self._end(holder, PeerClose(replaced=True), now, before)
-        elif len(self) >= self._limits.max_associations:
-            stale = self._stale(now)
-            if stale is None:
-                # An alert under the new keys: the device knows at once, and that it is no key problem.
-                cause = LimitExceeded("max_associations")
-                member.connection.fail(HandshakeFailure(AlertDescription.INTERNAL_ERROR, cause))
-                events = [event for event in events if isinstance(event, SecretDerived)]
-                return events + member.connection.take_events()
-            self._end(stale, LimitExceeded("max_associations"), now, before, notify=True)
-            self.statistics.evictions += 1
-        route.half_open = None
-        route.established = member
-        member.hello = None
-        self._routes.established[member] = None
-        self.statistics.half_open -= 1
-        self.statistics.associations += 1
-        self.statistics.handshakes_completed += 1
-        return before + events
-
-    def _has_room(self, route: Route | None, now: float) -> bool:
-        """Whether there is or can be made room for one more association."""
-        replaces = route is not None and route.established is not None
-        return replaces or len(self) < self._limits.max_associations or self._stale(now) is not None
-
-    def _stale(self, now: float) -> Member | None:
-        """The association that may give way, if any."""
-        for member in self._routes.established:
-            return member if now - member.connection.last_received >= self._limits.stale_after else None
-        return None
-
-    def _follow(self, member: Member) -> None:
-        """An established connection may have changed its path."""
-        path = member.connection.path
-        if path is not member.route.path and path != member.route.path:
-            self._routes.settle_at(member, path)
-
-    def _end(
-        self, member: Member, cause: Cause, now: float, events: list[Event], *, notify: bool = False
-    ) -> None:
-        """End a connection in favour of another one; its last event goes to ``events``."""
-        self._now = now
-        member.connection.terminate(cause, notify=notify)
-        last = member.connection.take_events()
-        self._release(member, last)
-        events += last
-
-    def _release(self, member: Member, events: list[Event]) -> None:
-        """Give back what a closed connection held. Safe to call twice."""
-        route = member.route
-        self._deadlines.cancel(member)
-        self._routes.withdraw(member)
-        if route.half_open is member:
-            route.half_open = None
-            self.statistics.half_open -= 1
-            failed = self.statistics.handshakes_failed
-            for event in events:
-                if isinstance(event, ConnectionTerminated):
-                    name = cause_name(event.cause)
-                    failed[name] = failed.get(name, 0) + 1
-        elif member in self._routes.established:
-            del self._routes.established[member]
-            self.statistics.associations -= 1
-        if route.established is member:
-            route.established = None
-        self._routes.drop(route)
-
-    def _schedule(self, member: Member) -> None:
-        deadline = member.connection.next_timeout()
-        if deadline is not None:
-            self._deadlines.schedule(member, deadline)
 
     # --- odds and ends ------------------------------------------------------------------------------
 
@@ -424,15 +469,8 @@ class Server:
         count(self.statistics.records_discarded, reason)
 
     def _take_events(self) -> list[Event]:
-        events, self._events = self._events, []
+        events, self._members.events = self._members.events, []
         return events
-
-
-def _gives_way(holder: Connection, newcomer: Connection) -> bool:
-    """Whether an association ends when another handshake succeeds on its path."""
-    if not holder.connection_id or holder.peer is None or newcomer.peer is None:
-        return True  # nothing finds it any more
-    return holder.peer.is_same_as(newcomer.peer)
 
 
 def _sessions(config: ServerConfig, entropy: Callable[[int], bytes], now: float) -> Sessions | None:

@@ -66,11 +66,21 @@ class ServerStatistics:
     path_responses_ignored: int = 0
     """Answers to no challenge that is open: late, repeated, forged or from a path that was not asked. RFC 9853 §7.1:
     several for one challenge could suggest an attack."""
+    freezes: int = 0
+    """Associations that the server froze by itself."""
+    thaws: int = 0
+    """Associations that came back."""
+    thaws_refused: int = 0
+    """Records for a frozen association that were not authentic; it stayed as it was."""
+    frozen_lost: int = 0
+    """Frozen associations that could not be used when they were needed: damaged in the store, or used up."""
     records_discarded: dict[DiscardReason, int] = attrs.field(factory=dict)
     half_open: int = 0
     """Gauge: offers, hello reassemblies and handshakes under way."""
     associations: int = 0
-    """Gauge: completed associations."""
+    """Gauge: completed associations, without the frozen ones."""
+    frozen: int = 0
+    """Gauge: frozen associations."""
     reassembly_size: int = 0
     """Gauge: bytes of handshake fragments held."""
 

@@ -35,6 +35,7 @@ NUMBERS = [
     (Limits, "max_half_open", 4_096, 1, 10_000_000, "handshakes"),
     (Limits, "max_associations", 100_000, 1, 10_000_000, "associations"),
     (Limits, "stale_after", 900.0, 0, 31_536_000, "seconds"),
+    (Limits, "max_frozen", 1_000_000, 0, 100_000_000, "associations"),
     (Limits, "idle_timeout", 86_400.0, 0.001, 315_360_000, "seconds"),
     (Limits, "idle_timeout_with_connection_id", 7_776_000.0, 0.001, 315_360_000, "seconds"),
     (Limits, "max_failed_opens", None, 1, 2**36, "records"),

@@ -61,11 +61,12 @@ def pack_flight(parts: list[FlightPart], size: int, max_plaintext: int = MAX_PLA
                 - HANDSHAKE_HEADER_LENGTH
             )
             remaining = len(message.body) - offset
-            if room < min(remaining, _MINIMUM_PIECE):
+            if room < min(remaining, _MINIMUM_PIECE) and current:
                 datagrams.append(current)
                 current = b""
                 continue
-            piece = min(room, remaining)
+            # An empty datagram takes a piece even where a long connection ID leaves no room: it has to go on.
+            piece = min(max(room, _MINIMUM_PIECE), remaining)
             current += epoch.record(ContentType.HANDSHAKE, encode_fragment(message, offset, piece))
             offset += piece
             if offset == len(message.body):

@@ -39,7 +39,7 @@ from sansdtls.events import (
 )
 from sansdtls.handshake.failure import HandshakeFailure, violation
 from sansdtls.handshake.flight import MINIMUM_DATAGRAM_SIZE, FlightPart, pack_flight
-from sansdtls.handshake.keys import DECOY, HandshakeParameters, verify_data
+from sansdtls.handshake.keys import DECOY, HandshakeParameters, room_for_plaintext, verify_data
 from sansdtls.handshake.outcome import Outcome, Peer
 from sansdtls.handshake.reassembly import Reassembler
 from sansdtls.handshake.states import WAITING_FOR_CALLER, Request, State
@@ -357,8 +357,7 @@ class Handshake(abc.ABC):
         """All that the keys depend on is known; in a ``full`` handshake the transcript is part of it."""
         suite, policy = self._agreement.suite, self._config.connection_id
         hashed = full and self._agreement.negotiated.extended_master_secret
-        # Padding must leave room for content in whatever the peer and the path take.
-        most = min(self._max_plaintext // 2, self._config.mtu // 4)
+        peer_connection_id = self._agreement.hello.connection_id or b""
         self._parameters = HandshakeParameters(
             suite,
             self._hello.random,
@@ -367,8 +366,11 @@ class Handshake(abc.ABC):
             is_client=self.IS_CLIENT,
             limits=self._config.limits,
             connection_id=self._layer.connection_id,
-            peer_connection_id=(self._agreement.hello.connection_id or b"") if policy is not None else b"",
-            padding=1 if policy is None else min(policy.padding, most),
+            peer_connection_id=peer_connection_id,
+            padding=1 if policy is None else policy.padding,
+            max_plaintext=room_for_plaintext(
+                suite, self._config.mtu, peer_connection_id, self._max_plaintext
+            ),
         )
 
     def _send_finished(

@@ -9,6 +9,7 @@ import attrs
 from sansdtls.crypto.prf import MASTER_SECRET_LENGTH, VERIFY_DATA_LENGTH, digest, prf
 from sansdtls.record.epochs import ReadEpoch, WriteEpoch
 from sansdtls.record.protection import make_protection
+from sansdtls.wire.record import MAX_PLAINTEXT_LENGTH, RECORD_HEADER_LENGTH
 
 if TYPE_CHECKING:
     from sansdtls.config import Limits
@@ -33,6 +34,15 @@ class HandshakeParameters:
     """What we put into ours."""
     padding: int = 1
     """Records with a connection ID are padded to a multiple of so many bytes."""
+    max_plaintext: int = MAX_PLAINTEXT_LENGTH
+    """What fits one record of ours, padding included, and is taken by the peer; in bytes."""
+
+
+def room_for_plaintext(
+    suite: SuiteParameters, mtu: int, peer_connection_id: bytes, max_plaintext: int
+) -> int:
+    """Bytes of plaintext, type and padding included, that fit a datagram and are taken by the peer."""
+    return min(max_plaintext, mtu - RECORD_HEADER_LENGTH - len(peer_connection_id) - suite.overhead)
 
 
 @attrs.frozen
@@ -55,7 +65,8 @@ def derive_master_secret(parameters: HandshakeParameters, premaster: bytes) -> b
 
 def derive_epoch_keys(parameters: HandshakeParameters, master_secret: bytes) -> EpochKeys:
     """Both directions of epoch 1."""
-    suite, limits, padding = parameters.suite, parameters.limits, parameters.padding
+    suite, limits = parameters.suite, parameters.limits
+    padding, most = parameters.padding, parameters.max_plaintext
     ours, peers = parameters.connection_id, parameters.peer_connection_id
     of_client, of_server = (peers, ours) if parameters.is_client else (ours, peers)
     key_block = prf(
@@ -72,8 +83,8 @@ def derive_epoch_keys(parameters: HandshakeParameters, master_secret: bytes) -> 
         key_block[ivs : ivs + suite.fixed_iv_length],
         key_block[ivs + suite.fixed_iv_length :],
     )
-    client = make_protection(suite, client_key, client_iv, of_client, padding)
-    server = make_protection(suite, server_key, server_iv, of_server, padding)
+    client = make_protection(suite, client_key, client_iv, of_client, padding, most)
+    server = make_protection(suite, server_key, server_iv, of_server, padding, most)
     read, write = (server, client) if parameters.is_client else (client, server)
     return EpochKeys(
         master_secret,
@@ -89,7 +100,6 @@ def derive_epoch_keys(parameters: HandshakeParameters, master_secret: bytes) -> 
             write,
             max_sealed=limits.max_sealed_records or suite.max_sealed,
             connection_id=peers,
-            padding=padding,
         ),
     )
 

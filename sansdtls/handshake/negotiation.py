@@ -55,6 +55,10 @@ if TYPE_CHECKING:
     from sansdtls.connection_ids import ConnectionIdPolicy
     from sansdtls.wire.messages import ClientHello, Extensions, ServerHello
 
+_ROOM_BESIDE_ID = 128
+"""Bytes of a datagram that a peer's connection ID must leave: header, nonce, tag and type take at most 38, Finished
+takes 24. Only with an mtu below 383 bytes an ID can be too long."""
+
 _X509_ONLY = (CertificateType.X509,)
 """What a peer that does not send the certificate type extensions speaks, RFC 7250 §4.1."""
 
@@ -172,6 +176,8 @@ def negotiate(config: ServerConfig, hello: ClientHello) -> Agreement:
     if NULL_COMPRESSION not in hello.compression_methods:
         raise violation(AlertDescription.ILLEGAL_PARAMETER, "ClientHello without null compression")
     extensions = read_client_extensions_untrusted(hello.extensions)
+    if config.connection_id is None or not _leaves_room(config, extensions):
+        extensions = attrs.evolve(extensions, connection_id=None)
     secure_renegotiation = _check_renegotiation_info(extensions)
     secure_renegotiation |= TLS_EMPTY_RENEGOTIATION_INFO_SCSV in hello.cipher_suites
     _check_policy(config.extended_master_secret, extensions)
@@ -341,6 +347,10 @@ def check_answer(config: ClientConfig, hello: ClientHello, answer: ServerHello) 
         if kind not in offered:
             raise violation(AlertDescription.UNSUPPORTED_EXTENSION, f"unrequested extension {kind}")
     extensions = read_server_extensions_untrusted(answer.extensions)
+    if not _leaves_room(config, extensions):
+        raise incompatible(
+            AlertDescription.HANDSHAKE_FAILURE, "the server's connection ID fills our datagrams"
+        )
     secure_renegotiation = _check_renegotiation_info(extensions)
     _check_policy(config.extended_master_secret, extensions)
     if config.require_renegotiation_info and not secure_renegotiation:
@@ -392,6 +402,11 @@ def _chosen_type(chosen: tuple[int, ...] | None, offered: tuple[CertificateType,
 
 def _illegal(rule: str) -> Exception:
     return violation(AlertDescription.ILLEGAL_PARAMETER, rule)
+
+
+def _leaves_room(config: ClientConfig | ServerConfig, extensions: HelloExtensions) -> bool:
+    """Whether datagrams of ours can carry something besides the ID that the peer wants to find in them."""
+    return config.mtu - len(extensions.connection_id or b"") >= _ROOM_BESIDE_ID
 
 
 def _checks_paths(policy: ConnectionIdPolicy | None) -> bool:

@@ -165,9 +165,7 @@ class ServerHandshake12(Handshake):
 
     def _server_hello(self, *, session_id: bytes, new_ticket: bool) -> HandshakeMessage:
         self._server_random = self._entropy(RANDOM_LENGTH)
-        with_ids = (
-            self._server_config.connection_id is not None and self._agreement.hello.connection_id is not None
-        )
+        with_ids = self._agreement.hello.connection_id is not None
         if with_ids:
             self._layer.connection_id = self._new_connection_id()
         answer = ServerHello(

@@ -26,10 +26,12 @@ class WriteEpoch:
         "_base",
         "_protection",
         "_sequence_number_limit",
+        "ask_at",
         "connection_id",
         "inner_overhead",
         "next_sequence_number",
         "overhead",
+        "reserved_until",
     )
 
     def __init__(
@@ -40,28 +42,41 @@ class WriteEpoch:
         max_sealed: int = MAX_SEQUENCE_NUMBER,
         first_sequence_number: int = 0,
         connection_id: bytes = b"",
-        padding: int = 1,
     ) -> None:
         self._base = epoch << 48
         self._protection = protection
         self._sequence_number_limit = min(max_sealed, MAX_SEQUENCE_NUMBER)
         self.next_sequence_number = first_sequence_number
+        self.reserved_until = MAX_SEQUENCE_NUMBER
+        """Where a server keeps its associations durably: the numbers below this one may be used."""
+        self.ask_at = MAX_SEQUENCE_NUMBER
+        """From this number on more should be asked for."""
         self.connection_id = connection_id
         """What every record of this epoch carries."""
-        self.inner_overhead = TYPE_LENGTH + padding - 1 if connection_id else 0
-        """Bytes of type and padding that go with the plaintext, at most."""
+        self.inner_overhead = TYPE_LENGTH if connection_id else 0
+        """Bytes of the type that goes with the content. Padding takes only what room is left."""
         self.overhead = (
             RECORD_HEADER_LENGTH
             + len(connection_id)
             + (protection.overhead if protection is not None else 0)
             + self.inner_overhead
         )
-        """Bytes that a record has beyond its plaintext, at most."""
+        """Bytes that a record has beyond its content and padding."""
 
     @property
     def remaining(self) -> int:
-        """Records that may still be sealed."""
+        """Records that may still be sealed under these keys."""
         return self._sequence_number_limit - self.next_sequence_number
+
+    @property
+    def available(self) -> int:
+        """Records that may be sealed now."""
+        return min(self._sequence_number_limit, self.reserved_until) - self.next_sequence_number
+
+    def reserve_until(self, number: int) -> None:
+        """The numbers below this one may be used; from half way on more are to be asked for."""
+        self.reserved_until = number
+        self.ask_at = number - (number - self.next_sequence_number) // 2
 
     def record(self, content_type: int, plaintext: bytes) -> bytes:
         """A whole record under the next sequence number. The caller has looked at ``remaining``."""

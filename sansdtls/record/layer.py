@@ -67,8 +67,8 @@ class RecordLayer:
             self.totals.datagrams_sent += 1
 
     def send_alerts(self, *alerts: tuple[AlertLevel, AlertDescription]) -> None:
-        """Queue alerts, in one datagram, under the current write epoch. Dropped if its keys are used up."""
-        if self.write.remaining >= len(alerts):
+        """Queue alerts, in one datagram, under the current write epoch. Dropped if no numbers are left for them."""
+        if self.write.available >= len(alerts):
             records = [self.write.record(ContentType.ALERT, encode_alert(*alert)) for alert in alerts]
             self.send_datagrams([b"".join(records)])
 

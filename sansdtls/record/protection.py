@@ -30,6 +30,8 @@ _TLS12_CID = int(ContentType.TLS12_CID)
 _ADDITIONAL_DATA = struct.Struct("!QBHH")
 _ID_ADDITIONAL_DATA = struct.Struct("!8sBBBHQ")
 _SEQ_NUM_PLACEHOLDER = b"\xff" * 8
+_PADDED = frozenset((ContentType.APPLICATION_DATA, ContentType.ALERT))
+"""The lengths of handshake messages and path checks are known, and theirs have to fit small datagrams."""
 TYPE_LENGTH = 1
 """Bytes of the true content type inside a record with a connection ID."""
 
@@ -100,6 +102,7 @@ class _ConnectionIdFormat:
     overhead: int
     _connection_id: bytes
     _padding: int
+    _max_plaintext: int
 
     if TYPE_CHECKING:
 
@@ -119,7 +122,9 @@ class _ConnectionIdFormat:
     def seal(self, content_type: int, number: int, plaintext: bytes) -> bytes:
         """A whole protected record, header included."""
         inner = plaintext + content_type.to_bytes(TYPE_LENGTH)
-        inner += bytes(-len(inner) % self._padding)
+        if content_type in _PADDED:
+            padded = len(inner) + -len(inner) % self._padding
+            inner = inner.ljust(min(padded, self._max_plaintext), b"\0")
         fragment = self._encrypt(number, inner, self._additional(_VERSION, number, len(inner)))
         return encode_record_with_id(_VERSION, number, self._connection_id, fragment)
 
@@ -166,30 +171,44 @@ class ImplicitNonceProtection(_ImplicitNonce, _PlainFormat):
 class ExplicitNonceIdProtection(_ExplicitNonce, _ConnectionIdFormat):
     """One direction of one epoch, with a connection ID."""
 
-    __slots__ = ("_aead", "_connection_id", "_padding", "_salt", "overhead")
+    __slots__ = ("_aead", "_connection_id", "_max_plaintext", "_padding", "_salt", "overhead")
 
     def __init__(
-        self, suite: SuiteParameters, key: bytes, salt: bytes, connection_id: bytes, padding: int
+        self,
+        suite: SuiteParameters,
+        key: bytes,
+        salt: bytes,
+        connection_id: bytes,
+        padding: int,
+        max_plaintext: int,
     ) -> None:
         self._aead = suite.aead(key)
         self._salt = salt
         self._connection_id = connection_id
         self._padding = padding
+        self._max_plaintext = max_plaintext
         self.overhead = suite.overhead
 
 
 class ImplicitNonceIdProtection(_ImplicitNonce, _ConnectionIdFormat):
     """One direction of one epoch, with a connection ID."""
 
-    __slots__ = ("_aead", "_connection_id", "_iv", "_padding", "overhead")
+    __slots__ = ("_aead", "_connection_id", "_iv", "_max_plaintext", "_padding", "overhead")
 
     def __init__(
-        self, suite: SuiteParameters, key: bytes, iv: bytes, connection_id: bytes, padding: int
+        self,
+        suite: SuiteParameters,
+        key: bytes,
+        iv: bytes,
+        connection_id: bytes,
+        padding: int,
+        max_plaintext: int,
     ) -> None:
         self._aead = suite.aead(key)
         self._iv = int.from_bytes(iv)
         self._connection_id = connection_id
         self._padding = padding
+        self._max_plaintext = max_plaintext
         self.overhead = suite.overhead
 
 
@@ -199,13 +218,22 @@ Protection = (
 
 
 def make_protection(
-    suite: SuiteParameters, key: bytes, fixed_iv: bytes, connection_id: bytes = b"", padding: int = 1
+    suite: SuiteParameters,
+    key: bytes,
+    fixed_iv: bytes,
+    connection_id: bytes = b"",
+    padding: int = 1,
+    max_plaintext: int = MAX_PLAINTEXT_LENGTH,
 ) -> Protection:
-    """The protection that a suite's row and the connection ID of this direction call for."""
+    """The protection that a suite's row and the connection ID of this direction call for.
+
+    With an ID, content, type and padding fill a multiple of ``padding`` bytes, but never more than
+    ``max_plaintext``.
+    """
     if suite.explicit_nonce_length:
         if connection_id:
-            return ExplicitNonceIdProtection(suite, key, fixed_iv, connection_id, padding)
+            return ExplicitNonceIdProtection(suite, key, fixed_iv, connection_id, padding, max_plaintext)
         return ExplicitNonceProtection(suite, key, fixed_iv)
     if connection_id:
-        return ImplicitNonceIdProtection(suite, key, fixed_iv, connection_id, padding)
+        return ImplicitNonceIdProtection(suite, key, fixed_iv, connection_id, padding, max_plaintext)
     return ImplicitNonceProtection(suite, key, fixed_iv)

@@ -291,6 +291,17 @@ def test_what_the_caller_sends_to_a_path_in_question_is_bounded_by_three_times_w
     assert len(roaming.sent()) == 1
 
 
+def test_padding_counts_too():
+    roaming = Roaming(APPLICATION, {"length": 4}, seed=5)
+    padded = Roaming({**APPLICATION, "padding": 200}, {"length": 4})
+    for each in (roaming, padded):
+        asked(each, content=b"x" * 20)
+    roaming.connection.send(b"y", now=roaming.now, path=AWAY)
+    with pytest.raises(WrongState):
+        padded.connection.send(b"y", now=padded.now, path=AWAY)
+    assert padded.sent() == []
+
+
 def test_older_records_from_the_path_in_question_count_for_its_budget_and_those_of_other_paths_do_not():
     roaming = Roaming(APPLICATION)
     late = [roaming.data(b"late"), roaming.data(b"late")]
