@@ -42,12 +42,17 @@ def device_config(policy: Policy | None = None, **more) -> ClientConfig:
     return ClientConfig(psk_identity=Pair.IDENTITY, psk_key=Pair.KEY, connection_id=own, **more)
 
 
-def connecting(server: Policy | None = None, client: Policy | None = None, *, limits=None, **network) -> Pair:
-    """One device and a server; nothing has been sent yet."""
-    more = {} if limits is None else {"limits": limits}
+def connecting(
+    server: Policy | None = None,
+    client: Policy | None = None,
+    *,
+    both: dict[str, Any] | None = None,
+    **network,
+) -> Pair:
+    """One device and a server; nothing has been sent yet. ``both`` is in the configuration of both sides."""
     return Pair(
-        device_config(client, **more),
-        ServerConfig(connection_id=ConnectionIdPolicy(**(server or {})), **more),
+        device_config(client, **(both or {})),
+        ServerConfig(connection_id=ConnectionIdPolicy(**(server or {})), **(both or {})),
         network=Network(**network),
     )
 

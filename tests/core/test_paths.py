@@ -379,7 +379,7 @@ def test_a_client_that_names_no_path_has_none_that_could_change():
 
 @pytest.mark.parametrize("policy", POLICIES, ids=NAMES)
 def test_a_record_from_any_path_keeps_an_association_alive_to_the_second(policy):
-    roaming = Roaming(policy, limits=Limits(idle_timeout_with_connection_id=100))
+    roaming = Roaming(policy, both={"limits": Limits(idle_timeout_with_connection_id=100)})
     roaming.wait(99)
     roaming.say(b"x", AWAY)
     roaming.wait(99.9)
