@@ -65,6 +65,8 @@ _OVER = (ConnectionState.CLOSED, ConnectionState.FROZEN)
 class Connection(FreezableAssociation):
     """A DTLS 1.2 association, or the attempt at one. Not thread-safe. Made by :meth:`client` or by a server."""
 
+    __slots__ = ()
+
     @classmethod
     def client(
         cls, config: ClientConfig, *, entropy: Callable[[int], bytes], now: float, path: Hashable = None
@@ -356,9 +358,9 @@ class Connection(FreezableAssociation):
         ``path`` may be one that waits for :meth:`confirm_path`: three times as many bytes can go there as have
         come from there. ``None`` = where the peer is.
 
-        Raises WrongState unless connected, for any other path and beyond that limit, or where a durable server
-        has to confirm a checkpoint first, and MessageTooLarge above :attr:`max_payload`. With the last record
-        that the keys allow, the connection closes itself (``KeysExhausted``).
+        Raises WrongState unless connected, for any other path and beyond that limit, and where a durable server
+        has to confirm a checkpoint first; MessageTooLarge above :attr:`max_payload`. With the last record that
+        the keys allow, the connection closes itself (``KeysExhausted``).
         """
         if self._state is not _CONNECTED:
             raise WrongState(f"cannot send: the connection is {self._state.value}")

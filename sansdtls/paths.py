@@ -149,9 +149,7 @@ class PathCheck:
         self._begin(Stage.AWAIT_NEW_PATH, now)
 
     def handle_timeout(self, now: float) -> bool:
-        """Ask again, or ask the next; False if there is nobody left to ask. Early calls do nothing."""
-        if self.deadline is None or now < self.deadline:
-            return True
+        """Nobody has answered by ``deadline``: ask again, or the next; False if there is nobody left to ask."""
         if self._turns < self._policy.max_probes:
             self._take_turn(now)
         elif self._stage is Stage.AWAIT_OLD_PATH:

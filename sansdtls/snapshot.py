@@ -42,8 +42,9 @@ import attrs
 
 from sansdtls.crypto.prf import MASTER_SECRET_LENGTH, hmac_sha256, sha256
 from sansdtls.crypto.suites import SUITES, NotAuthentic, new_ticket_aead
-from sansdtls.errors import DecodeError, SnapshotError
-from sansdtls.iana import CipherSuite, NamedGroup
+from sansdtls.errors import ConfigError, DecodeError, SnapshotError
+from sansdtls.iana import CipherSuite, HandshakeType, NamedGroup
+from sansdtls.session import Session
 from sansdtls.wire.compact import MAX_NUMBER_BITS, SINGLE_BYTES, CompactReader, encode_framed, encode_number
 from sansdtls.wire.record import MAX_PLAINTEXT_LENGTH, MAX_SEQUENCE_NUMBER
 
@@ -396,6 +397,7 @@ def _decode_body(body: bytes, expires: float) -> SavedAssociation:
 # Looking up a member of an enum by its number costs as much as three of these.
 _CIPHER_SUITES = {int(suite): suite for suite in SUITES}
 _GROUPS = {int(group): group for group in NamedGroup}
+_MESSAGE_TYPES = frozenset(map(int, HandshakeType))
 
 
 def _member(members: dict[int, _M], value: int, what: str) -> _M:
@@ -502,10 +504,15 @@ def _check(saved: SavedAssociation) -> None:
     for epoch, message_type, message_seq, _ in saved.last_flight:
         if (
             epoch not in (0, 1)
-            or not (message_type is None or 0 <= message_type <= 0xFF)
+            or not (message_type is None or message_type in _MESSAGE_TYPES)
             or not 0 <= message_seq <= 0xFFFF
         ):
             raise SnapshotError(f"last_flight: epoch {epoch}, type {message_type}, message_seq {message_seq}")
+    if saved.session:
+        try:
+            Session.from_bytes(saved.session)
+        except ConfigError as error:
+            raise SnapshotError(f"session: {error}") from None
 
 
 # --- paths --------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from sansdtls.events import DiscardReason
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, weakref_slot=False)
 class ConnectionStatistics:
     """Counters of one connection. Bytes are application data."""
 
@@ -34,7 +34,26 @@ class ConnectionStatistics:
     path_responses_ignored: int = 0
     """Answers to no challenge that is open: late, repeated, forged or from a path that was not asked. RFC 9853 §7.1:
     several for one challenge could suggest an attack."""
-    records_discarded: dict[DiscardReason, int] = attrs.field(factory=dict)
+    records_discarded: dict[DiscardReason, int] = attrs.field(init=False)
+    """Made when somebody looks: of 100,000 connections most never discard anything."""
+
+
+def _make_when_looked_at() -> None:
+    # Not with __getattr__, which would slow down every other counter.
+    slot: Any = vars(ConnectionStatistics)["records_discarded"]
+
+    def records_discarded(statistics: ConnectionStatistics) -> dict[DiscardReason, int]:
+        try:
+            return cast("dict[DiscardReason, int]", slot.__get__(statistics))
+        except AttributeError:
+            made: dict[DiscardReason, int] = {}
+            slot.__set__(statistics, made)
+            return made
+
+    type.__setattr__(ConnectionStatistics, "records_discarded", property(records_discarded))
+
+
+_make_when_looked_at()
 
 
 @attrs.define(eq=False)
@@ -58,14 +77,6 @@ class ServerStatistics:
     mac_failures: int = 0
     evictions: int = 0
     """Idle associations that gave way to a newcomer."""
-    path_changes: int = 0
-    """Times that datagrams began to go to another path."""
-    path_checks_failed: int = 0
-    """Return routability checks (RFC 9853) after which they did not: no answer, or the peer was still heard where
-    it was. Many of them are a sign of an attack, or of a path that is not stable."""
-    path_responses_ignored: int = 0
-    """Answers to no challenge that is open: late, repeated, forged or from a path that was not asked. RFC 9853 §7.1:
-    several for one challenge could suggest an attack."""
     freezes: int = 0
     """Associations that the server froze by itself."""
     thaws: int = 0
@@ -74,6 +85,14 @@ class ServerStatistics:
     """Records for a frozen association that were not authentic; it stayed as it was."""
     frozen_lost: int = 0
     """Frozen associations that could not be used when they were needed: damaged in the store, or used up."""
+    path_changes: int = 0
+    """Times that datagrams began to go to another path."""
+    path_checks_failed: int = 0
+    """Return routability checks (RFC 9853) after which they did not: no answer, or the peer was still heard where
+    it was. Many of them are a sign of an attack, or of a path that is not stable."""
+    path_responses_ignored: int = 0
+    """Answers to no challenge that is open: late, repeated, forged or from a path that was not asked. RFC 9853 §7.1:
+    several for one challenge could suggest an attack."""
     records_discarded: dict[DiscardReason, int] = attrs.field(factory=dict)
     half_open: int = 0
     """Gauge: offers, hello reassemblies and handshakes under way."""

@@ -7,7 +7,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from sansdtls import CipherSuite, NamedGroup
+from sansdtls import CipherSuite, NamedGroup, Session
+from sansdtls.iana import HandshakeType
 from sansdtls.snapshot import SavedAssociation, encode_snapshot
 from sansdtls.testing import CounterEntropy
 
@@ -60,6 +61,12 @@ def saved(**more: Any) -> SavedAssociation:
 
 def unsealed(association: SavedAssociation) -> bytes:
     return encode_snapshot(association, keys=(), entropy=CounterEntropy(0))
+
+
+def session(ticket: bytes) -> bytes:
+    """What a client keeps to resume."""
+    suite = CipherSuite.TLS_ECDHE_PSK_WITH_AES_128_GCM_SHA256
+    return Session(cipher_suite=suite, master_secret=bytes(48), ticket=ticket).to_bytes()
 
 
 def sealed(association: SavedAssociation, *keys: bytes, seed: int = 0) -> bytes:
@@ -129,7 +136,7 @@ def associations(draw: st.DrawFn) -> SavedAssociation:
             "last_flight": st.lists(
                 st.tuples(
                     st.integers(0, 1),
-                    st.none() | st.integers(0, 255),
+                    st.none() | st.sampled_from(HandshakeType),
                     st.integers(0, 2**16 - 1),
                     st.binary(max_size=200),
                 ),
@@ -146,7 +153,7 @@ def associations(draw: st.DrawFn) -> SavedAssociation:
             "generation": small | numbers,
             "serial": small | numbers,
             "annotation": st.binary(max_size=1024),
-            "session": st.binary(max_size=300),
+            "session": st.just(b"") | st.binary(max_size=100).map(session),
         }.items()
     }
     return saved(**fields, read_highest=highest, read_seen=seen)

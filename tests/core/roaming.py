@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sansdtls import (
@@ -83,8 +84,7 @@ def records_of(read: ReadEpoch, outgoing: Outgoing) -> list[Sent]:
     while offset < len(outgoing.data):
         record = read_record_untrusted(outgoing.data, offset, length)
         assert record is not None
-        assert read._protection is not None
-        opened = read._protection.open(record)
+        opened = read.open(record)
         assert opened is not None, "a record of other keys"
         content_type, content = opened
         kind: int | str = content_type
@@ -114,7 +114,8 @@ class Roaming:
         self.device = self.pair.client
         self.server = self.pair.server
         self.connection = self.pair.server_connection
-        self._read = self.device._layer.read  # still there when the device has closed
+        self._read = copy(self.device._layer.read)
+        self._read.protection = copy(self._read.protection)  # the device forgets its keys when it closes
         self.events: list[Event] = []
         """Of the server's connection, since the handshake."""
         self.device_events: list[Event] = []

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sansdtls import CipherSuite, NamedGroup, SnapshotError, UsageError
+from sansdtls import CipherSuite, NamedGroup, Outgoing, SnapshotError, UsageError
 from sansdtls import snapshot as module
 from sansdtls.snapshot import (
     RESERVE,
@@ -23,6 +23,7 @@ from sansdtls.snapshot import (
     expires_at,
 )
 from sansdtls.testing import CounterEntropy
+from sansdtls.wire.compact import encode_number
 from tests.core import frozen
 
 KEY = b"operator's key of thirty-two by."
@@ -45,7 +46,7 @@ RICH = frozen.saved(
     raw_public_key=b"SubjectPublicKeyInfo",
     path=("fd00::1", 5684, 0, 0),
     annotation=b"queue 7",
-    session=b"a session",
+    session=frozen.session(b"a ticket"),
 )
 PINNED = (
     "01415dfe2010000000018116c0a840f5180400000000000102030405060708090a0b0c0d0e0f10111213141516171819"
@@ -221,6 +222,14 @@ def test_a_blob_whose_end_is_no_time_is_refused(time):
         expires_at(blob)
 
 
+@pytest.mark.parametrize("keys", [(), (KEY,)])
+def test_when_it_expires_is_not_told_of_what_is_too_short_to_be_a_blob(keys):
+    blob = encode_snapshot(ASSOCIATION, keys=keys, entropy=CounterEntropy(0))
+    for length in range(frozen.HEADER_LENGTH + (frozen.SALT_LENGTH if keys else frozen.CHECKSUM_LENGTH)):
+        with pytest.raises(SnapshotError):
+            expires_at(blob[:length])
+
+
 @given(st.binary(max_size=400))
 def test_any_bytes_are_refused_with_nothing_but_a_snapshot_error(data):
     refused(data)
@@ -297,6 +306,8 @@ IMPOSSIBLE = [
     {"expires_at": -math.inf},
     {"last_flight": ((2, 20, 4, b""),)},
     {"last_flight": ((1, 20, 2**16, b""),)},
+    {"last_flight": ((1, 99, 4, b""),)},
+    {"session": b"none that was ever saved"},
 ]
 impossible = pytest.mark.parametrize("fields", IMPOSSIBLE, ids=str)
 
@@ -374,6 +385,14 @@ def test_a_window_whose_first_record_was_not_seen_is_refused_as_a_longer_way_to_
     assert "window" in refused(frozen.blob_of(body[:at] + b"\2\2" + body[at + 2 :]))
 
 
+@pytest.mark.parametrize("width", [1025, 2**40, 2**64 - 1])
+def test_a_window_that_is_wider_than_any_is_refused_before_it_takes_memory(width):
+    body = frozen.body_of(frozen.unsealed(frozen.saved(write_sequence_number=5, read_highest=5, read_seen=1)))
+    at = AFTER_FIXED + 2
+    wide = body[:at] + encode_number(width) + b"\0" + body[at + 2 :]
+    assert f"window of {width} " in refused(frozen.blob_of(wide))
+
+
 def test_a_flag_for_what_is_not_there_or_for_nothing_known_is_refused():
     body = frozen.body_of(frozen.unsealed(frozen.saved(failed_opens=3)))
     at = body.rindex(b"\x03\x08meter042")
@@ -387,7 +406,9 @@ def test_a_flag_for_what_is_not_there_or_for_nothing_known_is_refused():
 
 
 def test_the_repr_of_a_saved_association_shows_no_secret():
-    association = attrs.evolve(RICH, annotation=b"my own affair", session=b"resumption secret")
+    association = attrs.evolve(
+        RICH, annotation=b"my own affair", session=frozen.session(b"resumption secret")
+    )
     shown = f"{association!r} {association}"
     for hidden in (
         association.master_secret,
@@ -502,10 +523,22 @@ def test_a_path_that_cannot_be_saved_is_refused_by_what_it_is(path, named):
         frozen.unsealed(frozen.saved(path=path))
 
 
-def test_a_named_tuple_is_saved_as_a_tuple_and_so_finds_the_same_association():
-    from sansdtls import Outgoing  # the next best named tuple
+@pytest.mark.parametrize("kind", [0x3F, 0x5F])
+def test_an_integer_of_65_bits_in_a_path_is_not_read(kind):
+    largest = 2**64 - 1 - 31 - (kind == 0x5F)
+    assert decode_path(bytes([kind]) + encode_number(largest)) in (2**64 - 1, -(2**64) + 1)
+    with pytest.raises(SnapshotError):
+        decode_path(bytes([kind]) + encode_number(largest + 1))
 
-    path = Outgoing(b"a", ("b", 1))
+
+@pytest.mark.parametrize("data", [b"\x61\xff", b"\x63\xed\xa0\x80"])
+def test_a_text_that_is_no_utf_8_is_not_read(data):
+    with pytest.raises(SnapshotError, match="path"):
+        decode_path(data)
+
+
+def test_a_named_tuple_is_saved_as_a_tuple_and_so_finds_the_same_association():
+    path = Outgoing(b"a", ("b", 1))  # the next best named tuple
     assert encode_path(path) == encode_path(tuple(path))
 
 
