@@ -36,7 +36,8 @@ client that opens a new socket does so below its path, and is followed like one 
 
 Left out. BASIC lets an off-path forwarder become on-path: the challenge and its answer pass through it, and nothing
 tells it from a NAT (RFC 9853 §8.1); it then holds what any router holds. ENHANCED resists unless it wins every
-race in both directions. Without RFC 9853 ``PathPolicy`` says what is risked. Padding challenges to probe the MTU is
+race in both directions. In BASIC a copy from a spoofed address diverts what is sent in answer to it, up to the
+budget, until the peer's next record. Without RFC 9853 ``PathPolicy`` says what is risked. Padding challenges to probe the MTU is
 left out, and a round-trip time is not measured: devices that sleep have none.
 """
 
