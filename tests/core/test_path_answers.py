@@ -50,6 +50,17 @@ def test_a_challenge_on_a_new_path_is_answered_there_and_makes_us_ask(policy):
     assert (response.kind, response.path, response.cookie) == ("response", AWAY, b"saltsalt")
 
 
+def test_an_answer_to_a_path_in_question_is_taken_from_its_budget():
+    roaming = Roaming(BASIC)
+    datagram = roaming.check(CHALLENGE, b"saltsalt")
+    roaming.give(datagram, AWAY)
+    room = 3 * len(datagram) - sum(len(sent.datagram) for sent in roaming.sent())
+    overhead = roaming.connection._layer.write.overhead
+    for size in (room + 1, room):
+        roaming.connection.send(bytes(size - overhead), now=roaming.now)
+    assert [(len(sent.datagram), sent.path) for sent in roaming.sent()] == [(room + 1, HOME), (room, AWAY)]
+
+
 def test_a_challenge_that_was_overtaken_on_the_path_in_question_is_answered_by_a_response():
     roaming = Roaming(BASIC)
     late = roaming.check(CHALLENGE, b"saltsalt")

@@ -22,6 +22,7 @@ steps = st.lists(
         st.tuples(st.just("give again"), st.integers(0, 100), paths),
         st.tuples(st.just("answer"), st.integers(0, 100), paths),
         st.tuples(st.just("send"), sizes),
+        st.tuples(st.just("fill"), st.integers(0, 1)),
         st.tuples(st.just("send to"), sizes, paths),
         st.tuples(st.just("wait"), st.floats(0, 3)),
         st.tuples(st.just("confirm")),
@@ -81,6 +82,11 @@ class Ledger:
             self.give(roaming.check(1, challenge.cookie), arguments[1])
         elif what == "send":
             roaming.connection.send(bytes(arguments[0]), now=roaming.now)
+        elif what == "fill" and (check := roaming.connection._layer.path_check) is not None:
+            # As much as the budget allows, or a byte more.
+            room = 3 * check._received - check._sent - roaming.connection._layer.write.overhead + arguments[0]
+            if 0 <= room <= roaming.connection.max_payload:
+                roaming.connection.send(bytes(room), now=roaming.now)
         elif what == "send to":
             try:
                 roaming.connection.send(bytes(arguments[0]), now=roaming.now, path=arguments[1])

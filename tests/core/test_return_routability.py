@@ -10,7 +10,10 @@ from sansdtls import (
     LocalClose,
     PathProof,
     PeerClose,
+    Server,
+    ServerConfig,
 )
+from sansdtls.testing import CounterEntropy
 from tests.core.roaming import (
     ALERT,
     AWAY,
@@ -369,4 +372,13 @@ def test_a_frozen_association_begins_the_check_anew():
     roaming.connection = roaming.server.thaw(blob, now=roaming.now)
     assert roaming.connection.path == HOME
     roaming.give(roaming.check(RESPONSE, cookie), AWAY)  # of no use now, but a sign of life
+    assert moves_in(roaming.give(roaming.answer(roaming.challenge()), AWAY)) == MOVED
+
+
+def test_an_association_with_an_id_can_still_move_where_ids_have_been_configured_away():
+    roaming = Roaming()
+    blob = roaming.server.freeze(roaming.connection, now=roaming.now)
+    roaming.server = Server(ServerConfig(connection_id=None), entropy=CounterEntropy(3), now=roaming.now)
+    roaming.connection = roaming.server.thaw(blob, now=roaming.now)
+    roaming.say(b"here", AWAY)
     assert moves_in(roaming.give(roaming.answer(roaming.challenge()), AWAY)) == MOVED
