@@ -226,6 +226,7 @@ def test_a_request_is_out_of_date_once_the_peer_was_heard_on_the_old_path():
     roaming.say(b"still here", HOME)
     assert roaming.connection.confirm_path(request, now=roaming.now) == []
     assert roaming.connection.path == HOME
+    assert roaming.counts == (0, 0, 0)  # nobody was challenged, so no check has failed
     again = asked(roaming)
     assert again is not request
     assert moves_in(roaming.connection.confirm_path(again, now=roaming.now)) == [(HOME, AWAY, CONFIRMED)]
