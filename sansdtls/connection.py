@@ -138,7 +138,7 @@ class Connection(FreezableAssociation):
 
     @property
     def path(self) -> Hashable:
-        """Where datagrams go."""
+        """Where datagrams go, but for those that go to a new path while it is asked."""
         return self._layer.path
 
     @property

@@ -382,3 +382,15 @@ def test_an_association_with_an_id_can_still_move_where_ids_have_been_configured
     roaming.connection = roaming.server.thaw(blob, now=roaming.now)
     roaming.say(b"here", AWAY)
     assert moves_in(roaming.give(roaming.answer(roaming.challenge()), AWAY)) == MOVED
+
+
+def test_an_association_is_not_frozen_while_its_path_is_asked():
+    roaming = Roaming()
+    roaming.server.replace_config(ServerConfig(freeze_after=0.5), now=roaming.now)
+    roaming.say(b"x" * 50, AWAY)
+    roaming.wait(2.9)
+    assert [sent.kind for sent in roaming.sent()] == ["challenge"] * 3
+    assert roaming.server.frozen == 0
+    roaming.wait(1)
+    assert roaming.counts == (0, 1, 0)
+    assert roaming.server.frozen == 1
