@@ -121,8 +121,9 @@ def test_an_unanswered_challenge_is_repeated_with_fresh_cookies_and_then_given_u
     assert roaming.challenge().path == AWAY
 
 
-def test_without_configuration_a_path_is_asked_for_three_seconds():
-    roaming = Roaming()
+@pytest.mark.parametrize("idle_timeout", [None, 7_776_000])
+def test_without_configuration_a_path_is_asked_for_three_seconds(idle_timeout):
+    roaming = Roaming(both={"limits": Limits(idle_timeout_with_connection_id=idle_timeout)})
     roaming.say(b"x" * 50, AWAY)
     roaming.wait(2.99)
     assert [sent.kind for sent in roaming.sent()] == ["challenge"] * 3
