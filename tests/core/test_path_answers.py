@@ -13,6 +13,7 @@ from tests.core.roaming import (
     HOME,
     RESPONSE,
     Roaming,
+    device_config,
 )
 
 PROVEN = PathProof.RETURN_ROUTABILITY
@@ -142,6 +143,9 @@ def test_the_smallest_record_of_the_smallest_suite_buys_a_challenge_and_its_repe
 
 def test_the_deadlines_of_checks_do_not_pile_up():
     roaming = Roaming(BASIC)
+    roaming.pair.connect(device_config(), "silent")  # its idle timeout stays before all that come
+    roaming.pair.run_for(5)
+    roaming.now = roaming.pair.now
     for _ in range(300):
         roaming.say(b"away", AWAY)
         roaming.say(b"back", HOME)
