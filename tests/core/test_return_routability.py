@@ -5,6 +5,8 @@ import pytest
 from sansdtls import (
     ConnectionState,
     ConnectionTerminated,
+    ConnectionThawed,
+    DataReceived,
     IdleTimeout,
     Limits,
     LocalClose,
@@ -395,3 +397,22 @@ def test_an_association_is_not_frozen_while_its_path_is_asked():
     roaming.wait(1)
     assert roaming.counts == (0, 1, 0)
     assert roaming.server.frozen == 1
+
+
+def test_a_device_that_wakes_its_frozen_association_from_elsewhere_is_asked_there():
+    roaming = Roaming()
+    roaming.server.replace_config(ServerConfig(freeze_after=0.5), now=roaming.now)
+    roaming.say(b"good night", HOME)
+    roaming.wait(3)
+    assert roaming.server.frozen == 1
+    thawed, received = roaming.say(b"awake", AWAY)
+    assert isinstance(thawed, ConnectionThawed)
+    assert data_in([received]) == [b"awake"]
+    assert thawed.connection.path == HOME
+    challenge = roaming.challenge()
+    assert challenge.path == AWAY
+    assert moves_in(roaming.give(roaming.answer(challenge), AWAY)) == MOVED
+    roaming.wait(3)
+    assert roaming.server.frozen == 1
+    assert [type(event) for event in roaming.say(b"again", AWAY)] == [ConnectionThawed, DataReceived]
+    assert roaming.sent() == []
