@@ -288,22 +288,57 @@ STRANGERS = [
 class Observed:
     """A device's association, whose every record must arrive, whatever strangers do at its path."""
 
-    def __init__(self) -> None:
-        self.rig = ServerRig(keys={IDENTITY: [KEY], STRANGER: [STRANGERS_KEY]})
+    def __init__(self, **more) -> None:
+        self.rig = ServerRig(ServerConfig(**more), {IDENTITY: [KEY], STRANGER: [STRANGERS_KEY]})
         self.device = IdClient(self.rig, path=PATH).handshake()
         self.connection = self.rig.connection
         self.number = 0
 
-    def assert_undisturbed(self) -> None:
+    def assert_heard(self) -> bytes:
         self.number += 1
         data = b"%d" % self.number
         self.device.give(self.device.data(data))
         assert self.rig.received[-1] == data
         assert len(self.rig.received) == self.number
+        return data
+
+    def assert_undisturbed(self) -> None:
+        data = self.assert_heard()
         assert self.connection.state is ConnectionState.CONNECTED
         assert self.connection.path == PATH
         self.connection.send(data, now=self.rig.now)
         assert self.device.opened(self.rig.sent(PATH)) == [(raw.APPLICATION_DATA, data)]
+
+
+@pytest.mark.parametrize("own_id", [b"old", None], ids=["with ID", "without ID"])
+def test_a_device_that_lost_its_state_replaces_its_frozen_association_too(own_id):
+    rig = ServerRig(ServerConfig(freeze_after=5, connection_id=ConnectionIdPolicy(length=8)))
+    old = IdClient(rig, own_id=own_id).handshake()
+    old.give(old.data(b"old"))
+    rig.wait(20)
+    assert (len(rig.server), rig.server.frozen) == (0, 1)
+    new = IdClient(rig, random=b"n" * 32)
+    new.hello()
+    rig.wait(0)
+    assert rig.server.frozen == 1, "not before its Finished"
+    new.finish()
+    assert (len(rig.server), rig.server.frozen) == (1, 0)
+    for path in (old.path, ELSEWHERE):
+        rig.give(old.data(b"too late"), path)
+    new.give(new.data(b"new"))
+    assert rig.received == [b"old", b"new"]
+    rig.wait(20)
+    assert (len(rig.server), rig.server.frozen) == (0, 1)
+
+
+def test_a_strangers_handshake_at_the_address_of_a_frozen_association_leaves_it_be():
+    observed = Observed(freeze_after=5)
+    observed.assert_undisturbed()
+    for act in STRANGERS:
+        observed.rig.wait(20, PATH)
+        assert observed.rig.server.frozen >= 1
+        act(observed.rig, b"s")
+        observed.assert_heard()
 
 
 @pytest.mark.parametrize("act", STRANGERS, ids=lambda act: act.__name__)
