@@ -159,7 +159,7 @@ def test_no_repr_of_anything_shows_a_secret_of_an_association_with_ids():
     things = [
         *pair.client_events, *pair.server_events, pair.client, pair.server_connection, pair.server, POLICY,
         offering(POLICY), ServerConfig(connection_id=POLICY), *layers, *inside,
-        *(part._protection for part in inside), pair.server._routes, *pair.server._routes.established,
+        *(part.protection for part in inside), pair.server._routes, *pair.server._routes.established,
     ]  # fmt: skip
     shown = "".join(f"{thing!r} {thing}" for thing in things)
     for secret in secrets:
