@@ -354,8 +354,9 @@ def test_a_stranger_at_the_devices_address_disturbs_nothing(act, own_id):
     observed.rig.wait(200, PATH)
     observed.assert_undisturbed()
     assert observed.rig.server.statistics.half_open == 0
-    finished = act is has_another_identity
-    assert len(observed.rig.server) == (2 if finished else 1)
+    # A stranger that comes again finds the device at this path, and not what it left there before.
+    strangers = len(observed.rig.server) - 1
+    assert 1 <= strangers <= 3 if act is has_another_identity else strangers == 0
 
 
 @pytest.mark.parametrize("act", STRANGERS[:-1], ids=lambda act: act.__name__)
