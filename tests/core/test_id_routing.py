@@ -100,6 +100,32 @@ def test_an_association_with_an_id_gives_way_to_the_same_identity():
     assert rig.hears(again)
 
 
+@pytest.mark.parametrize("policy", [PathPolicy.MOVE, PathPolicy.NEVER])
+def test_an_association_gives_way_at_the_path_in_use_and_at_no_other(policy):
+    rig = Crowd(ConnectionIdPolicy(path_policy=policy, return_routability=ReturnRoutability.OFF))
+    moved = rig.client(0, "old")
+    assert rig.hears(moved, "new")
+    in_use, other = ("new", "old") if policy is PathPolicy.MOVE else ("old", "new")
+    beside = rig.client(0, other)
+    assert len(rig.server) == 2
+    assert rig.hears(moved, in_use)
+    again = rig.client(0, in_use)
+    assert len(rig.server) == 2
+    assert not rig.hears(moved, in_use)
+    for puppet in (beside, again):
+        assert rig.hears(puppet)
+
+
+def test_who_is_heard_again_at_a_path_that_another_had_is_found_there_again():
+    rig = Crowd()
+    device, other = rig.client(0, "nat"), rig.client(1, "nat")
+    assert rig.hears(device)
+    again = rig.client(0, "nat")
+    assert not rig.hears(device)
+    for puppet in (again, other):
+        assert rig.hears(puppet)
+
+
 def test_an_association_without_an_id_gives_way_to_anybody_on_its_path():
     for with_id in (True, False):
         rig = Crowd()
