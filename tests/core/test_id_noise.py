@@ -294,6 +294,19 @@ def test_records_with_ids_of_random_content_change_counters_only(records):
     assert pair.server_received() == [READING]
 
 
+def test_a_client_stays_with_the_servers_address_until_the_handshake_is_complete():
+    server = IdServer()
+    server.verify_request()
+    flight_4 = b"".join(server.flight_4())
+    give_from(server, flight_4, ELSEWHERE)
+    server.read_flight_5(server.give(flight_4))
+    last = server.change_cipher_spec() + server.finished()
+    give_from(server, last, ELSEWHERE)
+    assert counters(server) == {DiscardReason.WRONG_PATH: 2}
+    server.give(last)
+    assert_untouched(server)
+
+
 def test_a_client_without_an_id_of_its_own_keeps_to_its_path():
     server = IdServer(ClientRig(offering(ConnectionIdPolicy(length=0)))).handshake()
     give_from(server, server.data(READING), ELSEWHERE)
