@@ -354,9 +354,8 @@ def test_a_stranger_at_the_devices_address_disturbs_nothing(act, own_id):
     observed.rig.wait(200, PATH)
     observed.assert_undisturbed()
     assert observed.rig.server.statistics.half_open == 0
-    # A stranger that comes again finds the device at this path, and not what it left there before.
-    strangers = len(observed.rig.server) - 1
-    assert 1 <= strangers <= 3 if act is has_another_identity else strangers == 0
+    # A stranger that comes again replaces its own.
+    assert len(observed.rig.server) == (2 if act is has_another_identity else 1)
 
 
 @pytest.mark.parametrize("act", STRANGERS[:-1], ids=lambda act: act.__name__)
@@ -401,15 +400,27 @@ def test_a_device_comes_back_although_a_stranger_with_another_identity_has_its_a
     assert observed.rig.received == [b"new", b"the stranger's"]
 
 
-def test_many_devices_behind_one_address_come_and_go():
-    keys = {b"dev%d" % number: [b"key %d" % number] for number in range(4)}
-    rig = ServerRig(ServerConfig(connection_id=ConnectionIdPolicy(length=4)), keys)
-    for round_ in range(3):
-        for number in range(4):
-            identity = b"dev%d" % number
-            device = IdClient(
+@pytest.mark.parametrize("freeze_after", [None, 5], ids=["live", "frozen"])
+def test_each_of_many_devices_behind_one_address_replaces_its_own_association_and_no_other(freeze_after):
+    keys = {b"dev%d" % number: [b"key %d" % number] for number in range(5)}
+    rig = ServerRig(ServerConfig(freeze_after=freeze_after), keys)
+    devices: dict[bytes, IdClient] = {}
+    for round_ in range(4):
+        for number in range(5):
+            identity = b"dev%d" % ((number * (round_ + 1)) % 5)
+            old = devices.get(identity)
+            devices[identity] = IdClient(
                 rig, identity=identity, psk=keys[identity][0], random=bytes([round_, number] * 16), path="nat"
             ).handshake()
-            device.give(device.data(identity))
-            assert rig.received[-1] == identity
-    assert rig.server.statistics.handshakes_completed == 12
+            assert len(rig.server) + rig.server.frozen == len(devices)
+            before = len(rig.received)
+            if old is not None:
+                old.give(old.data(b"old"))
+            assert len(rig.received) == before
+            for each, device in devices.items():
+                device.give(device.data(each))
+                assert rig.received[-1] == each
+            rig.wait(20, "nat")
+    if freeze_after is not None:
+        assert rig.server.frozen == 5
+    assert len(rig.server) + rig.server.frozen == 5
