@@ -13,15 +13,16 @@ from sansdtls import (
     ConnectionIdPolicy,
     DiscardReason,
     Limits,
+    Server,
     ServerConfig,
 )
+from sansdtls.testing import CounterEntropy
 from tests.core import raw
 from tests.core.crowds import Crowd, assert_nothing_is_left
+from tests.core.ecdhe_puppets import EcdheClient, server_config
 from tests.core.failures import FAILURES, fail_by_local_close
-from tests.core.id_puppets import IdClient
+from tests.core.id_puppets import IdClient, connection_id_extension
 from tests.core.puppet import ServerRig
-
-ONE_BYTE = ConnectionIdPolicy(length=1)
 
 
 # --- IDs that run out -----------------------------------------------------------------------------------
@@ -106,6 +107,32 @@ def test_a_generator_that_raises_leaves_no_half_open_handshake_behind():
     rig.wait(200)
     assert_nothing_is_left(rig)
     assert rig.client(0).peers_id == b"good"
+
+
+def test_an_id_is_free_again_where_the_source_of_randomness_fails_behind_it():
+    working = CounterEntropy(1)
+    broken = False
+
+    def entropy(length: int) -> bytes:
+        if broken:
+            raise OSError("no randomness")
+        return working(length)
+
+    def generate(_) -> bytes:
+        nonlocal broken
+        broken = True
+        return b"same"
+
+    rig = Crowd()
+    policy = ConnectionIdPolicy(length=4, generator=generate)
+    rig.server = Server(server_config(connection_id=policy), entropy=entropy, now=rig.now)
+    asks = (connection_id_extension(b"own"),)
+    client = EcdheClient(rig, suite=raw.ECDHE_PSK_AES_128_GCM, more_extensions=asks)
+    client.get_cookie()
+    with pytest.raises(OSError, match="no randomness"):  # for the ephemeral key
+        client.give(client.message(raw.CLIENT_HELLO, client.hello_body()))
+    rig.wait(200)
+    assert_nothing_is_left(rig)
 
 
 # --- nothing is left ------------------------------------------------------------------------------------
