@@ -43,7 +43,7 @@ class _Echo:
     def _ignore(self, *_arguments: object, **_facts: object) -> None:
         """No interest in anything else."""
 
-    completed = terminated = handshake_failed = refused = trouble = _ignore
+    completed = moved = frozen = thawed = terminated = handshake_failed = refused = trouble = _ignore
 
 
 def serve_engine(pipe: Pipe, suite: CipherSuite) -> None:

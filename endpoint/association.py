@@ -104,7 +104,7 @@ class Association:
         self._carrier = carrier
         self.connection = connection
         self.path = path
-        """Index of our socket, and the peer's address."""
+        """Index of our socket, and the peer's address; changes when the peer moves."""
         self.prefix = prefix
         self.identity = identity
         """Who the peer is, authenticated; any bytes: its PSK identity, or what the verifier made of its certificate or
@@ -120,6 +120,11 @@ class Association:
         """Datagrams that the kernel refused to send to this peer."""
         self.context: Any = None
         """For the observer's own use."""
+
+    @property
+    def identified(self) -> bool:
+        """Whether it has shown who it is."""
+        return self.kind is not CredentialKind.NONE
 
     @property
     def remote(self) -> str:

@@ -21,7 +21,7 @@ import math
 import os
 from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 import trio
@@ -30,14 +30,18 @@ from endpoint.addresses import address_text
 from endpoint.association import Association, CredentialKind, Handshake
 from endpoint.lookups import Lookups
 from endpoint.quotas import IdentityOverflow, QuotaPolicy, Quotas
+from endpoint.roster import Roster
 from endpoint.sockets import errno_name
 from endpoint.verification import PeerRejected, Verifications, reject_all
 from sansdtls import (
+    ConnectionFrozen,
     ConnectionOffered,
     ConnectionTerminated,
+    ConnectionThawed,
     DataReceived,
     HandshakeCompleted,
     LocalClose,
+    PathChanged,
     PeerCertificateReceived,
     PeerRawKeyReceived,
     PskRequested,
@@ -45,14 +49,15 @@ from sansdtls import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from endpoint.addresses import Address, Path
     from endpoint.keystore import KeyStore
     from endpoint.observer import Observer
+    from endpoint.quotas import Prefix
     from endpoint.sockets import UdpSocket
     from endpoint.verification import PeerRequest, Verify
-    from sansdtls import Cause, Connection, Event, ServerConfig
+    from sansdtls import Cause, Checkpoint, Connection, Event, FrozenStore, Peer, ServerConfig
 
 DEFAULT_TURN = 64
 """Datagrams handled before timers and other tasks get a turn: about 1.3 ms of echoes, or 30 ms if
@@ -63,6 +68,9 @@ EXHAUSTED_PAUSE = 0.1
 
 DRAIN_BATCH = 64
 """Associations closed before other tasks get a turn."""
+
+MAX_ANNOTATION = 1024
+"""Bytes that the core keeps with a frozen association; no verifier gives a longer identity."""
 
 
 class Engine:
@@ -80,10 +88,13 @@ class Engine:
         entropy: Callable[[int], bytes] = os.urandom,
         clock: Callable[[], float] = trio.current_time,
         turn: int = DEFAULT_TURN,
+        store: FrozenStore | None = None,
+        generation: int = 0,
+        durable: bool = False,
     ) -> None:
         """``verify`` says who a client with a certificate or raw public key is; ``clock`` gives monotonic seconds; ``turn`` is the bound of datagrams per turn.
 
-        Make it inside ``trio.run`` unless ``clock`` is your own.
+        ``store``, ``generation`` and ``durable`` are :class:`sansdtls.Server`'s. Make it inside ``trio.run`` unless ``clock`` is your own.
         """
         if not sockets:
             raise ValueError("an engine needs at least one socket")
@@ -94,11 +105,11 @@ class Engine:
         self._clock = clock
         self._turn_limit = turn
         self._quotas = Quotas(quotas)
-        self._server = Server(config, entropy=entropy, now=clock())
+        self._server = Server(
+            config, entropy=entropy, now=clock(), store=store, generation=generation, durable=durable
+        )
         self._handshakes: dict[Connection, Handshake] = {}
-        self._associations: dict[Connection, Association] = {}
-        self._live: dict[Path, Association] = {}
-        self._identities: dict[bytes, dict[Association, None]] = {}
+        self._roster = Roster()
         self._dropped: Counter[str] = Counter()
         self._errnos_told: set[int] = set()
         self._lookups = Lookups(keystore, clock=clock, deliver=self._answer_came, report=self._lookup_failed)
@@ -110,6 +121,7 @@ class Engine:
             report=self._verification_failed,
         )
         self._observer_failures = 0
+        self._no_handshakes = trio.Event()
         self._in_turn = False
         self._turn_now = 0.0
         self._draining = False
@@ -227,7 +239,7 @@ class Engine:
 
     def _send_failed(self, index: int, address: Address, code: int) -> None:
         self._dropped["send"] += 1
-        association = self._live.get((index, address))
+        association = self._roster.at((index, address))
         if association is not None:
             association.send_errors += 1
             association.dropped += 1
@@ -241,7 +253,7 @@ class Engine:
     # --- events ---
 
     def _data_received(self, event: DataReceived, now: float) -> None:
-        association = self._associations[event.connection]
+        association = self._roster[event.connection]
         if self._quotas.limits_data:
             exceeded = association.budget.exceeded
             reason = self._quotas.admit_data(association.budget, len(event.data), now)
@@ -270,6 +282,12 @@ class Engine:
             self._completed(event, now)
         elif isinstance(event, DataReceived):
             self._data_received(event, now)
+        elif isinstance(event, PathChanged):
+            self._moved(event)
+        elif isinstance(event, ConnectionThawed):
+            self._thawed(event, now)
+        elif isinstance(event, ConnectionFrozen):
+            self._frozen(event)
         elif isinstance(event, ConnectionTerminated):
             self._terminated(event.connection, event.cause)
         # AlertReceived needs no answer (ConnectionTerminated carries its consequence), SecretDerived is
@@ -281,7 +299,7 @@ class Engine:
             self._server.refuse(offer)
             return
         prefix = self._quotas.prefix_of(path[1])
-        reason = self._quotas.admit_handshake(prefix, replaces=path in self._live, now=now)
+        reason = self._quotas.admit_handshake(prefix, replaces=self._roster.at(path) is not None, now=now)
         if reason is not None:
             self._server.refuse(offer)
             self._tell(self._observer.refused, path, reason)
@@ -293,58 +311,109 @@ class Engine:
         connection = event.connection
         handshake = self._handshakes[connection]
         kind = CredentialKind.of(connection.peer)
-        identity, siblings = b"", dict[Association, None]()
+        identity = b""
         if kind is not CredentialKind.NONE:  # else: strangers, who share no name and so no limit either
             identity = handshake.identity or b""
-            siblings = self._identities.setdefault(identity, siblings)
-        if self._quotas.identity_is_full(len(siblings)):
-            reason = self._quotas.count_identity_overflow()
-            if self._quotas.policy.identity_overflow is IdentityOverflow.NEWCOMER:
-                handshake.unwanted = True
-                connection.close(now=now)
-                self._tell(self._observer.refused, handshake.path, reason)
+            if not self._make_room(identity, handshake, connection, now):
                 return
-            oldest = min(siblings, key=lambda association: association.last_received)
-            # Out of the table at once: its end is an event of a later call, and the next newcomer must
-            # not choose it again.
-            del siblings[oldest]
-            oldest.connection.close(now=now)
-            self._tell(self._observer.refused, oldest.path, reason)
+        if kind in (CredentialKind.CERTIFICATE, CredentialKind.RAW_PUBLIC_KEY):
+            connection.annotation = identity[
+                :MAX_ANNOTATION
+            ]  # what the verifier made of it survives freezing
         del self._handshakes[connection]
+        self._note_handshake_over()
+        association = self._live(connection, handshake.path, handshake.prefix, identity, now)
+        self._tell(self._observer.completed, association)
+
+    def _make_room(self, identity: bytes, handshake: Handshake, connection: Connection, now: float) -> bool:
+        """Whether ``identity`` may have one association more; its oldest may have to go for that."""
+        siblings, frozen = self._roster.of(identity), self._roster.frozen_of(identity)
+        if not self._quotas.identity_is_full(len(siblings) + len(frozen)):
+            return True
+        reason = self._quotas.count_identity_overflow()
+        if self._quotas.policy.identity_overflow is IdentityOverflow.NEWCOMER:
+            handshake.unwanted = True
+            connection.close(now=now)
+            self._tell(self._observer.refused, handshake.path, reason)
+            return False
+        if frozen:  # silent for longer than any live one
+            woken = self._server.wake(frozen[0], now=now)
+            self._roster.remove_frozen(identity, frozen[0])
+            if woken is not None:
+                woken.close(now=now)
+            return True
+        oldest = min(siblings, key=lambda association: association.last_received)
+        # Out of the table at once: its end is an event of a later call, and the next newcomer must not
+        # choose it again.
+        self._roster.disown(oldest)
+        oldest.connection.close(now=now)
+        self._tell(self._observer.refused, oldest.path, reason)
+        return True
+
+    def _live(
+        self, connection: Connection, path: Path, prefix: Prefix, identity: bytes, now: float
+    ) -> Association:
+        peer = connection.peer
         association = Association(
             self,
             connection,
-            path=handshake.path,
-            prefix=handshake.prefix,
+            path=path,
+            prefix=prefix,
             identity=identity,
-            kind=kind,
-            key_index=event.psk_key_index,
+            kind=CredentialKind.of(peer),
+            key_index=None if peer is None else peer.psk_key_index,
             budget=self._quotas.data_budget(now),
         )
-        siblings[association] = None
-        self._associations[connection] = association
-        self._live[handshake.path] = association
-        self._tell(self._observer.completed, association)
+        self._roster.add(association)
+        return association
+
+    def _moved(self, event: PathChanged) -> None:
+        association = self._roster[event.connection]
+        old, new = association.path, cast("Path", event.new)
+        prefix = self._quotas.prefix_of(new[1])
+        self._quotas.hold(prefix)
+        self._quotas.release(association.prefix)
+        association.prefix = prefix
+        self._roster.move(association, new)
+        self._tell(self._observer.moved, association, old, event.proof)
+
+    def _frozen(self, event: ConnectionFrozen) -> None:
+        association = self._roster.remove(event.connection)
+        assert association is not None  # noqa: S101 - only live associations freeze
+        self._quotas.release(association.prefix)
+        if association.identified:
+            self._roster.add_frozen(association.identity, event.handle)
+        self._tell(self._observer.frozen, association)
+
+    def _thawed(self, event: ConnectionThawed, now: float) -> None:
+        connection = event.connection
+        path = cast("Path", connection.path)
+        identity = identity_of(connection.peer, connection.annotation)
+        self._roster.remove_frozen(identity, event.handle)
+        prefix = self._quotas.prefix_of(path[1])
+        self._quotas.hold(prefix)
+        association = self._live(connection, path, prefix, identity, now)
+        self._tell(self._observer.thawed, association)
 
     def _terminated(self, connection: Connection, cause: Cause) -> None:
-        association = self._associations.pop(connection, None)
-        if association is None:
-            handshake = self._handshakes.pop(connection)
-            self._quotas.release(handshake.prefix)
-            if handshake.lookup is not None:
-                handshake.lookup.cancel()
-            if not handshake.unwanted and not isinstance(cause, LocalClose):
-                claimed, rejection = handshake.identity, handshake.rejection
-                self._tell(self._observer.handshake_failed, handshake.path, claimed, cause, rejection)
+        association = self._roster.remove(connection)
+        if association is not None:
+            self._quotas.release(association.prefix)
+            self._tell(self._observer.terminated, association, cause)
             return
-        self._quotas.release(association.prefix)
-        if self._live.get(association.path) is association:
-            del self._live[association.path]
-        siblings = self._identities.get(association.identity, {})
-        siblings.pop(association, None)
-        if not siblings:
-            self._identities.pop(association.identity, None)
-        self._tell(self._observer.terminated, association, cause)
+        handshake = self._handshakes.pop(connection)
+        self._quotas.release(handshake.prefix)
+        if handshake.lookup is not None:
+            handshake.lookup.cancel()
+        if not handshake.unwanted and not isinstance(cause, LocalClose):
+            claimed, rejection = handshake.identity, handshake.rejection
+            self._tell(self._observer.handshake_failed, handshake.path, claimed, cause, rejection)
+        self._note_handshake_over()
+
+    def _note_handshake_over(self) -> None:
+        if not self._handshakes:
+            self._no_handshakes.set()
+            self._no_handshakes = trio.Event()
 
     def _psk_requested(self, request: PskRequested, now: float) -> None:
         self._handshakes[request.connection].identity = request.identity
@@ -396,17 +465,28 @@ class Engine:
         self._observer_failures += 1
         self._observer.trouble("observer failed", method=method, reason=repr(error))
 
-    # --- the end, and figures ---
+    # --- the end ---
+
+    def stop_accepting(self) -> None:
+        """Refuse every new handshake from now on; those under way go on. An engine does not accept again."""
+        self._draining = True
+
+    async def wait_for_handshakes(self, seconds: float) -> int:
+        """Wait until none is under way, at most ``seconds``; how many are left."""
+        with trio.move_on_after(seconds):
+            while self._handshakes:
+                await self._no_handshakes.wait()
+        return len(self._handshakes)
 
     async def drain(self, deadline_seconds: float) -> int:
         """Stop accepting and close every association and handshake with an alert; run on until then.
 
-        Returns how many were left when ``deadline_seconds`` had passed; 0 = all are closed and their
-        alerts sent. Cancel :meth:`run` afterwards. An engine does not accept again.
+        Frozen associations stay where they are. Returns how many were left when ``deadline_seconds`` had passed;
+        0 = all are closed and their alerts sent. Cancel :meth:`run` afterwards.
         """
-        self._draining = True
+        self.stop_accepting()
         with trio.move_on_after(deadline_seconds):
-            remaining = [*self._associations, *self._handshakes]
+            remaining = [*(association.connection for association in self._roster), *self._handshakes]
             while remaining:
                 now = self._clock()
                 for connection in remaining[-DRAIN_BATCH:]:
@@ -416,13 +496,46 @@ class Engine:
                 for udp in self.sockets:
                     await udp.wait_writable()
                 await trio.lowlevel.checkpoint()
-        return len(self._associations) + len(self._handshakes)
+        return len(self._roster) + len(self._handshakes)
+
+    # --- frozen associations, for another process ---
+
+    def freeze_all(self) -> Iterator[bytes]:
+        """Every association as bytes, for the next process; cancel :meth:`run` before, so that nothing more is read."""
+        now = self._clock()
+        for event in self._server.handle_timeout(now=now):
+            self._handle(event, now)
+        self.settle()
+        return self._server.freeze_all(now=now)
+
+    def restore(self, blob: bytes, *, saved: bool = False) -> None:
+        """Take over an association from the process before; see ``sansdtls.Server.restore``.
+
+        Raises SnapshotError if it cannot be used, or its socket is not there any more.
+        """
+        restored = self._server.restore(blob, now=self.now(), saved=saved)
+        identity = identity_of(restored.peer, restored.annotation)
+        if CredentialKind.of(restored.peer) is not CredentialKind.NONE:
+            self._roster.add_frozen(identity, restored.handle)
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """See ``sansdtls.Server.checkpoint_due``."""
+        return self._server.checkpoint_due
+
+    def checkpoint(self) -> Checkpoint:
+        """See ``sansdtls.Server.checkpoint``."""
+        return self._server.checkpoint(now=self.now())
+
+    def confirm(self, checkpoint: Checkpoint) -> None:
+        """See ``sansdtls.Server.confirm``."""
+        self._server.confirm(checkpoint)
+
+    # --- figures ---
 
     def associations(self, identity: bytes | None = None) -> list[Association]:
         """The live associations, of one identity or all."""
-        if identity is None:
-            return list(self._associations.values())
-        return list(self._identities.get(identity, ()))
+        return list(self._roster) if identity is None else self._roster.of(identity)
 
     def statistics(self) -> dict[str, Any]:
         """Counters and gauges as plain nested dicts, for logs, metrics and tests."""
@@ -433,8 +546,9 @@ class Engine:
         return {
             "server": server,
             "handshakes": len(self._handshakes),
-            "associations": len(self._associations),
-            "identities": len(self._identities),
+            "associations": len(self._roster),
+            "frozen": self._server.frozen,
+            "identities": self._roster.identities,
             "lookups": self._lookups.pending,
             "lookup_failures": self._lookups.failures,
             "verifications": self._verifications.pending,
@@ -444,3 +558,10 @@ class Engine:
             "observer_failures": self._observer_failures,
             "sockets": [udp.statistics() for udp in self.sockets],
         }
+
+
+def identity_of(peer: Peer | None, annotation: bytes) -> bytes:
+    """Who a thawed association belongs to: its PSK identity, or what the verifier made of its credential."""
+    if peer is None:
+        return b""
+    return annotation if peer.psk_identity is None else peer.psk_identity

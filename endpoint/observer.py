@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from endpoint.addresses import Path
     from endpoint.association import Association
     from endpoint.verification import PeerRejected
-    from sansdtls import Cause
+    from sansdtls import Cause, PathProof
 
 
 class Observer(Protocol):
@@ -27,8 +27,20 @@ class Observer(Protocol):
         """One datagram's worth of application data, within the association's quota."""
         ...
 
+    def moved(self, association: Association, old: Path, proof: PathProof) -> None:
+        """The peer's address has changed; ``association.path`` is the new one."""
+        ...
+
+    def frozen(self, association: Association) -> None:
+        """It has been silent for long, and goes on as bytes: this object is over, the association is not."""
+        ...
+
+    def thawed(self, association: Association) -> None:
+        """A frozen association is back, as a new object."""
+        ...
+
     def terminated(self, association: Association, cause: Cause) -> None:
-        """A live association ended. Exactly once for each that was ``completed``."""
+        """An association ended, with the object that was last ``completed`` or ``thawed`` for it. Exactly once."""
         ...
 
     def handshake_failed(

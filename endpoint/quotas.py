@@ -217,6 +217,10 @@ class Quotas:
         self._associations[prefix] = held + 1
         return None
 
+    def hold(self, prefix: Prefix) -> None:
+        """An association that was admitted before is back, or has moved here: counted, never refused."""
+        self._associations[prefix] = self._associations.get(prefix, 0) + 1
+
     def release(self, prefix: Prefix) -> None:
         """Give back the slot of an association or handshake that has ended."""
         held = self._associations[prefix] - 1

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from endpoint.logs import Throttle
     from endpoint.udp import Path
     from endpoint.verification import PeerRejected
-    from sansdtls import Cause
+    from sansdtls import Cause, PathProof
 
 _KEY_NAMES = ("current", "next")
 _RESERVED = frozenset({"event", "level", "time", "held_back"})
@@ -70,6 +70,24 @@ class Reporter:
     def received(self, association: Association, data: bytes) -> None:
         """A device sent something."""
         self._forwarder.deliver(association, data)
+
+    def moved(self, association: Association, old: Path, proof: PathProof) -> None:
+        """A device has another address."""
+        self._log.info(
+            "moved",
+            identity=identity_text(association),
+            path=association.remote,
+            before=path_text(old),
+            proof=proof.value,
+        )
+
+    def frozen(self, association: Association) -> None:
+        """A device sleeps: no news, unless somebody looks closely."""
+        self._log.debug("frozen", identity=identity_text(association), path=association.remote)
+
+    def thawed(self, association: Association) -> None:
+        """A device is awake."""
+        self._log.debug("thawed", identity=identity_text(association), path=association.remote)
 
     def terminated(self, association: Association, cause: Cause) -> None:
         """A device is gone."""

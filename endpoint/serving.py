@@ -17,7 +17,7 @@ from endpoint.keystore import DictKeyStore
 from endpoint.quotas import QuotaPolicy, TokenBucket
 from endpoint.udp import bind_udp
 from endpoint.verification import as_verify
-from sansdtls import LocalClose
+from sansdtls import ConfigError, LocalClose
 from sansdtls.pki import Purpose
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from endpoint.keystore import Keys, KeyStore
     from endpoint.sockets import UdpSocket
     from endpoint.verification import PeerRejected, Verify
-    from sansdtls import Cause, ServerConfig
+    from sansdtls import Cause, PathProof, ServerConfig
     from sansdtls.pki import TrustPolicy, Verifier
 
 Handler: TypeAlias = Callable[[DtlsChannel], Awaitable[object]]
@@ -75,8 +75,11 @@ async def serve_dtls(
     ``channel.statistics``. With ``nursery.start`` it returns the sockets, whose ``port`` tells which
     port 0 became.
 
-    Runs until cancelled; then every peer gets close_notify. Raises :class:`ListenError`.
+    Runs until cancelled; then every peer gets close_notify. Raises :class:`ListenError`, and ConfigError for a
+    ``config`` with ``freeze_after``: a handler that waits cannot be frozen.
     """
+    if config.freeze_after is not None:
+        raise ConfigError("ServerConfig.freeze_after: associations that have a handler cannot be frozen")
     if isinstance(keystore, Mapping):
         keystore = DictKeyStore(keystore)
     store = DictKeyStore() if keystore is None else keystore
@@ -181,6 +184,16 @@ class _Channels:
 
     def received(self, association: Association, data: bytes) -> None:
         association.context.deliver(data)
+
+    def moved(self, association: Association, old: Path, proof: PathProof) -> None:
+        """``channel.remote`` tells the new address from now on."""
+
+    def frozen(self, association: Association) -> None:
+        raise AssertionError(
+            "an association with a handler does not freeze"
+        )  # pragma: no cover - see serve_dtls
+
+    thawed = frozen
 
     def terminated(self, association: Association, cause: Cause) -> None:
         association.context.end(cause)

@@ -64,7 +64,7 @@ from sansdtls.iana import (
     SignatureScheme,
 )
 from sansdtls.record.layer import Outgoing
-from sansdtls.server import Server
+from sansdtls.server import Restored, Server
 from sansdtls.session import Session
 from sansdtls.statistics import ConnectionStatistics, ServerStatistics, cause_name
 
@@ -124,6 +124,7 @@ __all__ = [
     "ProtocolViolation",
     "PskRequested",
     "RawPublicKeyCredential",
+    "Restored",
     "ResumptionPolicy",
     "RetransmitPolicy",
     "ReturnRoutability",

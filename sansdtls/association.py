@@ -32,7 +32,7 @@ from sansdtls.wire.handshake import decode_fragments_untrusted
 from sansdtls.wire.record import MAX_PLAINTEXT_LENGTH, MAX_SEQUENCE_NUMBER, decode_alert_untrusted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Sequence
 
     from sansdtls.config import ClientConfig, ServerConfig
     from sansdtls.connection import Connection
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from sansdtls.handshake.handshake import Handshake
     from sansdtls.handshake.negotiation import Negotiated
     from sansdtls.handshake.outcome import Outcome, Peer
+    from sansdtls.record.ciphers import Ciphers
     from sansdtls.record.layer import RecordLayer
     from sansdtls.session import Session
     from sansdtls.wire.record import Record
@@ -127,6 +128,7 @@ class Association(PathFollower):
         "_state",
         "_watcher",
         "last_received",
+        "serial",
     )
 
     def __init__(
@@ -153,11 +155,13 @@ class Association(PathFollower):
         self._peer: Peer | None = None
         self._session: Session | None = None
         self._exporter: Exporter | None = None
-        self._last_flight: list[FlightPart] = []
+        self._last_flight: Sequence[FlightPart] = ()
         self._repeat_until = now
         self._repeats = 0
         self._next_receive_seq = 0
         self._origin: Origin | None = None
+        self.serial = 0
+        """Of the next blob that is made of the association; 0 as long as there has been none."""
         self.last_received = now
         """When something authentic last arrived (or the connection began), in seconds."""
         self._watcher: Watcher | None = None
@@ -242,7 +246,7 @@ class Association(PathFollower):
             statistics.records_received += 1
             statistics.bytes_received += len(plaintext)
             if self._last_flight:
-                self._last_flight = []  # who sends data has received it: nobody will ask for it again
+                self._last_flight = ()  # who sends data has received it: nobody will ask for it again
             self._events.append(DataReceived(cast("Connection", self), plaintext))
         elif len(plaintext) > self._max_accepted:
             # RFC 5246 §6.2.1: "The length MUST NOT exceed 2^14."; RFC 8449 §4 and RFC 6066 §4 for less
@@ -369,7 +373,7 @@ class Association(PathFollower):
         self._peer = outcome.peer
         self._session = outcome.session
         self._exporter = Exporter(outcome.master_secret, outcome.client_random + outcome.server_random)
-        self._last_flight = outcome.last_flight
+        self._last_flight = tuple(outcome.last_flight)
         self._expect_repeats_until(now)
         self._next_receive_seq = outcome.next_receive_seq
         self.last_received = now
@@ -421,7 +425,7 @@ class Association(PathFollower):
             self._handshake.release()
             self._handshake = None
         self._exporter = None
-        self._last_flight = []
+        self._last_flight = ()
         self._layer.forget_keys()
         self._events.append(ConnectionTerminated(cast("Connection", self), cause))
 
@@ -430,6 +434,10 @@ class Association(PathFollower):
         self.last_received = now
         if self._watcher is not None:
             self._watcher.wake(now)
+
+    def share_ciphers(self, ciphers: Ciphers) -> None:
+        """For :class:`~sansdtls.Server`: have cipher objects only while they are used."""
+        self._layer.share_ciphers(ciphers)
 
     def take_events(self) -> list[Event]:
         """What happened since the last call."""

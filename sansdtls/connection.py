@@ -65,6 +65,8 @@ _OVER = (ConnectionState.CLOSED, ConnectionState.FROZEN)
 class Connection(FreezableAssociation):
     """A DTLS 1.2 association, or the attempt at one. Not thread-safe. Made by :meth:`client` or by a server."""
 
+    __slots__ = ()
+
     @classmethod
     def client(
         cls, config: ClientConfig, *, entropy: Callable[[int], bytes], now: float, path: Hashable = None

@@ -7,7 +7,7 @@ authentic put back as it was, with one failed record more on its account; no mem
 
 The same blob must not be thawed twice, or two connections would use the same nonces. So the store hands out each blob
 once; an association that is here, live or frozen, is not loaded again; and of those that left with
-:meth:`~sansdtls.Server.freeze` the latest are remembered, so that an older copy is refused. Left out: a
+:meth:`~sansdtls.Server.freeze`, or ended, the latest are remembered, so that an older copy is refused. Left out: a
 copy that is loaded after the server that knew better has ended. Stores on disk have to prevent that (``generation``).
 
 Numbers and checkpoints. Where associations are kept durably, a process may be killed at any moment, and the next one
@@ -39,6 +39,11 @@ if TYPE_CHECKING:
 BY_CONNECTION_ID = b"c"
 BY_PATH = b"p"
 
+MAX_AT_ONE_PATH = 8
+"""Frozen associations with one path that are looked at when a handshake succeeds there. With connection IDs there
+may be many, behind a NAT that gives the same port to one device after the other."""
+NEVER = 2**64
+"""A serial that no blob has."""
 MAX_REMEMBERED = 16_384
 """Associations of which it is remembered which blobs are used up, the latest ones. About 150 bytes each."""
 
@@ -136,19 +141,19 @@ class Freezer:
         handle = _path_handle(path)
         return handle if handle is not None and handle in self.store else None
 
-    def last_heard_at(self, path: Hashable) -> bytes | None:
-        """The handle of the association, with or without connection ID, that was last heard on this path."""
+    def last_heard_at(self, path: Hashable) -> list[bytes]:
+        """The handles of associations that were last heard on this path, the latest first; not very many."""
         if not len(self.store):
-            return None
+            return []
         handle = _path_handle(path)
-        return None if handle is None else self.store.handle_at(handle[len(BY_PATH) :])
+        return [] if handle is None else self.store.handles_at(handle[len(BY_PATH) :], MAX_AT_ONE_PATH)
 
     def is_free(self, connection_id: bytes) -> bool:
         """Whether no frozen association could be meant by this ID."""
         return not any(BY_CONNECTION_ID + connection_id[:length] in self.store for length in self._id_lengths)
 
     def decode(self, blob: bytes, keys: tuple[bytes, ...]) -> SavedAssociation:
-        """The association in ``blob``. Raises SnapshotError, also for one of a client, or too old to be loaded."""
+        """The association in ``blob``. Raises SnapshotError, also for one of a client, or of a later generation."""
         saved = decode_snapshot(blob, keys=keys)
         if saved.is_client:
             raise SnapshotError("the frozen association is a client's, not a server's")
@@ -157,9 +162,11 @@ class Freezer:
                 f"the frozen association is of generation {saved.generation}, and this is {self.generation}: "
                 "an old store has been put back"
             )
-        if saved.serial < self._good_from.get(saved.server_random, 0):
-            raise SnapshotError("the frozen association has been loaded before: a blob is good for one use")
         return saved
+
+    def is_good(self, saved: SavedAssociation) -> bool:
+        """Whether a blob from outside is not known to be used up, or older than another one."""
+        return saved.serial >= self._good_from.get(saved.server_random, 0)
 
     def remember(self, server_random: bytes, serial: int) -> None:
         """Of this association no blob with a lower serial is good any more."""

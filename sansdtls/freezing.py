@@ -19,7 +19,7 @@ from sansdtls.crypto.suites import SUITES
 from sansdtls.errors import SnapshotError, WrongState
 from sansdtls.handshake.flight import FlightPart
 from sansdtls.handshake.keys import HandshakeParameters, derive_epoch_keys, room_for_plaintext
-from sansdtls.handshake.negotiation import Negotiated
+from sansdtls.handshake.negotiation import Negotiated, shared
 from sansdtls.handshake.outcome import Peer
 from sansdtls.iana import HandshakeType, ProtocolVersion
 from sansdtls.record.epochs import WriteEpoch
@@ -27,6 +27,7 @@ from sansdtls.record.layer import RecordLayer
 from sansdtls.session import Session
 from sansdtls.snapshot import RESERVE, THAW_JUMP, SavedAssociation, decode_snapshot, encode_snapshot
 from sansdtls.wire.handshake import HandshakeMessage
+from sansdtls.wire.messages import RANDOM_LENGTH
 from sansdtls.wire.record import MAX_SEQUENCE_NUMBER
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 class Origin(NamedTuple):
     """Where a connection was thawed from."""
 
-    serial: int
     base: int
     """The number that it could have begun with, had nothing been left out for safety at thawing."""
     first_number: int
@@ -92,12 +92,12 @@ class FreezableAssociation(Association):
     # --- for the server -----------------------------------------------------------------------------
 
     def snapshot(self, *, generation: int) -> bytes:
-        """The bytes, without ending anything."""
+        """The bytes, without ending anything. Each has a serial above that of all before."""
         if self._state is not ConnectionState.CONNECTED:
             raise WrongState(f"cannot freeze: the connection is {self._state.value}")
-        return encode_snapshot(
-            self._saved(generation), keys=self._config.snapshot_keys, entropy=self._entropy
-        )
+        saved = self._saved(generation)
+        self.serial += 1
+        return encode_snapshot(saved, keys=self._config.snapshot_keys, entropy=self._entropy)
 
     def checkpoint(self, *, generation: int) -> tuple[bytes, int]:
         """The bytes, and the number that may not be reached before the checkpoint after this one is confirmed."""
@@ -118,11 +118,6 @@ class FreezableAssociation(Association):
         return self._layer.write.reserved_until
 
     @property
-    def serial(self) -> int:
-        """How often the association has been frozen."""
-        return 0 if self._origin is None else self._origin.serial + 1
-
-    @property
     def watcher(self) -> Watcher | None:
         """Its place in a server."""
         return self._watcher
@@ -138,16 +133,21 @@ class FreezableAssociation(Association):
         return bool(self._events)
 
     @property
+    def client_random(self) -> bytes:
+        """Of the handshake; none before it is complete, or when all is over."""
+        return b"" if self._exporter is None else self._exporter.randoms[:RANDOM_LENGTH]
+
+    @property
     def server_random(self) -> bytes:
-        """Names the association: we drew it."""
-        return b"" if self._exporter is None else self._exporter.randoms[32:]
+        """The same; on a server it names the association, because nobody else has drawn it."""
+        return b"" if self._exporter is None else self._exporter.randoms[RANDOM_LENGTH:]
 
     def leave(self) -> None:
         """End this object, but not the association."""
         self._state = ConnectionState.FROZEN
         self._max_payload = 0
         self._exporter = None
-        self._last_flight = []
+        self._last_flight = ()
         self._layer.forget_keys()
 
     def rests(self, now: float) -> bool:
@@ -182,8 +182,8 @@ class FreezableAssociation(Association):
             alpn_protocol=negotiated.alpn_protocol,
             return_routability=negotiated.return_routability,
             master_secret=self._exporter.master_secret,
-            client_random=self._exporter.randoms[:32],
-            server_random=self._exporter.randoms[32:],
+            client_random=self.client_random,
+            server_random=self.server_random,
             connection_id=layer.connection_id,
             peer_connection_id=layer.write.connection_id,
             write_sequence_number=number,
@@ -265,20 +265,23 @@ class FreezableAssociation(Association):
             raise SnapshotError("the frozen association has used up its record numbers")
         if reserved_until < MAX_SEQUENCE_NUMBER:
             layer.write.reserve_until(reserved_until)
-        connection._origin = Origin(saved.serial, base, first)
+        connection._origin = Origin(base, first)
+        connection.serial = saved.serial + 1
         connection._state = ConnectionState.CONNECTED
         connection._watcher = watcher
         connection._settle_sizes(saved.max_plaintext, saved.max_accepted)
-        connection._negotiated = Negotiated(
-            version=ProtocolVersion.DTLS_1_2,
-            cipher_suite=saved.cipher_suite,
-            extended_master_secret=saved.extended_master_secret,
-            secure_renegotiation=saved.secure_renegotiation,
-            group=saved.group,
-            server_name=saved.server_name,
-            alpn_protocol=saved.alpn_protocol,
-            resumed=saved.resumed,
-            return_routability=saved.return_routability,
+        connection._negotiated = shared(
+            Negotiated(
+                version=ProtocolVersion.DTLS_1_2,
+                cipher_suite=saved.cipher_suite,
+                extended_master_secret=saved.extended_master_secret,
+                secure_renegotiation=saved.secure_renegotiation,
+                group=saved.group,
+                server_name=saved.server_name,
+                alpn_protocol=saved.alpn_protocol,
+                resumed=saved.resumed,
+                return_routability=saved.return_routability,
+            )
         )
         connection._peer = Peer(
             saved.psk_identity, saved.psk_key_index, saved.certificate_chain, saved.raw_public_key
@@ -292,7 +295,7 @@ class FreezableAssociation(Association):
 
     def _restore_last_flight(self, saved: SavedAssociation, now: float) -> None:
         epoch_0 = WriteEpoch(0, first_sequence_number=saved.epoch_0_sequence_number)
-        self._last_flight = [
+        self._last_flight = tuple(
             FlightPart(
                 self._layer.write if epoch else epoch_0,
                 None
@@ -300,5 +303,5 @@ class FreezableAssociation(Association):
                 else HandshakeMessage(HandshakeType(message_type), message_seq, body),
             )
             for epoch, message_type, message_seq, body in saved.last_flight
-        ]
+        )
         self._expect_repeats_until(now)

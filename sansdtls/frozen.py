@@ -15,6 +15,7 @@ are told apart by all their bytes, so no association is ever taken for another.
 from __future__ import annotations
 
 from array import array
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 from sansdtls.errors import SnapshotError
@@ -36,8 +37,8 @@ class FrozenStore(Protocol):
     def take(self, handle: bytes) -> bytes | None:
         """Hand out a blob, and forget it before: it is good for one use."""
 
-    def handle_at(self, path_key: bytes) -> bytes | None:
-        """The association that was last put with this path, of those that are still here."""
+    def handles_at(self, path_key: bytes, limit: int) -> list[bytes]:
+        """The associations that were put with this path, the last first, at most ``limit`` of them."""
 
     def take_expired(self, now: float) -> tuple[bytes, bytes] | None:
         """Handle and blob of one whose time is over, the one that was over first, as :meth:`take`."""
@@ -109,10 +110,9 @@ class MemoryStore:
         slot = self._by_handle.find(handle)
         return None if slot is None else self._take(slot)[1]
 
-    def handle_at(self, path_key: bytes) -> bytes | None:
-        """The association that was last put with this path, of those that are still here."""
-        slot = self._by_path.find(path_key)
-        return None if slot is None else self._handle(slot)
+    def handles_at(self, path_key: bytes, limit: int) -> list[bytes]:
+        """The associations that were put with this path, the last first, at most ``limit`` of them."""
+        return [self._handle(slot) for slot in islice(self._by_path.all_of(path_key), limit)]
 
     def take_expired(self, now: float) -> tuple[bytes, bytes] | None:
         """Handle and blob of one whose time is over, the one that was over first, as :meth:`take`."""
@@ -179,12 +179,15 @@ class _Index:
 
     def find(self, key: bytes) -> int | None:
         """The slot of ``key`` that was added last."""
+        return next(self.all_of(key), None)
+
+    def all_of(self, key: bytes) -> Iterator[int]:
+        """The slots of ``key``, the one that was added last first."""
         slot = self._buckets[self._bucket(key)]
         while slot != _NO_SLOT:
             if self._key_of(slot) == key:  # not secret: it is on the wire, or an address
-                return slot
+                yield slot
             slot = self._following[slot]
-        return None
 
     def add(self, key: bytes, slot: int) -> None:
         """Put a slot in front of its chain. Slots are numbered from 0 on, and used again."""

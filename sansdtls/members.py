@@ -22,9 +22,11 @@ from sansdtls.events import (
     PeerClose,
     SecretDerived,
 )
-from sansdtls.freezer import Expiry, Freezer, handle_of
+from sansdtls.freezer import NEVER, Expiry, Freezer, handle_of
 from sansdtls.handshake.failure import HandshakeFailure
+from sansdtls.handshake.outcome import Peer
 from sansdtls.iana import AlertDescription
+from sansdtls.record.ciphers import Ciphers
 from sansdtls.routes import Member, Pending, Route, Routes
 from sansdtls.statistics import ServerStatistics, cause_name
 
@@ -60,6 +62,7 @@ class Members:
         self.freezer = freezer
         self.deadlines: Deadlines[Member | Pending | Expiry] = Deadlines()
         self.outbox: list[Outgoing] = []
+        self.ciphers = Ciphers()
         self.events: list[Event] = []
         """That arose where no list of events is returned."""
         self.now = now
@@ -106,7 +109,7 @@ class Members:
         route, connection = member.route, member.connection
         before: list[Event] = []
         holder = route.established
-        if holder is not None and _gives_way(holder.connection, connection):
+        if holder is not None and _gives_way(holder.connection_id, holder.connection.peer, connection.peer):
             self.end(holder, PeerClose(replaced=True), now, before)
         elif not self._room_made(now, before):
             # An alert under the new keys: the device knows at once, and that it is no key problem.
@@ -123,6 +126,8 @@ class Members:
         return before + events
 
     def _admit(self, member: Member) -> None:
+        member.server_random = member.connection.server_random
+        member.connection.share_ciphers(self.ciphers)
         self.routes.established[member] = None
         self.routes.settle_at(member, member.connection.path)
         self.statistics.associations += 1
@@ -169,8 +174,10 @@ class Members:
 
     def follow(self, member: Member) -> None:
         """An established connection may have changed its path."""
-        path = member.connection.path
-        if path is not member.route.path and path != member.route.path:
+        path, route = member.connection.path, member.route
+        moved = path is not route.path and path != route.path
+        # Or it had lost its claim to this path, and is the one heard here now.
+        if moved or route.established is not member:
             self.routes.settle_at(member, path)
 
     def end(
@@ -194,9 +201,21 @@ class Members:
                 if isinstance(event, ConnectionTerminated):
                     name = cause_name(event.cause)
                     failed[name] = failed.get(name, 0) + 1
-        elif member in self.routes.established and self.freezer.durable:
-            self.freezer.note(_handle(member), None)
+        elif member in self.routes.established:
+            if member.connection.serial:
+                self.freezer.remember(member.server_random, NEVER)
+            if self.freezer.durable:
+                self.freezer.note(_handle(member), None)
         self._forget(member)
+
+    def abandon(self, member: Member) -> None:
+        """A handshake could not even be begun; there is no connection."""
+        route = member.route
+        self.routes.withdraw_unmade(member)
+        if route.half_open is member:
+            route.half_open = None
+            self.statistics.half_open -= 1
+            self.routes.drop(route)
 
     def _forget(self, member: Member) -> None:
         self.deadlines.cancel(member)
@@ -300,7 +319,7 @@ class Members:
 
     def revive(self, handle: bytes, saved: SavedAssociation, now: float) -> Member:
         """A member made of what was saved; it has no place yet. Raises SnapshotError."""
-        member = Member(self, Route(saved.path), saved.client_random)
+        member = Member(self, Route(saved.path))
         member.connection = Connection.revived(
             saved,
             self.config,
@@ -410,25 +429,22 @@ class Members:
         connection.terminate(cause(saved), notify=notify)
         self.statistics.frozen = len(self.freezer)
         self.freezer.note(handle, None)
+        self.freezer.remember(saved.server_random, NEVER)
         events.append(ConnectionThawed(connection, handle))
         events += connection.take_events()
 
     def _replace_frozen(self, newcomer: Member, now: float, events: list[Event]) -> None:
         """A handshake has succeeded where a frozen association was last heard: the same rule as for a live one."""
         path = newcomer.connection.path
-        handle = self.freezer.last_heard_at(path)
-        if handle is None:
-            return
-        taken = self._take(handle)
-        if taken is None:
-            return
-        saved, blob = taken
-        member = self._revive_or_count(handle, saved, now)
-        if member is None:
-            return
-        if _gives_way(member.connection, newcomer.connection):
-            self._end_frozen(handle, blob, lambda _: PeerClose(replaced=True), now, events)
-        else:
+        for handle in self.freezer.last_heard_at(path):
+            taken = self._take(handle)
+            if taken is None:
+                continue
+            saved, blob = taken
+            peer = Peer(saved.psk_identity, None, saved.certificate_chain, saved.raw_public_key)
+            if _gives_way(saved.connection_id, peer, newcomer.connection.peer):
+                self._end_frozen(handle, blob, lambda _: PeerClose(replaced=True), now, events)
+                return
             self.freezer.put(handle, path, blob)
 
 
@@ -440,8 +456,8 @@ def _handle(member: Member) -> bytes:
     return handle_of(member.connection_id, member.connection.path)
 
 
-def _gives_way(holder: Connection, newcomer: Connection) -> bool:
+def _gives_way(connection_id: bytes, peer: Peer | None, newcomer: Peer | None) -> bool:
     """Whether an association ends when another handshake succeeds on its path."""
-    if not holder.connection_id or holder.peer is None or newcomer.peer is None:
+    if not connection_id or peer is None or newcomer is None:
         return True  # nothing finds it any more
-    return holder.peer.is_same_as(newcomer.peer)
+    return peer.is_same_as(newcomer)

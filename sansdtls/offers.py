@@ -100,7 +100,8 @@ class Offers:
             return []
         route = self._routes.at(path)
         if route is not None:
-            if route.established is not None and route.established.client_random == hello.random:
+            established = route.established
+            if established is not None and established.connection.client_random == hello.random:
                 self._discard(DiscardReason.DUPLICATE_HANDSHAKE_MESSAGE)  # of the handshake that is over
                 return []
             if route.pending is not None:

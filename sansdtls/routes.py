@@ -60,18 +60,17 @@ class Pending:
 class Member:
     """A connection and its place in the server. The connection's ``Watcher``."""
 
-    __slots__ = ("_keeper", "client_random", "connection", "hello", "records_sent", "route", "scheduled")
+    __slots__ = ("_keeper", "connection", "hello", "records_sent", "route", "scheduled", "server_random")
 
     connection: Connection
 
-    def __init__(
-        self, keeper: Keeper, route: Route, client_random: bytes, hello: HandshakeMessage | None = None
-    ) -> None:
+    def __init__(self, keeper: Keeper, route: Route, hello: HandshakeMessage | None = None) -> None:
         self._keeper = keeper
         self.route = route
-        self.client_random = client_random
         self.hello = hello
         """The hello it answers, to recognise its repetitions; ``None`` once established."""
+        self.server_random = b""
+        """Names the association once it is established."""
         self.records_sent = 0
         """When the connection was last looked at for its silence."""
         self.scheduled: float | None = None
@@ -153,6 +152,12 @@ class Routes:
         """Find it by its ID no more. Safe to call twice."""
         connection_id = member.connection_id
         if connection_id and self._by_connection_id.get(connection_id) is member:
+            del self._by_connection_id[connection_id]
+            self._count_length(len(connection_id), -1)
+
+    def withdraw_unmade(self, member: Member) -> None:
+        """The same for one that never got a connection. Looks at all IDs."""
+        for connection_id in [known for known, one in self._by_connection_id.items() if one is member]:
             del self._by_connection_id[connection_id]
             self._count_length(len(connection_id), -1)
 

@@ -26,13 +26,14 @@ does not know; the caller answers each ``ConnectionOffered``.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sansdtls.association import ConnectionState
 from sansdtls.connection import Connection
 from sansdtls.errors import DecodeError, SnapshotError, WrongState
 from sansdtls.events import DiscardReason, PeerClose
 from sansdtls.freezer import BY_CONNECTION_ID, Expiry, Freezer, handle_of
+from sansdtls.handshake.outcome import Peer
 from sansdtls.handshake.resumption import Sessions
 from sansdtls.hello import Answer, HelloVerifier, is_client_hello, read_hello_untrusted
 from sansdtls.iana import ContentType
@@ -60,6 +61,15 @@ _TLS12_CID_BYTE = bytes([ContentType.TLS12_CID])
 _ID_ATTEMPTS = 16
 """How often a connection ID in use is asked for again. Random IDs of a sensible length never need it; where
 so many are taken, the association gets none, and is found by its path."""
+
+
+class Restored(NamedTuple):
+    """A frozen association that was taken over."""
+
+    handle: bytes
+    path: Hashable
+    peer: Peer
+    annotation: bytes
 
 
 class Server:
@@ -179,7 +189,8 @@ class Server:
 
         What has to be asked before the first answer (a session to resume) comes as an event of
         :meth:`handle_timeout`, which is then due at once. Where client and server have nothing in common, or the offer has lapsed meanwhile, the connection is
-        closed at once; its ``ConnectionTerminated`` comes like any other event.
+        closed at once; its ``ConnectionTerminated`` comes like any other event. What ``entropy`` or the policy's
+        generator of connection IDs raises is passed on, and the offer is gone.
         """
         route = self._offers.answer(offer)
         lapsed = route is None
@@ -187,25 +198,29 @@ class Server:
             route = Route(offer.path)  # of no use to anybody but the closed connection
         elif route.half_open is not None:  # the device began anew before its handshake was complete
             self._members.end(route.half_open, PeerClose(replaced=True), now, self._members.events)
-        member = Member(self._members, route, offer.client_hello.random, offer.message)
+        member = Member(self._members, route, offer.message)
         if not lapsed:
             route = member.route = self._routes.hold(offer.path)
             route.half_open = member
             self.statistics.half_open += 1
             self.statistics.handshakes_started += 1
         self._members.now = now
-        member.connection = Connection.accepted(
-            self._config,
-            offer,
-            entropy=self._entropy,
-            now=now,
-            outbox=self._outbox,
-            totals=self.statistics,
-            watcher=member,
-            sessions=self._sessions,
-            new_connection_id=partial(self._new_connection_id, member),
-            lapsed=lapsed,
-        )
+        try:
+            member.connection = Connection.accepted(
+                self._config,
+                offer,
+                entropy=self._entropy,
+                now=now,
+                outbox=self._outbox,
+                totals=self.statistics,
+                watcher=member,
+                sessions=self._sessions,
+                new_connection_id=partial(self._new_connection_id, member),
+                lapsed=lapsed,
+            )
+        except BaseException:  # the caller's generator of connection IDs, or its entropy
+            self._members.abandon(member)
+            raise
         self._members.schedule(member)
         return member.connection
 
@@ -241,9 +256,8 @@ class Server:
         if connection.has_events:
             raise WrongState("cannot freeze: events wait to be fetched")
         handle = handle_of(connection.connection_id, connection.path)
-        server_random, serial = connection.server_random, connection.serial
         blob = self._members.take_out(member)
-        self._freezer.remember(server_random, serial)
+        self._freezer.remember(member.server_random, connection.serial - 1)
         connection.leave()
         self._freezer.note(handle, None)
         return blob
@@ -260,11 +274,10 @@ class Server:
         if not self._members.make_room(now):
             raise SnapshotError("no room: max_associations are live, and none may give way")
         self._members.admit(member, handle, saved)
-        self._freezer.remember(saved.server_random, saved.serial + 1)
         return member.connection
 
-    def restore(self, blob: bytes, *, now: float, saved: bool = False) -> bytes:
-        """As :meth:`thaw`, but it stays frozen until it is heard; returns its handle.
+    def restore(self, blob: bytes, *, now: float, saved: bool = False) -> Restored:
+        """As :meth:`thaw`, but it stays frozen until it is heard.
 
         ``saved`` says that it comes from where checkpoints are kept, so the next one need not have it.
         """
@@ -273,12 +286,17 @@ class Server:
         if len(self._freezer) >= self._limits.max_frozen:
             raise SnapshotError("no room: max_frozen associations are here")
         self._freezer.put(handle, association.path, blob)
-        self._freezer.remember(association.server_random, association.serial)
         if not saved:
             self._freezer.note(handle, blob)
         self.statistics.frozen = len(self._freezer)
         self._members.schedule_expiry()
-        return handle
+        peer = Peer(
+            association.psk_identity,
+            association.psk_key_index,
+            association.certificate_chain,
+            association.raw_public_key,
+        )
+        return Restored(handle, association.path, peer, association.annotation)
 
     def freeze_all(self, *, now: float) -> Iterator[bytes]:
         """All associations as bytes, the frozen ones too; handshakes under way are not among them.
@@ -330,6 +348,8 @@ class Server:
         saved = self._freezer.decode(blob, self._config.snapshot_keys)
         if saved.expires_at <= now:
             raise SnapshotError("the frozen association's time is over: nothing was heard of it for too long")
+        if not self._freezer.is_good(saved):
+            raise SnapshotError("the frozen association has been loaded before: a blob is good for one use")
         handle = handle_of(saved.connection_id, saved.path)
         if saved.connection_id:
             free = self._routes.is_free(saved.connection_id) and self._freezer.is_free(saved.connection_id)

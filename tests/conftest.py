@@ -35,10 +35,10 @@ def require_module(name: str) -> ModuleType:
         _is_missing(f"the Python module {name} is not installed: {error}")
 
 
-def require_file(path: str) -> str:
+def require_file(path: str, *, origin: str = "a package") -> str:
     """As :func:`require_program`, for a file that a package brings, such as a jar."""
     if not os.path.exists(path):  # noqa: PTH110 - callers hand it to other programs, as text
-        _is_missing(f"the file {path} is not there")
+        _is_missing(f"the file {path} of {origin} is not there")
     return path
 
 

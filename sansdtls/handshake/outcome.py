@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sansdtls.session import Session
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class Peer:
     """Who is at the other end, as far as the handshake proved it. All ``None``: a client that showed nothing."""
 

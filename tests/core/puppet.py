@@ -188,6 +188,11 @@ class Puppet(abc.ABC):
         """Every datagram that came back."""
         self.peer_verify_data: bytes | None = None
 
+    @property
+    def id_length(self) -> int:
+        """Of the connection ID in records to it."""
+        return 0
+
     # --- sending ---
 
     def give(self, *encoded: bytes) -> list[bytes]:
@@ -256,7 +261,7 @@ class Puppet(abc.ABC):
         """(content type, plaintext) of every protected record in ``datagrams`` (default: all) that opens."""
         found = []
         for datagram in self.answers if datagrams is None else datagrams:
-            for each in raw.records(datagram):
+            for each in raw.records(datagram, self.id_length):
                 if each.epoch == 1 and self.keys is not None:
                     try:
                         found.append((each.type, self.protection(self.other_role).open(each)))
@@ -270,7 +275,7 @@ class Puppet(abc.ABC):
         plain = [
             (each.payload[0], each.payload[1])
             for datagram in chosen
-            for each in raw.records(datagram)
+            for each in raw.records(datagram, self.id_length)
             if each.type == raw.ALERT and each.epoch == 0
         ]
         return plain + [(body[0], body[1]) for kind, body in self.opened(chosen) if kind == raw.ALERT]
@@ -310,7 +315,7 @@ class PuppetClient(Puppet):
 
     def get_cookie(self) -> None:
         answers = self.give(self.message(raw.CLIENT_HELLO, self.hello_body(), in_transcript=False))
-        ((_, body),) = raw.plaintext_messages(answers).values()
+        ((_, body),) = raw.plaintext_messages(answers, self.id_length).values()
         self.cookie = raw.parse_cookie(body)
 
     def hello(self) -> list[bytes]:
@@ -321,7 +326,7 @@ class PuppetClient(Puppet):
         return answers
 
     def read_server_flight(self, answers: list[bytes]) -> None:
-        self.server_messages = raw.plaintext_messages(answers)
+        self.server_messages = raw.plaintext_messages(answers, self.id_length)
         for message_seq, (kind, body) in self.server_messages.items():
             self.transcript += raw.fragment(kind, body, message_seq=message_seq)
             if kind == raw.SERVER_HELLO:
@@ -364,7 +369,7 @@ class PuppetServer(Puppet):
         self.read_hello(self.answers)
 
     def read_hello(self, datagrams: list[bytes]) -> None:
-        (self.client_message_seq,) = messages = raw.plaintext_messages(datagrams)
+        (self.client_message_seq,) = messages = raw.plaintext_messages(datagrams, self.id_length)
         kind, body = messages[self.client_message_seq]
         assert kind == raw.CLIENT_HELLO
         self.client_hello_body = body
@@ -405,7 +410,7 @@ class PuppetServer(Puppet):
         return answers
 
     def read_flight_5(self, answers: list[bytes]) -> None:
-        ((message_seq, (kind, body)),) = raw.plaintext_messages(answers).items()
+        ((message_seq, (kind, body)),) = raw.plaintext_messages(answers, self.id_length).items()
         assert kind == raw.CLIENT_KEY_EXCHANGE
         self.client_key_exchange = body
         self.transcript += raw.fragment(kind, body, message_seq=message_seq)

@@ -7,6 +7,7 @@ import struct
 from typing import NamedTuple
 
 CHANGE_CIPHER_SPEC, ALERT, HANDSHAKE, APPLICATION_DATA = 20, 21, 22, 23
+HEARTBEAT, TLS12_CID, RETURN_ROUTABILITY_CHECK = 24, 25, 27
 CLIENT_HELLO, SERVER_HELLO, HELLO_VERIFY_REQUEST = 1, 2, 3
 SERVER_KEY_EXCHANGE, SERVER_HELLO_DONE, CLIENT_KEY_EXCHANGE, FINISHED = 12, 14, 16, 20
 HELLO_REQUEST, NEW_SESSION_TICKET, CERTIFICATE = 0, 4, 11
@@ -54,10 +55,18 @@ class Record(NamedTuple):
     epoch: int
     seq: int
     payload: bytes
+    connection_id: bytes = b""
 
     @property
     def encoded(self) -> bytes:
-        return record(self.type, self.payload, epoch=self.epoch, seq=self.seq, version=self.version)
+        return record(
+            self.type,
+            self.payload,
+            epoch=self.epoch,
+            seq=self.seq,
+            version=self.version,
+            connection_id=self.connection_id,
+        )
 
 
 class Fragment(NamedTuple):
@@ -71,25 +80,35 @@ class Fragment(NamedTuple):
 
 
 def record(
-    content_type: int, payload: bytes, *, epoch: int = 0, seq: int = 0, version: int = DTLS_1_2
+    content_type: int,
+    payload: bytes,
+    *,
+    epoch: int = 0,
+    seq: int = 0,
+    version: int = DTLS_1_2,
+    connection_id: bytes = b"",
 ) -> bytes:
     return (
         struct.pack("!BHH", content_type, version, epoch)
         + seq.to_bytes(6, "big")
+        + connection_id
         + struct.pack("!H", len(payload))
         + payload
     )
 
 
-def records(datagram: bytes) -> list[Record]:
+def records(datagram: bytes, id_length: int = 0) -> list[Record]:
+    """``id_length`` is how long connection IDs are, RFC 9146 §4; nothing in a record says so."""
     found = []
     while datagram:
         content_type, version, epoch = struct.unpack_from("!BHH", datagram)
         seq = int.from_bytes(datagram[5:11], "big")
-        (length,) = struct.unpack_from("!H", datagram, 11)
-        assert len(datagram) >= 13 + length, "a record beyond its datagram"
-        found.append(Record(content_type, version, epoch, seq, datagram[13 : 13 + length]))
-        datagram = datagram[13 + length :]
+        start = 11 + (id_length if content_type == TLS12_CID else 0)
+        (length,) = struct.unpack_from("!H", datagram, start)
+        end = start + 2 + length
+        assert len(datagram) >= end, "a record beyond its datagram"
+        found.append(Record(content_type, version, epoch, seq, datagram[start + 2 : end], datagram[11:start]))
+        datagram = datagram[end:]
     return found
 
 
@@ -133,23 +152,23 @@ def fragments(payload: bytes) -> list[Fragment]:
     return found
 
 
-def handshake_fragments(datagrams: list[bytes]) -> list[Fragment]:
+def handshake_fragments(datagrams: list[bytes], id_length: int = 0) -> list[Fragment]:
     """Every plaintext handshake fragment of these datagrams."""
     return [
         found
         for datagram in datagrams
-        for each in records(datagram)
+        for each in records(datagram, id_length)
         if each.type == HANDSHAKE and each.epoch == 0
         for found in fragments(each.payload)
     ]
 
 
-def plaintext_messages(datagrams: list[bytes]) -> dict[int, tuple[int, bytes]]:
+def plaintext_messages(datagrams: list[bytes], id_length: int = 0) -> dict[int, tuple[int, bytes]]:
     """message_seq -> (type, body) of the plaintext handshake messages, put together."""
     bodies: dict[int, bytearray] = {}
     types: dict[int, int] = {}
     have: dict[int, set[int]] = {}
-    for found in handshake_fragments(datagrams):
+    for found in handshake_fragments(datagrams, id_length):
         body = bodies.setdefault(found.message_seq, bytearray(found.total))
         types[found.message_seq] = found.type
         body[found.offset : found.offset + len(found.data)] = found.data

@@ -4,6 +4,7 @@ No step may raise, and after each one the server's books must balance.
 """
 
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
@@ -44,14 +45,23 @@ class Chaos:
     def __init__(self, seed: int):
         self.chance = CounterEntropy(seed)
         network = Network(seed, loss=0.05, duplicate=0.1, reorder=0.1, delay=0.02, hold_back=0.3)
-        config = ServerConfig(limits=LIMITS, retransmit=POLICY, mtu=256, psk_identity_hint=b"h" * 100)
-        self.fleet = Fleet(config, keys=KEYS, network=network, seed=seed)
+        self.fleet = Fleet(self.server_config(), keys=KEYS, network=network, seed=seed)
         self.fleet.on_server_event = self.see
         self.clients: list[Client] = []
         self.sent: set[bytes] = set()
         self.ended: set[Connection] = set()
         self.completed: set[Connection] = set()
         self.waiting: list[ConnectionOffered] = []
+
+    def server_config(self, **more) -> ServerConfig:
+        return ServerConfig(
+            **{"limits": LIMITS, "retransmit": POLICY, "mtu": 256, "psk_identity_hint": b"h" * 100, **more}
+        )
+
+    def client_config(self, number: int, **more) -> ClientConfig:
+        key = b"key %d" % number if self.chance.below(6) else b"wrong"
+        mtu = 256 + self.chance.below(300)
+        return ClientConfig(psk_identity=b"dev%d" % number, psk_key=key, retransmit=POLICY, mtu=mtu, **more)
 
     def see(self, event) -> None:
         connection = event.connection
@@ -68,22 +78,22 @@ class Chaos:
         elif isinstance(event, ConnectionOffered) and self.fleet.accept_after is None:
             self.waiting.append(event)
 
-    def act(self) -> None:
-        """Do one thing by chance."""
-        actions = [
+    @property
+    def actions(self) -> list[Callable[[], None]]:
+        return [
             self.start, self.start, self.talk, self.talk, self.talk, self.close, self.die, self.replay, self.replay,
             self.spoil, self.spoil, self.forge, self.forge, self.pass_time, self.pass_time, self.pass_time,
             self.change_answers, self.answer_offers, self.give_fragments, self.close_on_server,
         ]  # fmt: skip
+
+    def act(self) -> None:
+        """Do one thing by chance."""
+        actions = self.actions
         actions[self.chance.below(len(actions))]()
 
     def start(self) -> None:
         number = self.chance.below(8)
-        key = b"key %d" % number if self.chance.below(6) else b"wrong"
-        config = ClientConfig(
-            psk_identity=b"dev%d" % number, psk_key=key, retransmit=POLICY, mtu=256 + self.chance.below(300)
-        )
-        self.clients.append(self.fleet.connect(config, path=self.chance.below(6)))
+        self.clients.append(self.fleet.connect(self.client_config(number), path=self.chance.below(6)))
 
     def some_client(self) -> Client | None:
         return self.clients[self.chance.below(len(self.clients))] if self.clients else None
@@ -192,11 +202,14 @@ class Chaos:
         server, statistics = self.fleet.server, self.fleet.server.statistics
         live = list(server.connections)
         assert len(live) == len(server) == statistics.associations <= LIMITS.max_associations
-        assert len({connection.path for connection in live}) == len(live)
+        self.check_paths(live)
         assert 0 <= statistics.half_open <= LIMITS.max_half_open
         assert 0 <= statistics.reassembly_size <= LIMITS.max_total_reassembly_size
         assert all(connection.state is ConnectionState.CONNECTED for connection in live)
         assert statistics.handshakes_completed >= len(self.completed & self.ended)
+
+    def check_paths(self, live: list[Connection]) -> None:
+        assert len({connection.path for connection in live}) == len(live)
 
 
 @pytest.mark.slow

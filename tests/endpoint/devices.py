@@ -139,6 +139,18 @@ class Recorder:
         self.rejections = []
         self.refusals = []
         self.troubles = []
+        self.moves = []
+        self.asleep = []
+
+    def moved(self, association, old, proof):
+        self.moves.append((path_text(old), association.remote, proof))
+
+    def frozen(self, association):
+        self.live.remove(association)
+        self.asleep.append(association)
+
+    def thawed(self, association):
+        self.live.append(association)
 
     def completed(self, association):
         self.live.append(association)
@@ -191,7 +203,7 @@ class Served:
             "half_open": server["half_open"],
             "live": server["associations"],
             "slots": sum(self.engine._quotas._associations.values()),
-            "paths": len(self.engine._live),
+            "paths": self.engine._roster.paths,
         }
 
     @property

@@ -15,6 +15,7 @@ from sansdtls import (
 )
 from tests.interop.certified import Terms
 from tests.interop.credentials import KINDS, make_pair
+from tests.interop.identified import IdentifiedMeeting
 from tests.interop.ours import OurClient, OurServer, answer_to_coap, answer_to_hello, trusting
 from tests.interop.process import free_port, running
 from tests.interop.stacks import CCM_8, Session
@@ -255,6 +256,12 @@ def meeting(tmp_path: Path) -> Iterator[Meeting]:
 def certified_meeting(tmp_path: Path) -> Iterator[CertifiedMeeting]:
     with ExitStack() as until_the_end:
         yield CertifiedMeeting(until_the_end, tmp_path)
+
+
+@pytest.fixture
+def identified_meeting(tmp_path: Path) -> Iterator[IdentifiedMeeting]:
+    with ExitStack() as until_the_end:
+        yield IdentifiedMeeting(until_the_end, tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -61,6 +61,8 @@ class _Ours(abc.ABC):
         self.largest_sent = 0
         self.largest_received = 0
         self.first_received = b""
+        self.datagrams_sent: list[bytes] = []
+        self.datagrams_received: list[bytes] = []
         self._mtu = mtu
         self._judge = judge
         self._key_log = key_log
@@ -110,6 +112,7 @@ class _Ours(abc.ABC):
         for data, path in self._datagrams_to_send():
             assert len(data) <= self._mtu, f"a datagram of {len(data)} bytes, with an MTU of {self._mtu}"
             self.largest_sent = max(self.largest_sent, len(data))
+            self.datagrams_sent.append(data)
             # A peer that has gone is noticed by what is missing.
             with contextlib.suppress(ConnectionRefusedError):
                 self.socket.sendto(data, path)  # type: ignore[call-overload] # the path is the address we gave
@@ -123,6 +126,7 @@ class _Ours(abc.ABC):
             data, address = self.socket.recvfrom(LARGEST_DATAGRAM)
             self.largest_received = max(self.largest_received, len(data))
             self.first_received = self.first_received or data
+            self.datagrams_received.append(data)
             now = time.monotonic()
             self._handle(self._receive(data, address, now), now)
         now = time.monotonic()
@@ -141,6 +145,13 @@ class _Ours(abc.ABC):
                 events = "\n".join(map(repr, self.events))
                 raise AssertionError(f"within {within} s not: {what()}\nour events:\n{events}")
             self._turn()
+
+    def rebind(self) -> None:
+        """Go on from another port, as behind a NAT that has forgotten the old one."""
+        moved = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        moved.bind(("127.0.0.1", 0))  # before the old one is closed, so that it is another
+        self.socket.close()
+        self.socket = moved
 
     @property
     def port(self) -> int:
@@ -175,9 +186,18 @@ class OurServer(_Ours):
     ) -> None:
         super().__init__(config.mtu, judge=judge, key_log=key_log)
         self.socket.bind(("127.0.0.1", 0))
+        self._config = config
         self.server = Server(config, entropy=os.urandom, now=time.monotonic())
         self._keys = keys
         self._answer = answer
+
+    def restart(self) -> None:
+        """Hand all associations, frozen, to a new server, as at the restart of a process."""
+        now = time.monotonic()
+        blobs = list(self.server.freeze_all(now=now))
+        self.server = Server(self._config, entropy=os.urandom, now=now, generation=1)
+        for blob in blobs:
+            self.server.restore(blob, now=now)
 
     def _next_timeout(self) -> float | None:
         return self.server.next_timeout()
@@ -218,6 +238,7 @@ class OurClient(_Ours):
     ) -> None:
         """``key`` is for the event that asks for it, where the configuration has none."""
         super().__init__(config.mtu, judge=judge, key_log=key_log)
+        self._config = config
         self._key = key
         self._peer = ("127.0.0.1", port)
         self.socket.bind(("127.0.0.1", 0))
@@ -240,6 +261,12 @@ class OurClient(_Ours):
         if isinstance(event, PskRequested):
             return self.connection.provide_psk(event, [self._key], now=now)
         return []
+
+    def restart(self) -> None:
+        """Freeze the connection and thaw it, as at the restart of a process."""
+        now = time.monotonic()
+        blob = self.connection.freeze(now=now)
+        self.connection = Connection.thaw(blob, self._config, entropy=os.urandom, now=now)
 
     def connect(self, what: Callable[[], str]) -> None:
         """Run the handshake to its end; fail with ``what()`` if it does not complete."""

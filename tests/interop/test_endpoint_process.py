@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.interop.identified import IDENTIFIED, said
 from tests.interop.process import running, wait_until
 from tests.interop.stacks import GNUTLS, LIBCOAP_GNUTLS, LIBCOAP_OPENSSL, OPENSSL
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.interop.conftest import Meeting
+    from tests.interop.identified import IdentifiedMeeting, IdentifiedStack
     from tests.interop.process import PeerProcess
     from tests.interop.stacks import LibCoap
 
@@ -105,6 +107,42 @@ def test_a_reading_from_coap_client_comes_out_as_a_json_line(
     assert reading["identity"] == "coap1"
     request = reading["data"].encode() if "data" in reading else base64.b64decode(reading["data_base64"])
     assert request.endswith(b"\xff21.5")
+
+
+@pytest.mark.parametrize("endpoint", ["echo"], indirect=True)
+@pytest.mark.parametrize("stack", IDENTIFIED, ids=str)
+def test_a_device_that_moves_gets_its_echo_wherever_it_is(
+    identified_meeting: IdentifiedMeeting, endpoint: Endpoint, stack: IdentifiedStack
+):
+    client = identified_meeting.their_client(stack, endpoint.port, cid="c0ffee")
+    for text in ("21.5", "21.6", "21.7"):
+        client.say(f"send {text}")
+        wait_until(
+            lambda: text in said(client, "received"),  # noqa: B023
+            lambda: f"an echo from {endpoint.process} for {client}",
+        )
+        client.say("rebind")
+    assert len(facts(endpoint.process, "connected")) == 1
+
+
+@pytest.mark.parametrize("endpoint", ["jsonl"], indirect=True)
+@pytest.mark.parametrize("stack", IDENTIFIED, ids=str)
+def test_readings_of_a_device_that_moves_come_out_under_its_identity(
+    identified_meeting: IdentifiedMeeting, endpoint: Endpoint, stack: IdentifiedStack
+):
+    client = identified_meeting.their_client(stack, endpoint.port, cid="")
+    for text in ("21.5", "21.6", "21.7"):
+        client.say(f"send {text}")
+        client.say("rebind")
+    wait_until(
+        lambda: len(readings(endpoint.process)) == 3, lambda: f"lines from {endpoint.process} of {client}"
+    )
+    assert [(reading["identity"], reading["data"]) for reading in readings(endpoint.process)] == [
+        ("dev1", "21.5"),
+        ("dev1", "21.6"),
+        ("dev1", "21.7"),
+    ]
+    assert len(facts(endpoint.process, "connected")) == 1
 
 
 @pytest.mark.parametrize("endpoint", ["jsonl"], indirect=True)

@@ -81,7 +81,7 @@ def test_10_000_associations_stream_through_three_restarts_of_the_process(tmp_pa
         for number, (signal, status) in enumerate((("SIGTERM", 0), ("SIGTERM", 0), ("SIGKILL", -9))):
             moving = meters.all[number::MOVING]
             assert restart(service, meters, signal, moving=moving) == status
-            unexpected = set(meters.lost) - {meter.number for meter in moving}
+            unexpected = set(+meters.lost) - {meter.number for meter in moving}
             if status == 0:
                 # What came meanwhile has waited in the socket's buffer.
                 assert unexpected == set()
