@@ -20,6 +20,11 @@ OWN_IDS = (0, 0, 0, 4, 8)
 MOVING = 200
 """One of so many meters moves during each restart: no more than the window, in which they wait for an echo that
 went to their old address."""
+MEMORY = """
+[state]
+key_file = "state.key"
+"""
+"""At a stop associations go to the service manager's descriptor store."""
 SQLITE = """
 [state]
 store = "sqlite"
@@ -77,7 +82,7 @@ def test_a_kill_without_saved_state_loses_every_association(tmp_path):
 
 def test_10_000_associations_stream_through_three_restarts_of_the_process(tmp_path):
     # What hands over: the manager's descriptor store; the database at a stop; what was written of it at a kill.
-    with supervised(tmp_path, COUNT) as (service, target), Meters(COUNT, target, with_id) as meters:
+    with supervised(tmp_path, COUNT, MEMORY) as (service, target), Meters(COUNT, target, with_id) as meters:
         begin(service, meters)
         prepare(tmp_path, COUNT, *target, SQLITE)
         for number, (signal, status) in enumerate((("SIGTERM", 0), ("SIGTERM", 0), ("SIGKILL", -9))):
@@ -89,7 +94,7 @@ def test_10_000_associations_stream_through_three_restarts_of_the_process(tmp_pa
             assert len(unexpected) <= (0 if status == 0 else WINDOW)
             meters.lost.clear()
         assert [fact["from"] for fact in service.facts("restored", ever=True)] == [
-            "the service manager",
+            "the service manager's descriptor store",
             "state.db",
             "state.db",
         ]
