@@ -44,8 +44,9 @@ POLL = 0.02
 """Seconds for which the meters wait at most before they look at what else there is to do."""
 LOST_AFTER = 2.0
 """Seconds without an echo, and with the endpoint up, after which a message counts as lost."""
-PATIENCE = 60.0
-"""Seconds after which a phase has failed."""
+PATIENCE = 120.0
+"""Seconds after which a phase has failed. Where eight other programs want the same two cores, 10,000 handshakes
+take 40."""
 SUITE = CipherSuite.TLS_PSK_WITH_AES_128_CCM_8
 """What RFC 7925 has devices implement, and no key exchange: handshakes are not what is tested."""
 

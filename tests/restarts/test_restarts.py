@@ -84,7 +84,8 @@ def test_10_000_associations_stream_through_three_restarts_of_the_process(tmp_pa
     # What hands over: the manager's descriptor store; the database at a stop; what was written of it at a kill.
     with supervised(tmp_path, COUNT, MEMORY) as (service, target), Meters(COUNT, target, with_id) as meters:
         begin(service, meters)
-        prepare(tmp_path, COUNT, *target, SQLITE)
+        host, port = target
+        prepare(tmp_path, COUNT, host, port, SQLITE)
         for number, (signal, status) in enumerate((("SIGTERM", 0), ("SIGTERM", 0), ("SIGKILL", -9))):
             moving = meters.all[number::MOVING]
             assert restart(service, meters, signal, moving=moving) == status
@@ -119,3 +120,16 @@ def assert_nobody_noticed(service, meters):
     assert meters.dropped_by_kernel == 0
     assert meters.received.records >= sum(meter.echoed for meter in meters.all)
     assert meters.sent.records >= sum(meter.sent for meter in meters.all)
+
+
+def test_kills_at_any_moment_lose_nobody_and_repeat_nothing(tmp_path):
+    with supervised(tmp_path, FEW, SQLITE) as (service, target), Meters(FEW, target, with_id) as meters:
+        begin(service, meters)
+        # From a stop on all are in the database. Before, those of the last second might not be.
+        assert restart(service, meters, "SIGTERM") == 0
+        for echoes in (1, 7, 90, 1000):
+            enough = meters.received.records + echoes
+            meters.stream(lambda enough=enough: meters.received.records >= enough)
+            assert restart(service, meters, "SIGKILL") == -9
+        assert service.stop() == 0
+        assert_nobody_noticed(service, meters)
