@@ -18,7 +18,7 @@ from tests.program.supervisor import Supervisor
 from tests.restarts.meters import Meters, psk_lines
 
 COUNT = 3
-WHERE = "the service manager's descriptor store"
+WHERE = "the service manager"
 HANDED = '[state]\nhandoff_file = "handoff"\nkey_file = "state.key"\nadmin_socket = "admin"\n'
 
 
