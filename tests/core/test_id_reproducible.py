@@ -161,7 +161,7 @@ def test_no_repr_of_anything_shows_a_secret_of_an_association_with_ids():
         assert secret.hex() not in shown
         assert repr(secret)[2:-1] not in shown
     for part in inside:
-        salt = part._protection._salt  # type: ignore[union-attr]
+        salt = part.protection._salt  # type: ignore[union-attr]
         assert salt.hex() not in shown
         assert repr(salt)[2:-1] not in shown
 

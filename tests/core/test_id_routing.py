@@ -326,7 +326,6 @@ def test_an_id_is_free_again_after_a_handshake_that_failed():
         assert_nothing_is_left(rig)
 
 
-@pytest.mark.xfail(reason="core bug 4C2: Server.accept keeps a member without a connection", strict=True)
 def test_a_generator_that_raises_leaves_no_half_open_handshake_behind():
     made = iter([b"too long", b"good", b"fine"])
     rig = Crowd(ConnectionIdPolicy(length=4, generator=lambda _: next(made)))
