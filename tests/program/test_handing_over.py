@@ -187,6 +187,18 @@ def sock_port(fact):
     return fact["error"].split("is bound to 127.0.0.1:")[1].split(",")[0]
 
 
+def test_a_manager_that_cannot_be_told_is_named_in_the_log_and_devices_are_served(home, port):
+    configure(home, port)
+    with managed(home, environment={"NOTIFY_SOCKET": str(home / "gone")}) as service:
+        service.start()
+        assert service.fact("notify_failed")["failures"] >= 1
+        with Meters(1, ("127.0.0.1", port)) as meters:
+            meters.connect()
+            meters.hear_all()
+        assert service.stop() == 0
+        assert len(service.facts("disconnected")) == 1
+
+
 def test_variables_that_make_no_sense_are_wrong_use(home, port):
     configure(home, port)
     with managed(home, environment={"NOTIFY_SOCKET": "nonsense"}) as service:
