@@ -22,7 +22,7 @@ from tests.program import supervisor
 from tests.program.supervisor import Supervisor
 
 KEY = bytes(range(32))
-WHERE = "the service manager's descriptor store"
+WHERE = "the service manager"
 
 
 class FakeEngine:
