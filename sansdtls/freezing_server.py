@@ -14,9 +14,10 @@ from sansdtls.errors import SnapshotError, WrongState
 from sansdtls.freezer import handle_of
 from sansdtls.handshake.outcome import Peer
 from sansdtls.routes import Member
+from sansdtls.snapshot import sealed_anew
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
+    from collections.abc import Callable, Hashable, Iterator
 
     from sansdtls.config import Limits, ServerConfig
     from sansdtls.connection import Connection
@@ -34,6 +35,7 @@ class Restored(NamedTuple):
     path: Hashable
     peer: Peer
     annotation: bytes
+    last_received: float
 
 
 class FreezingServer:
@@ -41,6 +43,7 @@ class FreezingServer:
 
     statistics: ServerStatistics
     _config: ServerConfig
+    _entropy: Callable[[int], bytes]
     _freezer: Freezer
     _limits: Limits
     _members: Members
@@ -64,10 +67,13 @@ class FreezingServer:
         if connection.has_events:
             raise WrongState("cannot freeze: events wait to be fetched")
         handle = handle_of(connection.connection_id, connection.path)
+        reserved_until = connection.reserved_until
         blob = self._members.take_out(member)
         self._freezer.remember(member.server_random, connection.serial - 1)
         connection.leave()
         self._freezer.note(handle, None)
+        # Put back before that is confirmed, it must not go further than what is kept says.
+        self._freezer.hold_bound(handle, blob, reserved_until)
         return blob
 
     def thaw(self, blob: bytes, *, now: float) -> Connection:
@@ -84,13 +90,28 @@ class FreezingServer:
         self._members.admit(member, handle, saved)
         return member.connection
 
-    def restore(self, blob: bytes, *, now: float, saved: bool = False) -> Restored:
+    def restore(
+        self,
+        blob: bytes,
+        *,
+        now: float,
+        saved: bool = False,
+        unsealed: bool = False,
+        check_path: Callable[[Hashable], None] | None = None,
+    ) -> Restored:
         """As :meth:`thaw`, but it stays frozen until it is heard.
 
         ``saved`` says that it comes from where checkpoints are kept, so the next one need not have it.
+        ``unsealed`` says that it comes from where nobody else can put anything, so that without a seal it is taken
+        too, and sealed now where there is a key. ``check_path`` may raise SnapshotError for a path that leads
+        nowhere here, before anything is kept.
         """
         self._members.now = now
+        if unsealed:
+            blob = sealed_anew(blob, self._config.snapshot_keys, self._entropy)
         association, handle = self._new_here(blob, now)
+        if check_path is not None:
+            check_path(association.path)
         if len(self._freezer) >= self._limits.max_frozen:
             raise SnapshotError("no room: max_frozen associations are here")
         self._freezer.put(handle, association.path, blob)
@@ -104,7 +125,7 @@ class FreezingServer:
             association.certificate_chain,
             association.raw_public_key,
         )
-        return Restored(handle, association.path, peer, association.annotation)
+        return Restored(handle, association.path, peer, association.annotation, association.last_received)
 
     def freeze_all(self, *, now: float) -> Iterator[bytes]:
         """All associations as bytes, the frozen ones too; handshakes under way are not among them.
