@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 PROGRAM = "dtls-endpoint"
 WRONG_USE = 2
 HANDOFF_PATIENCE = 60.0
-"""Seconds for a service to hand over. A million associations take half of that."""
+"""Seconds for a service to hand over; 100,000 associations take less than 20."""
 INTERRUPTED = 130
 """What a shell makes of SIGINT: 128 + 2."""
 

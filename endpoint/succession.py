@@ -29,7 +29,6 @@ from endpoint.handoff import STORED_ASSOCIATIONS, Facts, HandoffError, HandoffFi
 from endpoint.listening import STORED_SOCKET, inherited_sockets
 from endpoint.state.behind import WriteBehind
 from endpoint.state.sqlite import AssociationFile
-from endpoint.systemd import PROBE
 from endpoint.text import show_text
 from sansdtls import SnapshotError
 
@@ -46,6 +45,10 @@ if TYPE_CHECKING:
     from endpoint.sockets import UdpSocket
     from endpoint.systemd import Descriptor, Supervision
     from sansdtls import Checkpoint
+
+
+_OURS = "sansdtls-"
+"""How the names of what this program stores begin."""
 
 
 class Restores(Protocol):
@@ -130,15 +133,16 @@ class Succession:
     def _sort(self, descriptors: Sequence[Descriptor]) -> tuple[HandedSocket, ...]:
         sockets = []
         for descriptor in descriptors:
-            if descriptor.name == PROBE:
-                descriptor.close()
-            elif descriptor.name != STORED_ASSOCIATIONS:
-                sockets.append(descriptor)
-            elif self._memory is None:
+            if descriptor.name == STORED_ASSOCIATIONS and self._memory is None:
                 self._memory = HandoffMemory(descriptor.number, self._keys)
                 self._opened.callback(self._memory.close)
+            elif descriptor.name == STORED_SOCKET or not descriptor.name.startswith(_OURS):
+                sockets.append(descriptor)
             else:
+                # From a probe that was cut off, or from another version of this program.
                 descriptor.close()
+                if descriptor.name != STORED_ASSOCIATIONS:
+                    self._notifier.forget(descriptor.name)
         return inherited_sockets(sockets)
 
     def _look(self, place: HandoffFile | HandoffMemory, max_age: float | None, sources: ClockSources) -> None:

@@ -332,8 +332,9 @@ def test_sockets_that_were_bound_here_are_kept_and_those_given_up_are_forgotten(
         found.close()
 
 
-def test_what_a_probe_left_is_closed_and_a_second_memory_too(manager):
-    memory, second = (os.memfd_create("x") for _ in range(2))
+def test_what_a_probe_or_another_version_left_is_closed_and_a_second_memory_too(manager):
+    memory, second, strange = (os.memfd_create("x") for _ in range(3))
+    Notifier(manager._notified.getsockname()).store("sansdtls-future", strange)
     reading, writing = os.pipe()
     os.close(reading)
     runs = Runs(State(), manager=manager)
@@ -342,9 +343,12 @@ def test_what_a_probe_left_is_closed_and_a_second_memory_too(manager):
             Descriptor(writing, PROBE),
             Descriptor(memory, STORED_ASSOCIATIONS),
             Descriptor(second, STORED_ASSOCIATIONS),
+            Descriptor(strange, "sansdtls-future"),
         ]
     )
-    for number in (writing, second):
+    runs.settle()
+    assert manager.stored == []
+    for number in (writing, second, strange):
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(number)
     assert one.to == WHERE
