@@ -406,8 +406,9 @@ class Association(PathFollower):
 
     @property
     def _idle_timeout(self) -> float | None:
-        limits = self._config.limits
-        return limits.idle_timeout_with_connection_id if self._layer.connection_id else limits.idle_timeout
+        limits, layer = self._config.limits, self._layer
+        with_id = layer.connection_id or layer.write.connection_id
+        return limits.idle_timeout_with_connection_id if with_id else limits.idle_timeout
 
     def fail(self, failure: HandshakeFailure) -> None:
         """End as ``failure`` says, with its alert."""
