@@ -126,7 +126,7 @@ class Members:
         return before + events
 
     def _admit(self, member: Member) -> None:
-        member.server_random = member.connection.server_random
+        member.server_random = member.server_random or member.connection.server_random
         member.connection.share_ciphers(self.ciphers)
         self.routes.established[member] = None
         self.routes.settle_at(member, member.connection.path)
@@ -316,6 +316,7 @@ class Members:
     def revive(self, handle: bytes, saved: SavedAssociation, now: float) -> Member:
         """A member made of what was saved; it has no place yet. Raises SnapshotError."""
         member = Member(self, Route(saved.path))
+        member.server_random = saved.server_random
         member.connection = Connection.revived(
             saved,
             self.config,
