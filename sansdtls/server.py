@@ -257,7 +257,7 @@ class Server:
             raise WrongState("cannot freeze: events wait to be fetched")
         handle = handle_of(connection.connection_id, connection.path)
         blob = self._members.take_out(member)
-        self._freezer.remember(member.server_random, connection.serial - 1)
+        self._freezer.remember(connection.server_random, connection.serial - 1)
         connection.leave()
         self._freezer.note(handle, None)
         return blob
