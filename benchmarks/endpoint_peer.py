@@ -43,7 +43,9 @@ class Echo:
     def _ignore(self, *_arguments: object, **_facts: object) -> None:
         """No interest in anything else."""
 
-    completed = moved = frozen = thawed = terminated = handshake_failed = refused = trouble = _ignore
+    completed = moved = move_requested = frozen = thawed = terminated = handshake_failed = refused = (
+        trouble
+    ) = _ignore
 
 
 def serve_engine(pipe: Pipe, suite: CipherSuite) -> None:

@@ -1,13 +1,16 @@
-"""Who is here: the live associations by connection, path and identity, and by identity those that are frozen."""
+"""Who is here: the live associations, by connection, path and identity.
+
+Several associations may be on one path. Behind a NAT the port that one device has lost is soon another's, and the first
+one is still found by its connection ID, wherever it is. What concerns a path and no record, such as an error of
+the socket, is then put down to the one that came there last.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from endpoint.frozen import FrozenHandles
-
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Iterator
 
     from endpoint.addresses import Path
     from endpoint.association import Association
@@ -15,16 +18,17 @@ if TYPE_CHECKING:
 
 
 class Roster:
-    """The tables of one engine. There may be 100,000 live associations, nearly each the only one of its identity."""
+    """The live associations of one engine."""
 
-    __slots__ = ("_by_connection", "_by_identity", "_by_path", "_frozen")
+    __slots__ = ("_below", "_by_connection", "_by_identity", "_by_path")
 
     def __init__(self) -> None:
         self._by_connection: dict[Connection, Association] = {}
         self._by_path: dict[Path, Association] = {}
-        # A dict, which takes 230 bytes, only where there are several.
+        self._below: dict[Path, list[Association]] = {}
+        """Those that were on a path when another one came, which are few."""
         self._by_identity: dict[bytes, Association | dict[Association, None]] = {}
-        self._frozen = FrozenHandles()
+        """A dict, which takes 230 bytes, only where there are several."""
 
     def __len__(self) -> int:
         """Live associations."""
@@ -33,8 +37,9 @@ class Roster:
     def __iter__(self) -> Iterator[Association]:
         return iter(list(self._by_connection.values()))
 
-    def __getitem__(self, connection: Connection) -> Association:
-        return self._by_connection[connection]
+    def get(self, connection: Connection) -> Association | None:
+        """The association of ``connection``; none for a handshake that came to nothing."""
+        return self._by_connection.get(connection)
 
     @property
     def identities(self) -> int:
@@ -47,24 +52,20 @@ class Roster:
         return len(self._by_path)
 
     def at(self, path: Path) -> Association | None:
-        """Who was last heard on ``path``."""
+        """Who came to ``path`` last, and is still there."""
         return self._by_path.get(path)
 
-    def of(self, identity: bytes) -> Collection[Association]:
-        """The live associations of an identity, the oldest first. Do not keep it."""
+    def of(self, identity: bytes) -> list[Association]:
+        """The live associations of an identity, the oldest first."""
         held = self._by_identity.get(identity)
         if held is None:
-            return ()
-        return held.keys() if isinstance(held, dict) else (held,)
-
-    def frozen_of(self, identity: bytes) -> Collection[bytes]:
-        """The handles of an identity's frozen associations, the one frozen first first. Do not keep it."""
-        return self._frozen.of(identity)
+            return []
+        return list(held) if isinstance(held, dict) else [held]
 
     def add(self, association: Association) -> None:
         """A live association."""
         self._by_connection[association.connection] = association
-        self._by_path[association.path] = association
+        self._come(association)
         if association.identified:
             held = self._by_identity.setdefault(association.identity, association)
             if isinstance(held, dict):
@@ -84,22 +85,31 @@ class Roster:
         """It is over, or frozen; ``None`` if it never was here."""
         association = self._by_connection.pop(connection, None)
         if association is not None:
-            if self._by_path.get(association.path) is association:
-                del self._by_path[association.path]
+            self._leave(association)
             self.disown(association)
         return association
 
     def move(self, association: Association, path: Path) -> None:
         """It is to be reached at ``path`` from now on."""
-        if self._by_path.get(association.path) is association:
-            del self._by_path[association.path]
+        self._leave(association)
         association.path = path
-        self._by_path[path] = association
+        self._come(association)
 
-    def add_frozen(self, identity: bytes, handle: bytes) -> None:
-        """An association of ``identity`` is frozen."""
-        self._frozen.add(identity, handle)
+    def _come(self, association: Association) -> None:
+        before = self._by_path.get(association.path)
+        if before is not None:
+            self._below.setdefault(association.path, []).append(before)
+        self._by_path[association.path] = association
 
-    def remove_frozen(self, identity: bytes, handle: bytes) -> None:
-        """It is not any more."""
-        self._frozen.remove(identity, handle)
+    def _leave(self, association: Association) -> None:
+        path = association.path
+        below = self._below.get(path)
+        if self._by_path.get(path) is not association:
+            assert below is not None  # noqa: S101 - somebody came after it
+            below.remove(association)
+        elif below is not None:
+            self._by_path[path] = below.pop()
+        else:
+            del self._by_path[path]
+        if below is not None and not below:
+            del self._below[path]

@@ -138,7 +138,7 @@ class Connection(FreezableAssociation):
 
     @property
     def path(self) -> Hashable:
-        """Where datagrams go."""
+        """Where datagrams go, but for those that go to a new path while it is asked."""
         return self._layer.path
 
     @property
@@ -373,8 +373,7 @@ class Connection(FreezableAssociation):
         if path is None or path == layer.path:
             layer.send_datagrams((write.record(_APPLICATION_DATA, data),))
         else:
-            check = self._path_in_question(path, write.overhead + len(data))
-            check.send(write.record(_APPLICATION_DATA, data))
+            self._send_to_unproven(path, data)
         layer.statistics.records_sent += 1
         layer.statistics.bytes_sent += len(data)
         if write.remaining <= 1:  # the last one is for close_notify
@@ -383,7 +382,7 @@ class Connection(FreezableAssociation):
     def _ask_for_numbers(self) -> None:
         if self._watcher is not None:
             self._watcher.numbers_low()
-        if not self._layer.write.available:
+        if self._layer.write.available <= 0:  # below 0: waking leaves some numbers out
             raise WrongState(
                 "cannot send: no further record numbers are reserved until a checkpoint is confirmed"
             )

@@ -110,7 +110,7 @@ class Lives(RuleBasedStateMachine):
         self.used, self.kept = [], []
         for blob in blobs:
             self.use(blob)
-        self.disk = {self.server.restore(blob, now=self.fleet.now): blob for blob in blobs}
+        self.disk = {self.server.restore(blob, now=self.fleet.now).handle: blob for blob in blobs}
 
     def use(self, blob):
         identity = decode_snapshot(blob, keys=KEYS).psk_identity
@@ -292,6 +292,14 @@ def refused(lives, blob):
 def blob_of(lives, number):
     """The last that the server has given or taken of this client's association."""
     return [blob for of, _, blob in lives.used if of == number][-1]
+
+
+@pytest.mark.parametrize("number", range(CLIENTS))
+def test_what_was_restored_and_is_woken_by_the_record_that_ends_it_is_not_restored_again(number):
+    lives = Lives()
+    lives.a_gentle_restart()
+    lives.an_association_ends(number, by_client=True)
+    refused(lives, blob_of(lives, number))
 
 
 @pytest.mark.parametrize("by_client", [True, False])

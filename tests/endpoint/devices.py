@@ -140,10 +140,14 @@ class Recorder:
         self.refusals = []
         self.troubles = []
         self.moves = []
+        self.requests = []
         self.asleep = []
 
     def moved(self, association, old, proof):
         self.moves.append((path_text(old), association.remote, proof))
+
+    def move_requested(self, association, request):
+        self.requests.append((association, request))
 
     def frozen(self, association):
         self.live.remove(association)

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from endpoint.association import Association, CredentialKind
-from endpoint.frozen import FrozenHandles
 from endpoint.quotas import QuotaPolicy, Quotas
 from endpoint.roster import Roster
+from endpoint.sleepers import Sleepers
 
 # --- frozen associations ------------------------------------------------------------------------------
 
@@ -19,60 +19,72 @@ IDENTITIES = [b"", b"a", b"ab", b"b" * 300, *(b"meter-%d" % number for number in
 HANDLES = [b"", b"c", b"p" * 300, *(b"c%07d" % number for number in range(20))]
 
 
-class FrozenHandlesMachine(RuleBasedStateMachine):
+class SleepersMachine(RuleBasedStateMachine):
     """Against a dict of dicts."""
 
     def __init__(self):
         super().__init__()
-        self.handles = FrozenHandles()
-        self.model: dict[bytes, dict[bytes, None]] = {}
+        self.sleepers = Sleepers()
+        self.model: dict[bytes, dict[bytes, float]] = {}
+        self.now = 0.0
 
-    @rule(identity=st.sampled_from(IDENTITIES), handle=st.sampled_from(HANDLES))
-    def add(self, identity, handle):
+    @rule(
+        identity=st.sampled_from(IDENTITIES),
+        handle=st.sampled_from(HANDLES),
+        ago=st.sampled_from((0.0, 50.5)),
+    )
+    def add(self, identity, handle, ago):
         if handle in self.model.get(identity, ()):
             return  # each handle is there once: it names one association
-        self.handles.add(identity, handle)
-        self.model.setdefault(identity, {})[handle] = None
+        self.now += 1.0
+        self.sleepers.add(identity, handle, self.now - ago)
+        self.model.setdefault(identity, {})[handle] = self.now - ago
 
     @rule(identity=st.sampled_from(IDENTITIES), handle=st.sampled_from(HANDLES))
     def remove(self, identity, handle):
-        self.handles.remove(identity, handle)
-        self.model.get(identity, {}).pop(handle, None)
+        self.sleepers.remove(identity, handle)
+        handles = self.model.get(identity, {})
+        handles.pop(handle, None)
+        if not handles:
+            self.model.pop(identity, None)
 
     @invariant()
-    def all_are_found_in_their_order(self):
-        assert len(self.handles) == sum(map(len, self.model.values()))
+    def all_are_found_the_one_silent_longest_first(self):
+        assert len(self.sleepers) == len(self.model)
         for identity in IDENTITIES:
-            assert list(self.handles.of(identity)) == list(self.model.get(identity, ()))
+            handles = self.model.get(identity, {})
+            assert self.sleepers.of(identity) == sorted(handles, key=handles.__getitem__)
 
 
-FrozenHandlesMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
-TestFrozenHandles = FrozenHandlesMachine.TestCase
+SleepersMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+TestSleepers = SleepersMachine.TestCase
 
 
 @pytest.mark.parametrize("share", [1, 2, 5_000])
 def test_thousands_of_frozen_associations_are_found_whoever_shares_an_identity(share):
-    handles = FrozenHandles()
+    sleepers = Sleepers()
     for number in range(5_000):
-        handles.add(b"%d" % (number // share), b"c%d" % number)
-    assert len(handles) == 5_000
+        sleepers.add(b"%d" % (number // share), b"c%d" % number, float(number))
+    assert len(sleepers) == 5_000 // share
     for number in range(0, 5_000, 7):
-        assert b"c%d" % number in handles.of(b"%d" % (number // share))
-        handles.remove(b"%d" % (number // share), b"c%d" % number)
-        assert b"c%d" % number not in handles.of(b"%d" % (number // share))
-    assert len(handles) == 5_000 - 715
+        assert b"c%d" % number in sleepers.of(b"%d" % (number // share))
+        sleepers.remove(b"%d" % (number // share), b"c%d" % number)
+        assert b"c%d" % number not in sleepers.of(b"%d" % (number // share))
+    sleepers.clear()
+    assert len(sleepers) == 0
+    assert sleepers.of(b"1") == []
 
 
 def test_a_frozen_association_costs_a_few_bytes_more_than_its_identity_and_handle():
-    handles = FrozenHandles()
+    sleepers = Sleepers()
     tracemalloc.start()
     try:
         for number in range(20_000):
-            handles.add(b"%08d" % number, b"c%08d" % number)
+            sleepers.add(b"%08d" % number, b"c%08d" % number, 0.0)
         size, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert size / 20_000 < 8 + 9 + 16
+    assert size / 20_000 < 8 + 9 + 8 + 16
 
 
 # --- live ones ----------------------------------------------------------------------------------------
@@ -118,7 +130,7 @@ def test_an_association_that_was_disowned_is_here_but_not_counted_for_its_identi
     roster = roster_with(first, second)
     roster.disown(first)
     assert list(roster.of(b"meter")) == [second]
-    assert roster[first.connection] is first
+    assert roster.get(first.connection) is first
     roster.disown(first)
     roster.remove(first.connection)
     assert list(roster.of(b"meter")) == [second]
