@@ -69,7 +69,7 @@ class FreezingServer:
         handle = handle_of(connection.connection_id, connection.path)
         reserved_until = connection.reserved_until
         blob = self._members.take_out(member)
-        self._freezer.remember(member.server_random, connection.serial - 1)
+        self._freezer.remember(connection.server_random, connection.serial - 1)
         connection.leave()
         self._freezer.note(handle, None)
         # Put back before that is confirmed, it must not go further than what is kept says.

@@ -126,7 +126,6 @@ class Members:
         return before + events
 
     def _admit(self, member: Member) -> None:
-        member.server_random = member.server_random or member.connection.server_random
         member.connection.share_ciphers(self.ciphers)
         self.routes.established[member] = None
         self.routes.settle_at(member, member.connection.path)
@@ -201,7 +200,7 @@ class Members:
                     failed[name] = failed.get(name, 0) + 1
         elif member in self.routes.established:
             if member.connection.serial:
-                self.freezer.remember(member.server_random, NEVER)
+                self.freezer.remember(member.connection.server_random, NEVER)
             if self.freezer.durable:
                 self.freezer.note(_handle(member), None)
         self._forget(member)
@@ -316,7 +315,6 @@ class Members:
     def revive(self, handle: bytes, saved: SavedAssociation, now: float) -> Member:
         """A member made of what was saved; it has no place yet. Raises SnapshotError."""
         member = Member(self, Route(saved.path))
-        member.server_random = saved.server_random
         member.connection = Connection.revived(
             saved,
             self.config,
