@@ -375,6 +375,7 @@ class Connection(FreezableAssociation):
         else:
             check = self._path_in_question(path, write.overhead + len(data))
             check.send(write.record(_APPLICATION_DATA, data))
+        self.last_sent = now
         layer.statistics.records_sent += 1
         layer.statistics.bytes_sent += len(data)
         if write.remaining <= 1:  # the last one is for close_notify

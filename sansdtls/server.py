@@ -61,6 +61,9 @@ _TLS12_CID_BYTE = bytes([ContentType.TLS12_CID])
 _ID_ATTEMPTS = 16
 """How often a connection ID in use is asked for again. Random IDs of a sensible length never need it; where
 so many are taken, the association gets none, and is found by its path."""
+MAX_REFUSED_THAWS = 4
+"""Records of one datagram that may turn out not to be a frozen association's; what follows them is not looked at.
+Each costs as much as ten records of a live one, and a datagram has room for thousands."""
 
 
 class Restored(NamedTuple):
@@ -141,7 +144,8 @@ class Server:
             route = self._routes.at(path)
             if route is not None and not (route.half_open or route.pending):
                 member = route.established
-                if member is not None:
+                # One with a connection ID takes no record without, which may be meant for a frozen association.
+                if member is not None and not (member.connection_id and self._freezer.any_by_path):
                     return self._receive_established(member, data, None, now)
         return self._receive_records(data, path, now)
 
@@ -174,14 +178,17 @@ class Server:
     def handle_timeout(self, *, now: float) -> list[Event]:
         """Do what is due at ``now``, for all connections. Early calls do nothing."""
         events = self._take_events()
+        expiry_due = False
         while (due := self._deadlines.pop_due(now)) is not None:
             if isinstance(due, Pending):
                 self._offers.drop(due)
                 self._routes.drop(due.route)
             elif isinstance(due, Expiry):
-                events += self._members.expire(now)
+                expiry_due = True  # once for each call: what is left over is due again, at once
             else:
                 events += self._members.handle_due(due, now)
+        if expiry_due:
+            events += self._members.expire(now)
         return events
 
     def accept(self, offer: ConnectionOffered, *, now: float) -> Connection:
@@ -235,11 +242,16 @@ class Server:
     def replace_config(self, config: ServerConfig, *, now: float) -> None:
         """Use ``config`` for the handshakes that begin from now on; what is under way or established stays.
 
+        ``freeze_after`` and ``snapshot_keys`` count for all from now on.
         The cookie's policy cannot be replaced, nor what bounds this object, ``limits``: they stay as they are.
         """
         if config.resumption != self._config.resumption:
             self._sessions = _sessions(config, self._entropy, now)
+        freeze_after = self._config.freeze_after
         self._config = self._members.config = config
+        if config.freeze_after != freeze_after:
+            for member in self._routes.established:
+                self._members.schedule(member)
 
     # --- freezing and thawing -----------------------------------------------------------------------
 
@@ -301,13 +313,18 @@ class Server:
     def freeze_all(self, *, now: float) -> Iterator[bytes]:
         """All associations as bytes, the frozen ones too; handshakes under way are not among them.
 
-        Each is gone from here when it has been yielded. Events that wait are lost: fetch them before.
+        Each is gone from here when it has been yielded; those with a path that cannot be saved stay. Events that
+        wait are lost: fetch them before.
         """
         self._members.now = now
         for member in list(self._routes.established):
             connection = member.connection
             if connection.state is ConnectionState.CONNECTED:
-                blob = self._members.take_out(member)
+                try:
+                    blob = self._members.take_out(member)
+                except SnapshotError:
+                    continue  # of its path
+                self._freezer.remember(member.server_random, connection.serial - 1)
                 connection.leave()
                 yield blob
         for handle in list(self._freezer.store.handles()):
@@ -319,6 +336,7 @@ class Server:
     def wake(self, handle: bytes, *, now: float) -> Connection | None:
         """Thaw the association with this handle, so that something can be sent to it; ``None`` if there is none.
 
+        Nor is one woken where ``max_associations`` are live and none gives way.
         ``ConnectionThawed`` comes with the next call that returns events; :meth:`next_timeout` is due at once.
         """
         self._members.now = now
@@ -337,7 +355,7 @@ class Server:
         the last confirmed one reserves, and cannot send when these are used up.
         """
         self._members.now = now
-        return self._freezer.checkpoint()
+        return self._freezer.checkpoint(self._config.snapshot_keys)
 
     def confirm(self, checkpoint: Checkpoint) -> None:
         """``checkpoint`` is durable. Checkpoints that were put together into one may be confirmed one by one."""
@@ -355,7 +373,8 @@ class Server:
             free = self._routes.is_free(saved.connection_id) and self._freezer.is_free(saved.connection_id)
         else:
             route = self._routes.at(saved.path)
-            held = route is not None and route.established is not None
+            holder = None if route is None else route.established
+            held = holder is not None and not holder.connection_id
             free = handle not in self._freezer.store and not held
         if not free:
             raise SnapshotError("the frozen association is here already: a blob is good for one use")
@@ -367,6 +386,7 @@ class Server:
         """The general way: one record after the other."""
         events = self._take_events()
         taken_by = set()
+        enough_refused = self.statistics.thaws_refused + MAX_REFUSED_THAWS
         offset = 0
         while True:
             owner, length, handle = None, 0, None
@@ -393,7 +413,7 @@ class Server:
             else:
                 taken_by.add(self._route_record(record, path, now, events))
             offset += record.length
-            if offset == len(data):
+            if offset == len(data) or self.statistics.thaws_refused >= enough_refused:
                 break
         for member in taken_by:
             if member is not None:
@@ -423,7 +443,9 @@ class Server:
             events += self._members.settle_member(member, member.connection.take_events(), now)
             if belongs_here or record.epoch == 0:
                 return member
-        return None if members else self._receive_unknown(record, path, now, events)
+        if members and self._freezer.at(path) is None:
+            return None
+        return self._receive_unknown(record, path, now, events)
 
     def _receive_unknown(
         self, record: Record, path: Hashable, now: float, events: list[Event]
