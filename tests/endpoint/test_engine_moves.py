@@ -140,9 +140,7 @@ async def test_with_the_policy_never_data_are_delivered_and_answers_go_where_the
 
 
 async def test_until_the_program_confirms_it_a_new_path_gets_what_is_meant_for_it_and_little_of_that():
-    async with serving(
-        config=with_policy(path_policy=PathPolicy.APPLICATION), observer=Recorder()
-    ) as served:
+    async with serving(config=with_policy(path_policy=PathPolicy.APPLICATION), observer=Recorder()) as served:
         device = await served.roamer().connect()
         other = await served.roamer(identity=b"meter-2").connect()
         await device.move()
