@@ -312,7 +312,7 @@ def test_a_path_is_held_by_whoever_came_last_of_those_that_are_there(steps):
                 there.append(here)
             else:
                 assert roster.remove(here.connection) is here  # type: ignore[arg-type,comparison-overlap]
-        last = {here.path: here for here in there}
+        last: dict[object, object] = {here.path: here for here in there}
         assert {path: roster.at(path) for path in ((0, 0), (0, 1), (0, 2)) if roster.at(path)} == last  # type: ignore[arg-type]
         assert roster.paths == len(last)
     for here in there:
