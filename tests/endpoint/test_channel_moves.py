@@ -1,6 +1,7 @@
 """Channels whose clients are behind a NAT that forgets: new addresses, keep-alives, connection IDs."""
 
 import contextlib
+from typing import Any
 
 import pytest
 import trio
@@ -30,7 +31,7 @@ class Nat:
         self.inside = trio.socket.socket(trio.socket.AF_INET, trio.socket.SOCK_DGRAM)
         self.outside = trio.socket.socket(trio.socket.AF_INET, trio.socket.SOCK_DGRAM)
         self.server = ("127.0.0.1", server_port)
-        self.client = None
+        self.client: Any = None
 
     def __enter__(self):
         return self
@@ -72,13 +73,14 @@ class Nat:
 async def behind_nat(policy, *, config=None, **options):
     """Both channels, and the NAT between them."""
     keeper = Keeper()
-    async with served(keeper, config=config) as port, trio.open_nursery() as nursery:
+    async with served(keeper, config=config) as port:
         with Nat(port) as nat:
-            through = await nursery.start(nat.run)
-            client = ClientConfig(psk_identity=IDENTITY, psk_key=KEY, connection_id=policy)
-            async with await open_dtls("127.0.0.1", through, config=client, **options) as near:
-                yield near, await keeper.next(), nat
-            nursery.cancel_scope.cancel()
+            async with trio.open_nursery() as nursery:
+                through = await nursery.start(nat.run)
+                client = ClientConfig(psk_identity=IDENTITY, psk_key=KEY, connection_id=policy)
+                async with await open_dtls("127.0.0.1", through, config=client, **options) as near:
+                    yield near, await keeper.next(), nat
+                nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("policy", [PROVES, TRUSTED])
