@@ -297,6 +297,10 @@ async def test_data_of_a_newcomer_that_is_not_let_in_disturb_nobody():
 # --- certificates ---
 
 
+NAME = b"device 17, as verified".ljust(1024, b".")
+"""The longest name that a verifier may give."""
+
+
 @pytest.mark.parametrize(
     ("credential", "kind"), [(own, CredentialKind.CERTIFICATE), (raw, CredentialKind.RAW_PUBLIC_KEY)]
 )
@@ -307,18 +311,18 @@ async def test_who_a_device_is_survives_its_sleep_and_it_is_not_verified_again(
 
     def verify(request):
         asked.append(request)
-        return b"device 17, as verified"
+        return NAME
 
     config = server_config(freeze_after=300.0)
     client = client_config(credential(METER), connection_id=ConnectionIdPolicy(length=0))
     async with serving(config=config, verify=verify) as served:
         device = await served.device(config=client).connect()
-        assert served.observer.live[0].identity == b"device 17, as verified"
+        assert served.observer.live[0].identity == NAME
         await trio.sleep(LONG)
         served.engine.use_config(config, reject_all)
         await device.send(b"x")
         (association,) = served.observer.live
-        assert association.identity == b"device 17, as verified"
+        assert association.identity == NAME
         assert association.kind is kind
         assert await device.receive() == b"x"
         assert len(asked) == 1

@@ -266,6 +266,25 @@ async def test_two_associations_on_one_path_are_both_served_and_the_one_that_sta
         assert served.idle
 
 
+async def test_a_path_in_use_is_no_way_around_the_limit_of_its_prefix():
+    # A handshake there is let through because it will replace what is there; which another device's does not.
+    async with serving(quotas=QuotaPolicy(associations_per_prefix=1)) as served:
+        first, second = await share_a_path(served)
+        (one,) = served.observer.live
+        assert one.identity == b"meter-1"
+        assert served.observer.refusals == [(first.path, "associations_per_prefix")]
+        await second.until(lambda: second.cause)
+        assert second.cause == PeerClose()
+        await wait_all_tasks_blocked()
+        assert served.observer.failed == served.observer.ended == []
+        assert served.gauges["slots"] == served.gauges["paths"] == 1
+        await first.send(b"x")
+        assert await first.receive() == b"x"
+        await first.connect()
+        assert first.connected
+        assert [cause for _, cause in served.observer.ended] == [PeerClose(replaced=True)]
+
+
 async def test_the_first_on_a_path_may_leave_it_and_the_second_keeps_it():
     async with serving() as served:
         first, _ = await share_a_path(served)
