@@ -11,7 +11,7 @@ from endpoint.association import CredentialKind
 from endpoint.engine import Engine
 from endpoint.keystore import DictKeyStore
 from endpoint.quotas import IdentityOverflow, QuotaPolicy
-from endpoint.roster import Sleepers
+from endpoint.sleepers import Sleepers
 from endpoint.sockets import why_unreachable
 from endpoint.udp import bind_udp
 from endpoint.verification import reject_all
