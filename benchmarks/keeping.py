@@ -1,12 +1,12 @@
 """What many associations cost to keep, live and frozen, in a process that serves them.
 
-The process runs the engine as ``dtls-endpoint serve`` does, on a socket that is a list: there is no kernel between it and
-the clients, but all that the service keeps of an association is there, each with an address and an identity of its
-own. The clients are in the same process, a burst of them at a time, and gone when memory is measured.
+The process runs the engine as ``dtls-endpoint serve`` does, on a socket that is a list: there is no kernel between
+it and the clients, but all that the service keeps of an association is there, each with an address and an
+identity of its own. The clients are in the same process, a burst of them at a time, and gone when memory is
+measured. Time stands still.
 
-Time is virtual, so that associations fall silent at once. Frozen ones are measured in a second process, which takes them
-over from the first as at a restart: the first has just let go of a hundred times as much memory, and what an
-allocator returns of that is another question.
+Frozen ones are measured in a second process, which takes them over from the first as at a restart: the first has
+just let go of ten times as much memory, and what an allocator returns of that is another question.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class _Service:
         )
 
     async def connect(self, bursts: Iterable[int], words: bytes) -> None:
-        """Complete the handshakes of those bursts. Each client then says ``words``, if there are any, and gets them back."""
+        """Complete the handshakes of those bursts. Each client then says ``words``, if any, and gets them back."""
         for burst in bursts:
             numbers = range(burst * BURST, (burst + 1) * BURST)
             clients = {_address(number): _client(self._suite, number) for number in numbers}
@@ -143,7 +143,8 @@ class _Service:
 def serve_live(pipe: Pipe, suite: sansdtls.CipherSuite, associations: int, words: bytes) -> None:
     """The measured process with live associations: sends what one keeps, in bytes. Hands them over if told to.
 
-    ``words`` is what each client says after its handshake. Of those that say nothing the server keeps its last flight, to repeat it.
+    ``words`` is what each client says after its handshake. For those that say nothing the server keeps its last
+    flight, to repeat it.
     """
     trio.run(_serve_live, pipe, suite, associations // BURST, words, clock=trio.testing.MockClock())
 
