@@ -119,6 +119,7 @@ class Association(PathFollower):
         "_state",
         "_watcher",
         "last_received",
+        "last_sent",
         "serial",
     )
 
@@ -156,6 +157,8 @@ class Association(PathFollower):
         """Of the next blob that is made of the association; 0 as long as there has been none."""
         self.last_received = now
         """When something authentic last arrived (or the connection began), in seconds."""
+        self.last_sent = now
+        """When application data were last sent (or this object was made), in seconds."""
         self._watcher: Watcher | None = None
 
     def receive_record(self, record: Record, now: float, path: Hashable = None) -> bool:

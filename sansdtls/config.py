@@ -404,7 +404,7 @@ class ServerConfig(_CommonConfig):
         default=None, validator=optional(in_range(0.001, 31_536_000, "seconds"))
     )
     """Silence, in both directions, after which the server turns an association into a few hundred bytes, until
-    its next record; ``None`` = it does so only to make room. See ``Server``."""
+    its next record, and the longest silent one sooner to make room; ``None`` = it does neither."""
     connection_id: ConnectionIdPolicy | None = attrs.field(
         default=ConnectionIdPolicy(), validator=optional(instance_of(ConnectionIdPolicy))
     )

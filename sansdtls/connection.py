@@ -374,6 +374,7 @@ class Connection(FreezableAssociation):
             layer.send_datagrams((write.record(_APPLICATION_DATA, data),))
         else:
             self._send_to_unproven(path, data)
+        self.last_sent = now
         layer.statistics.records_sent += 1
         layer.statistics.bytes_sent += len(data)
         if write.remaining <= 1:  # the last one is for close_notify

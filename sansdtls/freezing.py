@@ -61,11 +61,14 @@ class FreezableAssociation(Association):
         must come from a clock that goes on until they are thawed. Counters and a check of a new path under
         way are not kept.
 
-        Raises WrongState unless connected or while events wait, SnapshotError if the path cannot be saved.
+        Raises WrongState unless connected, while events wait and for a server's connection, SnapshotError if
+        the path cannot be saved.
         """
+        if self._watcher is not None:
+            raise WrongState("cannot freeze: the connection has its place in a server; use server.freeze")
         if self._events:
             raise WrongState("cannot freeze: events wait to be fetched")
-        blob = self.snapshot(generation=0)
+        blob = self.snapshot(generation=0, keys=self._config.snapshot_keys)
         self.leave()
         return blob
 
@@ -91,21 +94,25 @@ class FreezableAssociation(Association):
 
     # --- for the server -----------------------------------------------------------------------------
 
-    def snapshot(self, *, generation: int) -> bytes:
-        """The bytes, without ending anything. Each has a serial above that of all before."""
+    def snapshot(self, *, generation: int, keys: tuple[bytes, ...]) -> bytes:
+        """The bytes, without ending anything. Each has a serial above that of all before.
+
+        ``keys`` are those of today: the connection may be older, and its own may have been replaced.
+        """
         if self._state is not ConnectionState.CONNECTED:
             raise WrongState(f"cannot freeze: the connection is {self._state.value}")
         saved = self._saved(generation)
         self.serial += 1
-        return encode_snapshot(saved, keys=self._config.snapshot_keys, entropy=self._entropy)
+        return encode_snapshot(saved, keys=keys, entropy=self._entropy)
 
-    def checkpoint(self, *, generation: int) -> tuple[bytes, int]:
+    def checkpoint(self, *, generation: int, keys: tuple[bytes, ...]) -> tuple[bytes, int]:
         """The bytes, and the number that may not be reached before the checkpoint after this one is confirmed."""
         write = self._layer.write
         bound = write.next_sequence_number + RESERVE
+        blob = self.snapshot(generation=generation, keys=keys)
         if write.reserved_until == MAX_SEQUENCE_NUMBER:
             write.reserve_until(bound)  # the first: until now nothing could have been found
-        return self.snapshot(generation=generation), bound
+        return blob, bound
 
     def reserve_until(self, number: int) -> None:
         """The numbers below this one may be used."""
@@ -149,6 +156,16 @@ class FreezableAssociation(Association):
         self._master_secret = b""
         self._last_flight = ()
         self._layer.forget_keys()
+
+    def drop_last_flight(self, now: float) -> None:
+        """Forget it if nobody may ask for it any more: it need not be saved."""
+        if now >= self._repeat_until:
+            self._last_flight = ()
+
+    def rests_at(self, freeze_after: float) -> float:
+        """When it will have been silent for so many seconds, and nobody may ask for the last flight any more."""
+        rest = max(self.last_received, self.last_sent) + freeze_after
+        return max(rest, self._repeat_until) if self._last_flight else rest
 
     def rests(self, now: float) -> bool:
         """Whether nothing would be lost by freezing: nobody may need what only a live object can do."""
@@ -266,6 +283,7 @@ class FreezableAssociation(Association):
             layer.write.reserve_until(reserved_until)
         connection._origin = Origin(base, first)
         connection.serial = saved.serial + 1
+        connection.last_sent = now  # whoever wakes it has something to send
         connection._state = ConnectionState.CONNECTED
         connection._watcher = watcher
         connection._settle_sizes(saved.max_plaintext, saved.max_accepted)
