@@ -184,6 +184,8 @@ async def _serve_frozen(pipe: Pipe, suite: sansdtls.CipherSuite) -> None:
         await nursery.start(engine.run)
         before = first = 0
         while blobs := control.hear(pipe):
+            if blobs == "stop":
+                return
             for blob in blobs:
                 engine.restore(blob)
             if not before:  # what is made once, is made now

@@ -5,7 +5,7 @@ The life of one, from its cookie to its end::
     offer              quotas of its prefix                 refused silently, or begun
     psk_requested      the key store is asked               now or later
     peer_requested     the verifier is asked                now or later
-    complete           limit of its identity                an association; or it, or another one, has to go
+    complete           limits of prefix and identity        an association; or it, or another one, has to go
     end                it failed, and is reported
 
 What is asked for late ends with its handshake. Frozen associations count for the limit of an identity like live
@@ -24,7 +24,7 @@ from endpoint.association import CredentialKind
 from endpoint.lookups import Lookups
 from endpoint.quotas import IdentityOverflow
 from endpoint.verification import PeerRejected, Verifications
-from sansdtls import LocalClose
+from sansdtls import ConnectionState, LocalClose
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,6 +45,8 @@ class Handshake:
 
     path: Path
     prefix: Prefix
+    replaces: Connection | None
+    """Whose path it is on, and for whose sake it was admitted although the prefix may be full."""
     identity: bytes | None = None
     """As claimed with a PSK, or as verified from a certificate or raw public key."""
     lookup: trio.CancelScope | None = None
@@ -113,13 +115,14 @@ class Admission:
             self._server.refuse(offer)
             return
         prefix = self._quotas.prefix_of(path[1])
-        reason = self._quotas.admit_handshake(prefix, replaces=self._roster.at(path) is not None, now=now)
+        holder = self._roster.at(path)
+        reason = self._quotas.admit_handshake(prefix, replaces=holder is not None, now=now)
         if reason is not None:
             self._server.refuse(offer)
             self._tell(self._observer.refused, path, reason)
             return
         connection = self._server.accept(offer, now=now)
-        self._handshakes[connection] = Handshake(path, prefix)
+        self._handshakes[connection] = Handshake(path, prefix, None if holder is None else holder.connection)
 
     # --- credentials --------------------------------------------------------------------------------
 
@@ -165,6 +168,9 @@ class Admission:
     def complete(self, connection: Connection, now: float) -> tuple[Handshake, bytes] | None:
         """A handshake has succeeded: whose it is; ``None`` if that one may not have any more associations."""
         handshake = self._handshakes[connection]
+        if self._is_one_too_many(handshake):
+            self._turn_away(connection, handshake, self._quotas.count_prefix_overflow(), now)
+            return None
         kind = CredentialKind.of(connection.peer)
         identity = b""
         if kind is not CredentialKind.NONE:  # else: strangers, who share no name and so no limit either
@@ -177,6 +183,17 @@ class Admission:
         self._note_end()
         return handshake, identity
 
+    def _is_one_too_many(self, handshake: Handshake) -> bool:
+        """Whether the association that it was to replace stays: another device's, which is found by its connection ID."""
+        holder = handshake.replaces
+        stays = holder is not None and holder.state is ConnectionState.CONNECTED
+        return stays and self._quotas.prefix_is_over(handshake.prefix)
+
+    def _turn_away(self, connection: Connection, handshake: Handshake, reason: str, now: float) -> None:
+        handshake.unwanted = True
+        connection.close(now=now)
+        self._tell(self._observer.refused, handshake.path, reason)
+
     def _make_room(self, identity: bytes, handshake: Handshake, connection: Connection, now: float) -> bool:
         """Whether ``identity`` may have one association more; its oldest may have to go for that."""
         siblings, frozen = self._roster.of(identity), self._sleepers.of(identity)
@@ -187,9 +204,7 @@ class Admission:
             return True
         reason = self._quotas.count_identity_overflow()
         if self._quotas.policy.identity_overflow is IdentityOverflow.NEWCOMER:
-            handshake.unwanted = True
-            connection.close(now=now)
-            self._tell(self._observer.refused, handshake.path, reason)
+            self._turn_away(connection, handshake, reason, now)
             return False
         # Out of the tables at once: its end is an event of a later call, and the next newcomer must not
         # choose it again.

@@ -54,7 +54,7 @@ _OURS = "sansdtls-"
 class Restores(Protocol):
     """What is asked of the engine at the start."""
 
-    def restore(self, blob: bytes, *, saved: bool = False) -> object:
+    def restore(self, blob: bytes, *, saved: bool = False, unsealed: bool = False) -> object:
         """Take a saved association in, asleep. ``SnapshotError`` for one that cannot be used."""
         ...
 
@@ -66,6 +66,8 @@ class Keeps(Protocol):
     def sockets(self) -> tuple[UdpSocket, ...]:
         """In the order of their indices."""
         ...
+
+    on_checkpoint_due: Callable[[], None] | None
 
     @property
     def checkpoint_due(self) -> bool:
@@ -190,7 +192,7 @@ class Succession:
         for found in self._found:
             try:
                 found.use_up()
-                self._put_into(engine, found.blobs(), found.where, saved=False)
+                self._put_into(engine, found.blobs(), found.where, unsealed=not found.keyed)
             except (HandoffError, OSError, ValueError) as error:
                 self._log.warning("associations_not_restored", reason=str(error))
             found.close()
@@ -199,13 +201,21 @@ class Succession:
             rows = (blob for _, blob in self._saved.rows())
             self._put_into(engine, rows, show_text(str(self._saved.path)), saved=True)
 
-    def _put_into(self, engine: Restores, blobs: Iterator[bytes], where: str, *, saved: bool) -> None:
+    def _put_into(
+        self,
+        engine: Restores,
+        blobs: Iterator[bytes],
+        where: str,
+        *,
+        saved: bool = False,
+        unsealed: bool = False,
+    ) -> None:
         restored = refused = 0
         why: dict[str, str] = {}
         try:
             for blob in blobs:
                 try:
-                    engine.restore(blob, saved=saved)
+                    engine.restore(blob, saved=saved, unsealed=unsealed)
                     restored += 1
                 except SnapshotError as error:
                     refused += 1
@@ -252,6 +262,7 @@ class Succession:
                 anchor=self.clock.anchor,
                 trouble=trouble,
             )
+            engine.on_checkpoint_due = self._behind.hurry
 
     async def run(self) -> None:
         """Keep the database up to date until cancelled; without one there is nothing to do."""

@@ -69,7 +69,7 @@ class FreezingServer:
         handle = handle_of(connection.connection_id, connection.path)
         reserved_until = connection.reserved_until
         blob = self._members.take_out(member)
-        self._freezer.remember(member.server_random, connection.serial - 1)
+        self._freezer.remember(connection.server_random, connection.serial - 1)
         connection.leave()
         self._freezer.note(handle, None)
         # Put back before that is confirmed, it must not go further than what is kept says.
@@ -130,13 +130,18 @@ class FreezingServer:
     def freeze_all(self, *, now: float) -> Iterator[bytes]:
         """All associations as bytes, the frozen ones too; handshakes under way are not among them.
 
-        Each is gone from here when it has been yielded. Events that wait are lost: fetch them before.
+        Each is gone from here when it has been yielded; those with a path that cannot be saved stay. Events that
+        wait are lost: fetch them before.
         """
         self._members.now = now
         for member in list(self._routes.established):
             connection = member.connection
             if connection.state is ConnectionState.CONNECTED:
-                blob = self._members.take_out(member)
+                try:
+                    blob = self._members.take_out(member)
+                except SnapshotError:
+                    continue  # of its path
+                self._freezer.remember(connection.server_random, connection.serial - 1)
                 connection.leave()
                 yield blob
         for handle in list(self._freezer.store.handles()):
@@ -148,6 +153,7 @@ class FreezingServer:
     def wake(self, handle: bytes, *, now: float) -> Connection | None:
         """Thaw the association with this handle, so that something can be sent to it; ``None`` if there is none.
 
+        Nor is one woken where ``max_associations`` are live and none gives way.
         ``ConnectionThawed`` comes with the next call that returns events; :meth:`next_timeout` is due at once.
         """
         self._members.now = now
@@ -166,7 +172,7 @@ class FreezingServer:
         the last confirmed one reserves, and cannot send when these are used up.
         """
         self._members.now = now
-        return self._freezer.checkpoint()
+        return self._freezer.checkpoint(self._config.snapshot_keys)
 
     def confirm(self, checkpoint: Checkpoint) -> None:
         """``checkpoint`` is durable. Checkpoints that were put together into one may be confirmed one by one."""
@@ -184,7 +190,8 @@ class FreezingServer:
             free = self._routes.is_free(saved.connection_id) and self._freezer.is_free(saved.connection_id)
         else:
             route = self._routes.at(saved.path)
-            held = route is not None and route.established is not None
+            holder = None if route is None else route.established
+            held = holder is not None and not holder.connection_id
             free = handle not in self._freezer.store and not held
         if not free:
             raise SnapshotError("the frozen association is here already: a blob is good for one use")

@@ -59,6 +59,9 @@ _TLS12_CID_BYTE = bytes([ContentType.TLS12_CID])
 _ID_ATTEMPTS = 16
 """How often a connection ID in use is asked for again. Random IDs of a sensible length never need it; where
 so many are taken, the association gets none, and is found by its path."""
+MAX_REFUSED_THAWS = 4
+"""Records of one datagram that may turn out not to be a frozen association's; what follows them is not looked at.
+Each costs as much as ten records of a live one, and a datagram has room for thousands."""
 
 
 class Server(FreezingServer):
@@ -125,7 +128,8 @@ class Server(FreezingServer):
             route = self._routes.at(path)
             if route is not None and not (route.half_open or route.pending):
                 member = route.established
-                if member is not None:
+                # One with a connection ID takes no record without, which may be meant for a frozen association.
+                if member is not None and not (member.connection_id and self._freezer.any_by_path):
                     return self._receive_established(member, data, None, now)
         return self._receive_records(data, path, now)
 
@@ -158,14 +162,17 @@ class Server(FreezingServer):
     def handle_timeout(self, *, now: float) -> list[Event]:
         """Do what is due at ``now``, for all connections. Early calls do nothing."""
         events = self._take_events()
+        expiry_due = False
         while (due := self._deadlines.pop_due(now)) is not None:
             if isinstance(due, Pending):
                 self._offers.drop(due)
                 self._routes.drop(due.route)
             elif isinstance(due, Expiry):
-                events += self._members.expire(now)
+                expiry_due = True  # once for each call: what is left over is due again, at once
             else:
                 events += self._members.handle_due(due, now)
+        if expiry_due:
+            events += self._members.expire(now)
         return events
 
     def accept(self, offer: ConnectionOffered, *, now: float) -> Connection:
@@ -219,11 +226,16 @@ class Server(FreezingServer):
     def replace_config(self, config: ServerConfig, *, now: float) -> None:
         """Use ``config`` for the handshakes that begin from now on; what is under way or established stays.
 
+        ``freeze_after`` and ``snapshot_keys`` count for all from now on.
         The cookie's policy cannot be replaced, nor what bounds this object, ``limits``: they stay as they are.
         """
         if config.resumption != self._config.resumption:
             self._sessions = _sessions(config, self._entropy, now)
+        freeze_after = self._config.freeze_after
         self._config = self._members.config = config
+        if config.freeze_after != freeze_after:
+            for member in self._routes.established:
+                self._members.schedule(member)
 
     # --- records ------------------------------------------------------------------------------------
 
@@ -231,6 +243,7 @@ class Server(FreezingServer):
         """The general way: one record after the other."""
         events = self._take_events()
         taken_by = set()
+        enough_refused = self.statistics.thaws_refused + MAX_REFUSED_THAWS
         offset = 0
         while True:
             owner, length, handle = None, 0, None
@@ -257,7 +270,7 @@ class Server(FreezingServer):
             else:
                 taken_by.add(self._route_record(record, path, now, events))
             offset += record.length
-            if offset == len(data):
+            if offset == len(data) or self.statistics.thaws_refused >= enough_refused:
                 break
         for member in taken_by:
             if member is not None:
@@ -287,7 +300,9 @@ class Server(FreezingServer):
             events += self._members.settle_member(member, member.connection.take_events(), now)
             if belongs_here or record.epoch == 0:
                 return member
-        return None if members else self._receive_unknown(record, path, now, events)
+        if members and self._freezer.at(path) is None:
+            return None
+        return self._receive_unknown(record, path, now, events)
 
     def _receive_unknown(
         self, record: Record, path: Hashable, now: float, events: list[Event]

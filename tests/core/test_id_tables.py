@@ -24,7 +24,6 @@ from tests.core.failures import FAILURES, fail_by_local_close
 from tests.core.id_puppets import IdClient, connection_id_extension
 from tests.core.puppet import ServerRig
 
-
 # --- IDs that run out -----------------------------------------------------------------------------------
 
 

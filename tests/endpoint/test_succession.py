@@ -31,9 +31,12 @@ class FakeEngine:
     def __init__(self, *blobs, sockets=()):
         self.blobs = list(blobs)
         self.sockets = sockets
+        self.unsealed = []
+        self.on_checkpoint_due = None
 
-    def restore(self, blob, *, saved=False):
+    def restore(self, blob, *, saved=False, unsealed=False):
         assert not saved
+        self.unsealed.append(unsealed)
         if blob.startswith(b"bad"):
             raise SnapshotError(blob.decode())
         self.blobs.append(blob)
@@ -378,7 +381,8 @@ class CheckpointingEngine(FakeEngine):
         self.came_back = []
         self.confirmed = []
 
-    def restore(self, blob, *, saved=False):
+    def restore(self, blob, *, saved=False, unsealed=False):
+        assert not unsealed
         self.came_back.append((blob, saved))
         if blob.startswith(b"bad"):
             raise SnapshotError(blob.decode())
