@@ -384,7 +384,7 @@ class Connection(FreezableAssociation):
     def _ask_for_numbers(self) -> None:
         if self._watcher is not None:
             self._watcher.numbers_low()
-        if not self._layer.write.available:
+        if self._layer.write.available <= 0:  # below: one that woke where nothing is reserved
             raise WrongState(
                 "cannot send: no further record numbers are reserved until a checkpoint is confirmed"
             )
