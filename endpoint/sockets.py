@@ -23,12 +23,13 @@ from endpoint.addresses import (
     Source,
     address_text,
     ask_for_destinations,
+    misfit,
     source_host,
     source_of,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -53,6 +54,16 @@ _MEMINFO = struct.Struct("=9I")
 def errno_name(code: int | None) -> str:
     """``"ECONNREFUSED"`` for the number; the number itself where it has no name."""
     return errno.errorcode.get(code or 0, str(code))
+
+
+def why_unreachable(path: object, sockets: Sequence[UdpSocket]) -> str | None:
+    """Why ``path``, which comes from elsewhere, leads nowhere by ``sockets``; ``None`` = it may lead somewhere."""
+    if not isinstance(path, tuple) or len(path) != 2 or type(path[0]) is not int:
+        return "its path is none of an endpoint's"
+    index, address = path
+    if not 0 <= index < len(sockets):
+        return f"it talked to socket number {index}, and there are {len(sockets)}"
+    return sockets[index].why_not(address)
 
 
 class UdpSocket:
@@ -118,11 +129,26 @@ class UdpSocket:
         host = source_host(address[-1]) if self._has_source else None
         return self.local_text if host is None else address_text((host, self.port))
 
+    def why_not(self, address: object) -> str | None:
+        """Why ``address`` cannot be a peer of this socket, in words; ``None`` = it can."""
+        return misfit(address, self._socket.family, has_source=self._has_source)
+
     @property
     def receive_buffer(self) -> int:
         """Bytes that the kernel granted for received datagrams (on Linux half of what it reports)."""
         size = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         return size // 2 if sys.platform == "linux" else size
+
+    def ask_for_buffer(self, size: int) -> None:
+        """Ask the kernel for a receive buffer of so many bytes; see ``receive_buffer`` for what it gave."""
+        with contextlib.suppress(OSError):  # a smaller buffer serves as well, only less through a burst
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+
+    def is_bound_to(self, address: Address) -> bool:
+        """Whether this is its own address, as ``getsockname`` would tell it; port 0 stands for any port."""
+        host, port, *rest = self._socket.getsockname()
+        scope, wanted = (rest[1:] or [0])[0], (address[3:] or (0,))[0]
+        return host == address[0] and address[1] in (0, port) and scope == wanted
 
     @property
     def dropped_by_kernel(self) -> int | None:

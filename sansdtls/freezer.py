@@ -63,7 +63,9 @@ class Checkpoint(NamedTuple):
 
     saved: list[Saved]
     removed: list[bytes]
-    """Handles of associations that have ended."""
+    """Handles of associations that have ended, or were taken out."""
+    bounds: tuple[tuple[bytes, tuple[bytes, int]], ...] = ()
+    """What those that were taken out have to keep to until it is confirmed."""
 
 
 def handle_of(connection_id: bytes, path: Hashable) -> bytes:
@@ -206,13 +208,13 @@ class Freezer:
         """All that has changed since the last one. What has a path that cannot be saved is not among it."""
         changed, self._changed = self._changed, {}
         self.reserve_low = False
-        checkpoint = Checkpoint([], [])
+        removed = [handle for handle, state in changed.items() if state is None]
+        bounds = tuple((handle, self._bounds[handle]) for handle in removed if handle in self._bounds)
+        checkpoint = Checkpoint([], removed, bounds)
         for handle, state in changed.items():
-            if state is None:
-                checkpoint.removed.append(handle)
-            elif isinstance(state, bytes):
+            if isinstance(state, bytes):
                 checkpoint.saved.append(Saved(handle, state))
-            elif state.state is ConnectionState.CONNECTED:  # else its end will be noted
+            elif state is not None and state.state is ConnectionState.CONNECTED:  # else its end will be noted
                 try:
                     blob, bound = state.checkpoint(generation=self.generation, keys=keys)
                 except SnapshotError:
@@ -227,6 +229,9 @@ class Freezer:
                 saved.connection.reserve_until(saved.reserved_until)
             elif self._bounds.get(saved.handle, (None,))[0] is saved.blob:
                 del self._bounds[saved.handle]
+        for handle, bound in checkpoint.bounds:
+            if self._bounds.get(handle) is bound:
+                del self._bounds[handle]
 
     # --- inside -------------------------------------------------------------------------------------
 

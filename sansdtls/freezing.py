@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from sansdtls.association import Association, ConnectionState, Exporter
+from sansdtls.association import Association, ConnectionState
 from sansdtls.config import ClientConfig
 from sansdtls.crypto.suites import SUITES
 from sansdtls.errors import SnapshotError, WrongState
@@ -141,19 +141,19 @@ class FreezableAssociation(Association):
 
     @property
     def client_random(self) -> bytes:
-        """Of the handshake; none before it is complete, or when all is over."""
-        return b"" if self._exporter is None else self._exporter.randoms[:RANDOM_LENGTH]
+        """Of the handshake; none before it is complete."""
+        return self._randoms[:RANDOM_LENGTH]
 
     @property
     def server_random(self) -> bytes:
         """The same; on a server it names the association, because nobody else has drawn it."""
-        return b"" if self._exporter is None else self._exporter.randoms[RANDOM_LENGTH:]
+        return self._randoms[RANDOM_LENGTH:]
 
     def leave(self) -> None:
         """End this object, but not the association."""
         self._state = ConnectionState.FROZEN
         self._max_payload = 0
-        self._exporter = None
+        self._master_secret = b""
         self._last_flight = ()
         self._layer.forget_keys()
 
@@ -179,7 +179,6 @@ class FreezableAssociation(Association):
     def _saved(self, generation: int) -> SavedAssociation:
         assert self._negotiated is not None  # noqa: S101 - connected
         assert self._peer is not None  # noqa: S101 - connected
-        assert self._exporter is not None  # noqa: S101 - connected
         layer, negotiated, peer = self._layer, self._negotiated, self._peer
         origin = self._origin
         number = layer.write.next_sequence_number
@@ -198,7 +197,7 @@ class FreezableAssociation(Association):
             server_name=negotiated.server_name,
             alpn_protocol=negotiated.alpn_protocol,
             return_routability=negotiated.return_routability,
-            master_secret=self._exporter.master_secret,
+            master_secret=self._master_secret,
             client_random=self.client_random,
             server_random=self.server_random,
             connection_id=layer.connection_id,
@@ -305,7 +304,8 @@ class FreezableAssociation(Association):
             saved.psk_identity, saved.psk_key_index, saved.certificate_chain, saved.raw_public_key
         )
         connection._session = Session.from_bytes(saved.session) if saved.session else None
-        connection._exporter = Exporter(saved.master_secret, saved.client_random + saved.server_random)
+        connection._master_secret = saved.master_secret
+        connection._randoms = saved.client_random + saved.server_random
         connection._next_receive_seq = saved.next_receive_seq
         connection._annotation = saved.annotation
         connection._restore_last_flight(saved, now)

@@ -115,10 +115,10 @@ class Members:
         """A newcomer has authenticated itself: it takes its place, if there is one."""
         route, connection = member.route, member.connection
         before: list[Event] = []
-        holder = route.established
-        if holder is not None and _gives_way(holder.connection_id, holder.connection.peer, connection.peer):
-            self.end(holder, PeerClose(replaced=True), now, before)
-        elif not self._room_made(now, before):
+        rivals = route.rivals_of(connection)
+        for rival in rivals:
+            self.end(rival, PeerClose(replaced=True), now, before)
+        if not rivals and not self._room_made(now, before):
             # An alert under the new keys: the device knows at once, and that it is no key problem.
             cause = LimitExceeded("max_associations")
             connection.fail(HandshakeFailure(AlertDescription.INTERNAL_ERROR, cause))
@@ -133,7 +133,6 @@ class Members:
         return before + events
 
     def _admit(self, member: Member) -> None:
-        member.server_random = member.connection.server_random
         member.connection.share_ciphers(self.ciphers)
         self.routes.established[member] = None
         self.routes.settle_at(member, member.connection.path)
@@ -186,10 +185,8 @@ class Members:
 
     def follow(self, member: Member) -> None:
         """An established connection may have changed its path."""
-        path, route = member.connection.path, member.route
-        moved = path is not route.path and path != route.path
-        # Or it had lost its claim to this path, and is the one heard here now.
-        if moved or route.established is not member:
+        path = member.connection.path
+        if path is not member.route.path and path != member.route.path:
             self.routes.settle_at(member, path)
 
     def end(
@@ -215,7 +212,7 @@ class Members:
                     failed[name] = failed.get(name, 0) + 1
         elif member in self.routes.established:
             if member.connection.serial:
-                self.freezer.remember(member.server_random, NEVER)
+                self.freezer.remember(member.connection.server_random, NEVER)
             if self.freezer.durable and (handle := self._handle_or_none(member)) is not None:
                 self.freezer.note(handle, None)
         self._forget(member)
@@ -235,10 +232,8 @@ class Members:
         if member in self.routes.established:
             del self.routes.established[member]
             self.statistics.associations -= 1
-        route = member.route
-        if route.established is member:
-            route.established = None
-        self.routes.drop(route)
+        member.route.leave(member)
+        self.routes.drop(member.route)
 
     # --- deadlines ----------------------------------------------------------------------------------
 
@@ -475,8 +470,7 @@ class Members:
             if taken is None:
                 continue
             saved, blob = taken
-            peer = Peer(saved.psk_identity, None, saved.certificate_chain, saved.raw_public_key)
-            if _gives_way(saved.connection_id, peer, newcomer.connection.peer):
+            if not saved.connection_id or _peer_of(saved).is_same_as(newcomer.connection.peer or Peer()):
                 self._end_frozen(handle, blob, lambda _: PeerClose(replaced=True), now, events)
             else:
                 self.freezer.put(handle, path, blob)
@@ -490,8 +484,5 @@ def _handle(member: Member) -> bytes:
     return handle_of(member.connection_id, member.connection.path)
 
 
-def _gives_way(connection_id: bytes, peer: Peer | None, newcomer: Peer | None) -> bool:
-    """Whether an association ends when another handshake succeeds on its path."""
-    if not connection_id or peer is None or newcomer is None:
-        return True  # nothing finds it any more
-    return peer.is_same_as(newcomer)
+def _peer_of(saved: SavedAssociation) -> Peer:
+    return Peer(saved.psk_identity, None, saved.certificate_chain, saved.raw_public_key)
