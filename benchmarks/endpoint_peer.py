@@ -34,7 +34,7 @@ QUOTAS = QuotaPolicy(
 )
 
 
-class _Echo:
+class Echo:
     """The observer that sends everything back."""
 
     def received(self, association: Association, data: bytes) -> None:
@@ -43,7 +43,9 @@ class _Echo:
     def _ignore(self, *_arguments: object, **_facts: object) -> None:
         """No interest in anything else."""
 
-    completed = moved = frozen = thawed = terminated = handshake_failed = refused = trouble = _ignore
+    completed = moved = move_requested = frozen = thawed = terminated = handshake_failed = refused = (
+        trouble
+    ) = _ignore
 
 
 def serve_engine(pipe: Pipe, suite: CipherSuite) -> None:
@@ -58,7 +60,7 @@ async def _serve_engine(pipe: Pipe, suite: CipherSuite) -> None:
         sockets=sockets,
         keystore=DictKeyStore({PSK_IDENTITY: PSK_KEY}),
         quotas=QUOTAS,
-        observer=_Echo(),
+        observer=Echo(),
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(engine.run)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import socket
 import struct
 import sys
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -52,6 +53,49 @@ def address_text(address: Address) -> str:
 def path_text(path: Path) -> str:
     """The peer's address of ``path`` as :func:`address_text`."""
     return address_text(path[1])
+
+
+def misfit(address: object, family: int, *, has_source: bool) -> str | None:
+    """Why ``address`` is none that a socket of ``family`` could have received from; ``None`` = it could be.
+
+    ``has_source`` says whether it is on all interfaces. For addresses that were not received but read.
+    """
+    if not isinstance(address, tuple):
+        return "its address is no address"
+    members, source = (address[:-1], address[-1:]) if has_source else (address, ((),))
+    if len(members) != (4 if family == socket.AF_INET6 else 2):
+        return "its address is one of another kind of socket"
+    host, port = members[0], members[1]
+    try:
+        version = ip_address(host).version if isinstance(host, str) else 0
+    except ValueError:
+        version = 0
+    if version != (6 if family == socket.AF_INET6 else 4):
+        return f"{host!r} is no address for a socket with IPv{6 if family == socket.AF_INET6 else 4}"
+    if not all(type(number) is int and number >= 0 for number in members[1:]) or not 1 <= port <= 65_535:
+        return f"port, flow or scope of {members!r} are not possible"
+    if not _is_source(source[0], family):
+        return "the address of ours that it talked to is no address"
+    return None
+
+
+def _is_source(source: object, family: int) -> bool:
+    if source == ():
+        return True
+    level, kind, size = (
+        (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, _IN6_PKTINFO.size)
+        if family == socket.AF_INET6
+        else (socket.IPPROTO_IP, _IP_PKTINFO, _IN_PKTINFO.size)
+    )
+    return (
+        isinstance(source, tuple)
+        and len(source) == 1
+        and isinstance(source[0], tuple)
+        and len(source[0]) == 3
+        and source[0][:2] == (level, kind)
+        and isinstance(source[0][2], bytes)
+        and len(source[0][2]) == size
+    )
 
 
 def ask_for_destinations(sock: socket.socket) -> bool:

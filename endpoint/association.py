@@ -1,23 +1,18 @@
-"""One live association, as the program sees it; and a handshake that may become one."""
+"""One live association, as the program sees it."""
 
 from __future__ import annotations
 
 import enum
 from typing import TYPE_CHECKING, Any, Protocol
 
-import attrs
-
 from endpoint.addresses import path_text
-from sansdtls import MessageTooLarge, WrongState
+from sansdtls import MessageTooLarge, UsageError, WrongState
 
 if TYPE_CHECKING:
-    import trio
-
     from endpoint.addresses import Path
     from endpoint.quotas import DataBudget, Prefix
     from endpoint.sockets import UdpSocket
-    from endpoint.verification import PeerRejected
-    from sansdtls import Connection, Peer
+    from sansdtls import Connection, PathChangeRequested, Peer
 
 
 @enum.unique
@@ -53,23 +48,13 @@ class Carrier(Protocol):
         """Send what the connection has to send, and arm its timeout."""
         ...
 
+    def confirm_path(self, request: PathChangeRequested) -> None:
+        """Have the association that ``request`` is about move."""
+        ...
+
     def socket_of(self, path: Path) -> UdpSocket:
         """The socket that ``path`` goes through."""
         ...
-
-
-@attrs.define(eq=False)
-class Handshake:
-    """What is remembered of a handshake under way; dropped with it."""
-
-    path: Path
-    prefix: Prefix
-    identity: bytes | None = None
-    """As claimed with a PSK, or as verified from a certificate or raw public key."""
-    lookup: trio.CancelScope | None = None
-    rejection: PeerRejected | None = None
-    unwanted: bool = False
-    """Closed by this side; its end is no failure to report."""
 
 
 class Association:
@@ -141,14 +126,15 @@ class Association:
         """When data arrived last (or the handshake ended), on the engine's clock."""
         return self.budget.refilled
 
-    def send(self, data: bytes) -> bool:
+    def send(self, data: bytes, *, path: Path | None = None) -> bool:
         """Send one datagram of at most ``connection.max_payload`` bytes; never blocks, never raises.
 
-        ``False`` = it was dropped, and counted in ``dropped``: too large, or the association has ended.
-        ``True`` promises no arrival.
+        ``path`` may be one that the observer was asked about (``move_requested``), within limits. ``False`` = it was
+        dropped, and counted in ``dropped``: too large, or the association has ended, or is frozen and will be back as
+        another object. ``True`` promises no arrival.
         """
         try:
-            self.connection.send(data, now=self._carrier.now())
+            self.connection.send(data, now=self._carrier.now(), path=path)
         except (WrongState, MessageTooLarge):
             self.dropped += 1
             return False
@@ -159,6 +145,16 @@ class Association:
         """As :meth:`send`, but raises what the core raises: ``WrongState``, ``MessageTooLarge``."""
         self.connection.send(data, now=self._carrier.now())
         self._carrier.settle()
+
+    def confirm_path(self, request: PathChangeRequested) -> None:
+        """The peer is where ``Observer.move_requested`` said: ``Observer.moved`` follows at once.
+
+        Nothing happens if it was heard elsewhere since, or the association has ended. Raises UsageError for a request about
+        another association.
+        """
+        if request.connection is not self.connection:
+            raise UsageError("this request is about another association")
+        self._carrier.confirm_path(request)
 
     async def wait_writable(self) -> None:
         """Return once the kernel takes datagrams. Not a checkpoint if there is nothing to wait for."""

@@ -123,6 +123,16 @@ class DtlsChannel(trio.abc.Channel[bytes]):
         return self._connection.session
 
     @property
+    def connection_id(self) -> bytes:
+        """By which we find the peer's records wherever they come from (RFC 9146); none = by its address alone."""
+        return self._connection.connection_id
+
+    @property
+    def peer_connection_id(self) -> bytes:
+        """By which the peer finds ours, so that our own address may change; none = it may not."""
+        return self._connection.peer_connection_id
+
+    @property
     def max_payload(self) -> int:
         """Bytes that fit one ``send``."""
         return self._connection.max_payload

@@ -47,6 +47,8 @@ class Request:
     """Where the session is kept for the next time."""
     messages: tuple[bytes, ...] | None = None
     """None = the lines of standard input."""
+    keep_alive: float | None = None
+    """Seconds without sending after which an empty datagram is sent."""
     timeout: float
     """Seconds for the handshake; ``config`` has it too."""
     wait: float
@@ -93,7 +95,11 @@ async def connect(request: Request, *, write: Callable[[str], None], note: Calla
         # The handshake has its own deadline, and a better message; this one bounds name resolution.
         with trio.fail_after(request.timeout + 1):
             channel = await open_dtls(
-                request.host, request.port, config=request.config, verify=request.verify
+                request.host,
+                request.port,
+                config=request.config,
+                verify=request.verify,
+                keep_alive=request.keep_alive,
             )
     except trio.TooSlowError:
         raise ConnectError(f"{request.target}: no connection within {request.timeout:g} seconds") from None
@@ -101,6 +107,8 @@ async def connect(request: Request, *, write: Callable[[str], None], note: Calla
         raise ConnectError(_reason(request, error)) from None
     async with channel:
         note(_connected(channel))
+        if request.config.connection_id is not None:
+            note(_identified(channel))
         if request.saved is not None:
             _keep_session(request.saved, channel, note)
         try:
@@ -124,6 +132,14 @@ def _connected(channel: DtlsChannel) -> str:
             return f'connected to {channel.remote}, by its certificate "{who}", with {suite}'
         case _:
             return f'connected to {channel.remote}, by its raw public key "{who}", with {suite}'
+
+
+def _identified(channel: DtlsChannel) -> str:
+    given = channel.peer_connection_id
+    if not given:
+        return "the server gave no connection ID: it finds us by our address"
+    proof = ", after asking there" if channel.negotiated.return_routability else ""
+    return f"the server gave connection ID {given.hex()}: it finds us at any address{proof}"
 
 
 def _keep_session(saved: SavedSession, channel: DtlsChannel, note: Callable[[str], None]) -> None:

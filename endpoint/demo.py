@@ -28,7 +28,7 @@ from endpoint.logs import make_log
 from endpoint.service import Service
 from endpoint.text import json_line, show_text
 from endpoint.udp import ListenError
-from sansdtls import ClientConfig
+from sansdtls import ClientConfig, ConnectionIdPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -146,7 +146,11 @@ async def run(psk_file: Path, port: int) -> int:
             return 1
         print(_introduction(host, bound, psk_file, keys[DEVICE.encode()][0]), flush=True)
         for name, reading in ((THERMOMETER, temperature), (METER, energy)):
-            client = ClientConfig(psk_identity=name.encode(), psk_key=keys[name.encode()][0])
+            client = ClientConfig(
+                psk_identity=name.encode(),
+                psk_key=keys[name.encode()][0],
+                connection_id=ConnectionIdPolicy(length=0),
+            )
             nursery.start_soon(_sensor, host, bound, client, reading)
     return status
 

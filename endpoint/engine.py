@@ -21,18 +21,20 @@ import math
 import os
 from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import trio
 
 from endpoint.addresses import address_text
-from endpoint.association import Association, CredentialKind, Handshake
-from endpoint.lookups import Lookups
-from endpoint.quotas import IdentityOverflow, QuotaPolicy, Quotas
+from endpoint.admission import Admission
+from endpoint.population import Population
+from endpoint.quotas import Quotas
 from endpoint.roster import Roster
-from endpoint.sockets import errno_name
-from endpoint.verification import PeerRejected, Verifications, reject_all
+from endpoint.sleepers import Sleepers
+from endpoint.sockets import errno_name, why_unreachable
+from endpoint.verification import reject_all
 from sansdtls import (
     ConnectionFrozen,
     ConnectionOffered,
@@ -40,24 +42,27 @@ from sansdtls import (
     ConnectionThawed,
     DataReceived,
     HandshakeCompleted,
-    LocalClose,
+    MemoryStore,
     PathChanged,
+    PathChangeRequested,
     PeerCertificateReceived,
     PeerRawKeyReceived,
     PskRequested,
     Server,
+    SnapshotError,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from endpoint.addresses import Address, Path
+    from endpoint.association import Association
     from endpoint.keystore import KeyStore
     from endpoint.observer import Observer
-    from endpoint.quotas import Prefix
+    from endpoint.quotas import QuotaPolicy
     from endpoint.sockets import UdpSocket
-    from endpoint.verification import PeerRequest, Verify
-    from sansdtls import Cause, Checkpoint, Connection, Event, FrozenStore, Peer, ServerConfig
+    from endpoint.verification import Verify
+    from sansdtls import Checkpoint, Connection, Event, FrozenStore, ServerConfig
 
 DEFAULT_TURN = 64
 """Datagrams handled before timers and other tasks get a turn: about 1.3 ms of echoes, or 30 ms if
@@ -68,9 +73,6 @@ EXHAUSTED_PAUSE = 0.1
 
 DRAIN_BATCH = 64
 """Associations closed before other tasks get a turn."""
-
-MAX_ANNOTATION = 1024
-"""Bytes that the core keeps with a frozen association; no verifier gives a longer identity."""
 
 
 class Engine:
@@ -101,30 +103,46 @@ class Engine:
         if turn < 1:
             raise ValueError(f"turn: {turn!r} is not 1 or more")
         self.sockets = tuple(sockets)
+        self.on_checkpoint_due: Callable[[], None] | None = None
+        """Called when an association will soon have used all record numbers that are reserved for it."""
         self._observer = observer
         self._clock = clock
         self._turn_limit = turn
         self._quotas = Quotas(quotas)
+        store = MemoryStore() if store is None else store
         self._server = Server(
             config, entropy=entropy, now=clock(), store=store, generation=generation, durable=durable
         )
-        self._handshakes: dict[Connection, Handshake] = {}
         self._roster = Roster()
+        self._sleepers = Sleepers()
+        self._admission = Admission(
+            self._server,
+            roster=self._roster,
+            sleepers=self._sleepers,
+            store=store,
+            quotas=self._quotas,
+            keystore=keystore,
+            verify=verify,
+            clock=clock,
+            observer=observer,
+            tell=self._tell,
+            handle=self._handle,
+            deliver=self._take,
+        )
+        self._population = Population(
+            self,
+            roster=self._roster,
+            sleepers=self._sleepers,
+            quotas=self._quotas,
+            observer=observer,
+            tell=self._tell,
+        )
         self._dropped: Counter[str] = Counter()
         self._errnos_told: set[int] = set()
-        self._lookups = Lookups(keystore, clock=clock, deliver=self._answer_came, report=self._lookup_failed)
-        self._verifications = Verifications(
-            verify,
-            clock=clock,
-            decided=self._peer_decided,
-            deliver=self._answer_came,
-            report=self._verification_failed,
-        )
+        self._keep_alives = 0
         self._observer_failures = 0
-        self._no_handshakes = trio.Event()
         self._in_turn = False
         self._turn_now = 0.0
-        self._draining = False
         self._armed = math.inf
         self._timer: trio.CancelScope | None = None
         self._nursery: trio.Nursery | None = None
@@ -143,14 +161,15 @@ class Engine:
             raise trio.BusyResourceError("this engine is running already")
         try:
             async with trio.open_nursery() as nursery:
-                self._nursery = nursery
+                self._nursery = self._admission.nursery = nursery
                 for index, udp in enumerate(self.sockets):
                     nursery.start_soon(self._receive, index, udp)
                     nursery.start_soon(udp.keep_writing)
+                self.settle()  # frozen associations that were there before have deadlines, too
                 nursery.start_soon(self._keep_time)
                 task_status.started()
         finally:
-            self._nursery = None
+            self._nursery = self._admission.nursery = None
 
     async def _receive(self, index: int, udp: UdpSocket) -> None:
         while True:
@@ -207,17 +226,22 @@ class Engine:
 
     def use_keystore(self, store: KeyStore) -> None:
         """Look keys up in ``store`` from now on; lookups under way finish with the one before."""
-        self._lookups.store = store
+        self._admission.lookups.store = store
 
     def use_config(self, config: ServerConfig, verify: Verify) -> None:
         """New handshakes use ``config``, new questions go to ``verify``; live associations are not touched."""
         self._server.replace_config(config, now=self.now())
-        self._verifications.verify = verify
+        self._admission.verifications.verify = verify
         self.settle()
 
     def now(self) -> float:
         """The engine's clock; within a turn it stands still."""
         return self._turn_now if self._in_turn else self._clock()
+
+    def confirm_path(self, request: PathChangeRequested) -> None:
+        """For :class:`~endpoint.association.Association`."""
+        now = self.now()
+        self._take(request.connection.confirm_path(request, now=now), now)
 
     def socket_of(self, path: Path) -> UdpSocket:
         """The socket that ``path`` goes through."""
@@ -236,6 +260,8 @@ class Engine:
             self._armed = deadline
             if self._timer is not None:
                 self._timer.deadline = self._on_trios_clock(deadline)
+        if self._server.checkpoint_due and self.on_checkpoint_due is not None:
+            self.on_checkpoint_due()
 
     def _send_failed(self, index: int, address: Address, code: int) -> None:
         self._dropped["send"] += 1
@@ -253,7 +279,11 @@ class Engine:
     # --- events ---
 
     def _data_received(self, event: DataReceived, now: float) -> None:
-        association = self._roster[event.connection]
+        association = self._roster.get(event.connection)
+        if association is None:
+            return  # a newcomer that was not let in, whose data came with its Finished
+        if not event.data:
+            self._keep_alives += 1
         if self._quotas.limits_data:
             exceeded = association.budget.exceeded
             reason = self._quotas.admit_data(association.budget, len(event.data), now)
@@ -273,185 +303,42 @@ class Engine:
     def _handle(self, event: Event, now: float) -> None:
         # A chain, not a table: the order is that of a connection's life, and mypy checks each branch.
         if isinstance(event, ConnectionOffered):
-            self._offered(event, now)
+            self._admission.offer(event, now)
         elif isinstance(event, PskRequested):
-            self._psk_requested(event, now)
+            self._admission.psk_requested(event, now)
         elif isinstance(event, PeerCertificateReceived | PeerRawKeyReceived):
-            self._peer_requested(event, now)
+            self._admission.peer_requested(event, now)
         elif isinstance(event, HandshakeCompleted):
-            self._completed(event, now)
+            self._completed(event.connection, now)
         elif isinstance(event, DataReceived):
             self._data_received(event, now)
         elif isinstance(event, PathChanged):
-            self._moved(event)
+            self._population.moved(event)
+        elif isinstance(event, PathChangeRequested):
+            self._population.move_requested(event)
         elif isinstance(event, ConnectionThawed):
-            self._thawed(event, now)
+            self._population.thawed(event, now)
         elif isinstance(event, ConnectionFrozen):
-            self._frozen(event)
+            self._population.frozen(event)
         elif isinstance(event, ConnectionTerminated):
-            self._terminated(event.connection, event.cause)
+            self._terminated(event)
         # AlertReceived needs no answer (ConnectionTerminated carries its consequence), SecretDerived is
         # off unless the configuration asks for it.
 
-    def _offered(self, offer: ConnectionOffered, now: float) -> None:
-        path: Any = offer.path
-        if self._draining:
-            self._server.refuse(offer)
-            return
-        prefix = self._quotas.prefix_of(path[1])
-        reason = self._quotas.admit_handshake(prefix, replaces=self._roster.at(path) is not None, now=now)
-        if reason is not None:
-            self._server.refuse(offer)
-            self._tell(self._observer.refused, path, reason)
-            return
-        connection = self._server.accept(offer, now=now)
-        self._handshakes[connection] = Handshake(path, prefix)
+    def _completed(self, connection: Connection, now: float) -> None:
+        admitted = self._admission.complete(connection, now)
+        if admitted is not None:
+            handshake, identity = admitted
+            self._population.completed(connection, handshake.path, handshake.prefix, identity, now)
 
-    def _completed(self, event: HandshakeCompleted, now: float) -> None:
-        connection = event.connection
-        handshake = self._handshakes[connection]
-        kind = CredentialKind.of(connection.peer)
-        identity = b""
-        if kind is not CredentialKind.NONE:  # else: strangers, who share no name and so no limit either
-            identity = handshake.identity or b""
-            if not self._make_room(identity, handshake, connection, now):
-                return
-        if kind in (CredentialKind.CERTIFICATE, CredentialKind.RAW_PUBLIC_KEY):
-            connection.annotation = identity[
-                :MAX_ANNOTATION
-            ]  # what the verifier made of it survives freezing
-        del self._handshakes[connection]
-        self._note_handshake_over()
-        association = self._live(connection, handshake.path, handshake.prefix, identity, now)
-        self._tell(self._observer.completed, association)
+    def _terminated(self, event: ConnectionTerminated) -> None:
+        if not self._population.terminated(event.connection, event.cause):
+            self._admission.end(event.connection, event.cause)
 
-    def _make_room(self, identity: bytes, handshake: Handshake, connection: Connection, now: float) -> bool:
-        """Whether ``identity`` may have one association more; its oldest may have to go for that."""
-        siblings, frozen = self._roster.of(identity), self._roster.frozen_of(identity)
-        if not self._quotas.identity_is_full(len(siblings) + len(frozen)):
-            return True
-        reason = self._quotas.count_identity_overflow()
-        if self._quotas.policy.identity_overflow is IdentityOverflow.NEWCOMER:
-            handshake.unwanted = True
-            connection.close(now=now)
-            self._tell(self._observer.refused, handshake.path, reason)
-            return False
-        if frozen:  # silent for longer than any live one
-            woken = self._server.wake(frozen[0], now=now)
-            self._roster.remove_frozen(identity, frozen[0])
-            if woken is not None:
-                woken.close(now=now)
-            return True
-        oldest = min(siblings, key=lambda association: association.last_received)
-        # Out of the table at once: its end is an event of a later call, and the next newcomer must not
-        # choose it again.
-        self._roster.disown(oldest)
-        oldest.connection.close(now=now)
-        self._tell(self._observer.refused, oldest.path, reason)
-        return True
-
-    def _live(
-        self, connection: Connection, path: Path, prefix: Prefix, identity: bytes, now: float
-    ) -> Association:
-        peer = connection.peer
-        association = Association(
-            self,
-            connection,
-            path=path,
-            prefix=prefix,
-            identity=identity,
-            kind=CredentialKind.of(peer),
-            key_index=None if peer is None else peer.psk_key_index,
-            budget=self._quotas.data_budget(now),
-        )
-        self._roster.add(association)
-        return association
-
-    def _moved(self, event: PathChanged) -> None:
-        association = self._roster[event.connection]
-        old, new = association.path, cast("Path", event.new)
-        prefix = self._quotas.prefix_of(new[1])
-        self._quotas.hold(prefix)
-        self._quotas.release(association.prefix)
-        association.prefix = prefix
-        self._roster.move(association, new)
-        self._tell(self._observer.moved, association, old, event.proof)
-
-    def _frozen(self, event: ConnectionFrozen) -> None:
-        association = self._roster.remove(event.connection)
-        assert association is not None  # noqa: S101 - only live associations freeze
-        self._quotas.release(association.prefix)
-        if association.identified:
-            self._roster.add_frozen(association.identity, event.handle)
-        self._tell(self._observer.frozen, association)
-
-    def _thawed(self, event: ConnectionThawed, now: float) -> None:
-        connection = event.connection
-        path = cast("Path", connection.path)
-        identity = identity_of(connection.peer, connection.annotation)
-        self._roster.remove_frozen(identity, event.handle)
-        prefix = self._quotas.prefix_of(path[1])
-        self._quotas.hold(prefix)
-        association = self._live(connection, path, prefix, identity, now)
-        self._tell(self._observer.thawed, association)
-
-    def _terminated(self, connection: Connection, cause: Cause) -> None:
-        association = self._roster.remove(connection)
-        if association is not None:
-            self._quotas.release(association.prefix)
-            self._tell(self._observer.terminated, association, cause)
-            return
-        handshake = self._handshakes.pop(connection)
-        self._quotas.release(handshake.prefix)
-        if handshake.lookup is not None:
-            handshake.lookup.cancel()
-        if not handshake.unwanted and not isinstance(cause, LocalClose):
-            claimed, rejection = handshake.identity, handshake.rejection
-            self._tell(self._observer.handshake_failed, handshake.path, claimed, cause, rejection)
-        self._note_handshake_over()
-
-    def _note_handshake_over(self) -> None:
-        if not self._handshakes:
-            self._no_handshakes.set()
-            self._no_handshakes = trio.Event()
-
-    def _psk_requested(self, request: PskRequested, now: float) -> None:
-        self._handshakes[request.connection].identity = request.identity
-        assert self._nursery is not None  # noqa: S101 - requests come up in the tasks of run only
-        self._answered(request.connection, *self._lookups.answer(request, self._nursery, now=now), now)
-
-    def _peer_requested(self, request: PeerRequest, now: float) -> None:
-        assert self._nursery is not None  # noqa: S101 - as above
-        self._answered(request.connection, *self._verifications.answer(request, self._nursery, now=now), now)
-
-    def _answered(
-        self, connection: Connection, events: list[Event], later: trio.CancelScope | None, now: float
-    ) -> None:
-        """Go on with what an answer brought about, or remember how to cancel the one that comes later."""
-        handshake = self._handshakes.get(connection)
-        if handshake is not None:
-            handshake.lookup = later
-        for event in events:
-            self._handle(event, now)
-
-    def _peer_decided(self, request: PeerRequest, verdict: bytes | PeerRejected) -> None:
-        handshake = self._handshakes[request.connection]
-        if isinstance(verdict, PeerRejected):
-            # Of a session that may not be resumed nothing is lost: the full handshake will tell.
-            handshake.rejection = None if request.resumption else verdict
-        else:
-            handshake.identity = verdict
-
-    def _verification_failed(self, reason: str) -> None:
-        self._observer.trouble("verifier failed", reason=reason)
-
-    def _answer_came(self, events: list[Event], now: float) -> None:
+    def _take(self, events: list[Event], now: float) -> None:
         for event in events:
             self._handle(event, now)
         self.settle()
-
-    def _lookup_failed(self, identity: bytes, reason: str) -> None:
-        self._observer.trouble("key store failed", identity=identity, reason=reason)
 
     # --- observer ---
 
@@ -469,14 +356,11 @@ class Engine:
 
     def stop_accepting(self) -> None:
         """Refuse every new handshake from now on; those under way go on. An engine does not accept again."""
-        self._draining = True
+        self._admission.stop()
 
     async def wait_for_handshakes(self, seconds: float) -> int:
         """Wait until none is under way, at most ``seconds``; how many are left."""
-        with trio.move_on_after(seconds):
-            while self._handshakes:
-                await self._no_handshakes.wait()
-        return len(self._handshakes)
+        return await self._admission.wait_until_none(seconds)
 
     async def drain(self, deadline_seconds: float) -> int:
         """Stop accepting and close every association and handshake with an alert; run on until then.
@@ -486,37 +370,53 @@ class Engine:
         """
         self.stop_accepting()
         with trio.move_on_after(deadline_seconds):
-            remaining = [*(association.connection for association in self._roster), *self._handshakes]
-            while remaining:
+            while len(self._roster) + len(self._admission):
                 now = self._clock()
-                for connection in remaining[-DRAIN_BATCH:]:
+                # Those that are there now: a record that comes meanwhile may wake a frozen one.
+                for connection in list(islice(self._connections(), DRAIN_BATCH)):
                     connection.close(now=now)
-                del remaining[-DRAIN_BATCH:]
                 self._run_timers()
                 for udp in self.sockets:
                     await udp.wait_writable()
                 await trio.lowlevel.checkpoint()
-        return len(self._roster) + len(self._handshakes)
+        return len(self._roster) + len(self._admission)
+
+    def _connections(self) -> Iterator[Connection]:
+        yield from (association.connection for association in self._roster)
+        yield from self._admission.connections
 
     # --- frozen associations, for another process ---
 
     def freeze_all(self) -> Iterator[bytes]:
         """Every association as bytes, for the next process; cancel :meth:`run` before, so that nothing more is read."""
+        self.stop_accepting()
         now = self._clock()
-        for event in self._server.handle_timeout(now=now):
-            self._handle(event, now)
-        self.settle()
-        return self._server.freeze_all(now=now)
+        self._take(self._server.handle_timeout(now=now), now)
+        return self._leaving(now)
 
-    def restore(self, blob: bytes, *, saved: bool = False) -> None:
+    def _leaving(self, now: float) -> Iterator[bytes]:
+        try:
+            yield from self._server.freeze_all(now=now)
+            self._sleepers.clear()
+        finally:  # also where not all could be taken
+            self._population.left()
+
+    def restore(self, blob: bytes, *, saved: bool = False, unsealed: bool = False) -> None:
         """Take over an association from the process before; see ``sansdtls.Server.restore``.
 
-        Raises SnapshotError if it cannot be used, or its socket is not there any more.
+        Raises SnapshotError if it cannot be used, or nothing can be sent to its peer: its socket is not there any
+        more, or has other addresses.
         """
-        restored = self._server.restore(blob, now=self.now(), saved=saved)
-        identity = identity_of(restored.peer, restored.annotation)
-        if CredentialKind.of(restored.peer) is not CredentialKind.NONE:
-            self._roster.add_frozen(identity, restored.handle)
+        restored = self._server.restore(
+            blob, now=self.now(), saved=saved, unsealed=unsealed, check_path=self._check_path
+        )
+        self._population.restored(restored)
+        self.settle()
+
+    def _check_path(self, path: object) -> None:
+        reason = why_unreachable(path, self.sockets)
+        if reason is not None:
+            raise SnapshotError(f"the frozen association's peer cannot be reached: {reason}")
 
     @property
     def checkpoint_due(self) -> bool:
@@ -545,23 +445,17 @@ class Engine:
         }
         return {
             "server": server,
-            "handshakes": len(self._handshakes),
+            "handshakes": len(self._admission),
             "associations": len(self._roster),
             "frozen": self._server.frozen,
+            "keep_alives": self._keep_alives,
             "identities": self._roster.identities,
-            "lookups": self._lookups.pending,
-            "lookup_failures": self._lookups.failures,
-            "verifications": self._verifications.pending,
-            "verification_failures": self._verifications.failures,
+            "lookups": self._admission.lookups.pending,
+            "lookup_failures": self._admission.lookups.failures,
+            "verifications": self._admission.verifications.pending,
+            "verification_failures": self._admission.verifications.failures,
             "refused": dict(self._quotas.refused),
             "datagrams_dropped": dict(self._dropped),
             "observer_failures": self._observer_failures,
             "sockets": [udp.statistics() for udp in self.sockets],
         }
-
-
-def identity_of(peer: Peer | None, annotation: bytes) -> bytes:
-    """Who a thawed association belongs to: its PSK identity, or what the verifier made of its credential."""
-    if peer is None:
-        return b""
-    return annotation if peer.psk_identity is None else peer.psk_identity

@@ -18,7 +18,8 @@ What holds, whatever happens in between:
   everything are verified before anything is used; what does not fit is refused as a whole and stays as it is.
 - **For the owner only.** Mode 0600 from its first moment; no links followed; refused where others had access. The
   blobs in it are sealed by ``sansdtls`` under the operator's first key, and the MAC is under that key too. Memory in
-  the manager is never written to a disk, so it may go without a key; the MAC is then a checksum.
+  the manager is never written to a disk and handed to nobody else, so it may go without a key; the MAC is then a checksum.
+  A file without a MAC under the key is refused: anybody could have written it.
 - **One that fails harms no other.** A blob that the core refuses (expired keys, an association that is live again) is
   counted, and the rest is used.
 
@@ -237,7 +238,7 @@ class Handoff:
         self._path = path
         self._used_up = False
         try:
-            self.facts, self.count = self._verified(keys)
+            self.facts, self.count, self.keyed = self._verified(keys)
         except HandoffError:
             self.close()
             raise
@@ -248,7 +249,8 @@ class Handoff:
             self.close()
             raise HandoffError(f"{where}: cannot be read: {_reason(error)}") from None
 
-    def _verified(self, keys: Sequence[bytes]) -> tuple[Facts, int]:
+    def _verified(self, keys: Sequence[bytes]) -> tuple[Facts, int, bool]:
+        """Facts, the number of blobs, and whether all is under one of ``keys``."""
         magic = os.pread(self._descriptor, len(MAGIC), 0)
         if magic == bytes(len(MAGIC)):
             raise HandoffError(f"{self.where}: was used up before; {self._lost}")
@@ -268,8 +270,13 @@ class Handoff:
             )
         if keyed and not keys:
             raise HandoffError(f"{self.where}: was written under a key; remedy: {_GIVE_KEY}")
-        if keys and not keyed:
+        if keys and not keyed and self._path is not None:
             raise HandoffError(f"{self.where}: was written without a key, so by anybody; {self._lost}")
+        if not keyed:
+            # Memory from before there was a key: nobody but the manager has had it.
+            macs = _macs(())
+            reader = _Reader(self._descriptor, macs)
+            reader.take(_START)
         facts = reader.take_framed(MAX_FACTS)
         count = 0
         while reader.take_framed(MAX_BLOB):
@@ -286,7 +293,7 @@ class Handoff:
             )
         if told != count or not reader.at_end():
             raise ValueError("wrong number of associations")
-        return Facts.from_bytes(facts), count
+        return Facts.from_bytes(facts), count, bool(keyed)
 
     def use_up(self) -> None:
         """From now on nobody else can use it, and this process can. :class:`HandoffError` if that cannot be done."""
@@ -460,7 +467,7 @@ class HandoffMemory:
     and a hand-over needs no more than writing to it.
     """
 
-    where = "the service manager's descriptor store"
+    where = "the service manager"
 
     def __init__(self, descriptor: int, keys: Sequence[bytes]) -> None:
         """Takes over ``descriptor``; see :meth:`create`."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from endpoint.addresses import Path
     from endpoint.association import Association
     from endpoint.verification import PeerRejected
-    from sansdtls import Cause, PathProof
+    from sansdtls import Cause, PathChangeRequested, PathProof
 
 
 class Observer(Protocol):
@@ -29,6 +29,13 @@ class Observer(Protocol):
 
     def moved(self, association: Association, old: Path, proof: PathProof) -> None:
         """The peer's address has changed; ``association.path`` is the new one."""
+        ...
+
+    def move_requested(self, association: Association, request: PathChangeRequested) -> None:
+        """The peer was heard at ``request.new``, and nothing proves that it is there. With ``PathPolicy.APPLICATION`` only.
+
+        Answer with ``association.confirm_path(request)``, now or later, or not at all.
+        """
         ...
 
     def frozen(self, association: Association) -> None:

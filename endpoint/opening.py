@@ -5,11 +5,18 @@ timers, as ``open_dtls`` does during the handshake. So while nobody is in ``rece
 the kernel's buffer (which drops what does not fit), a close_notify is not noticed, the idle timeout
 does not strike, and a server that lost our last flight gets it again only with the next
 ``receive``. ``send`` works regardless. A client that only ever sends loses nothing by this but the
-news that its server has gone.
+news that its server has gone; with connection IDs and a server that asks whether its new address is its own
+(RFC 9853), also the chance to answer.
+
+Keep-alives are of the same kind: a NAT forgets a mapping that nobody uses, after 30 s in many networks, and with it goes
+whatever the server would have sent. While somebody waits in ``receive``, ``keep_alive`` sends an empty application
+data record (RFC 5246 §6.2.1: "Zero-length fragments of Application data MAY be sent") whenever nothing was sent
+for so long. It is not answered, so it does not tell whether the server is still there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import socket
@@ -36,6 +43,7 @@ from sansdtls import (
     HandshakeTimeout,
     PeerCertificateReceived,
     PeerRawKeyReceived,
+    WrongState,
 )
 from sansdtls.pki import Purpose
 
@@ -45,6 +53,10 @@ if TYPE_CHECKING:
     from endpoint.verification import PeerRequest, Verify
     from sansdtls import Cause, ClientConfig, Event, Peer
     from sansdtls.pki import TrustPolicy, Verifier
+
+MIN_KEEP_ALIVE, MAX_KEEP_ALIVE = 0.01, 86_400.0
+"""Seconds. Below, it would be a flood; above, the server's idle timeout comes first where the device has no connection
+ID."""
 
 REFUSALS_BELIEVED = 2
 """ICMP "port unreachable" in answer to so many datagrams, with nothing else heard, ends an attempt.
@@ -58,6 +70,7 @@ async def open_dtls(
     *,
     config: ClientConfig,
     verify: Verify | Verifier | TrustPolicy | None = None,
+    keep_alive: float | None = None,
 ) -> DtlsChannel:
     """Connect to ``host`` and return the channel once both sides have proved their key.
 
@@ -66,6 +79,9 @@ async def open_dtls(
     :class:`PeerVerifier`, or your own function (:data:`Verify`). Without it such servers are rejected.
     ``config.server_certificate_types`` says what is accepted at all. What a function of your own raises,
     other than :class:`PeerRejected`, is raised here.
+
+    ``keep_alive``: while a task waits in ``receive``, send an empty datagram after so many seconds in which nothing was sent,
+    so that a NAT on the way keeps its mapping; ``None`` = never.
 
     Use it as ``async with await open_dtls(...) as channel``. Where ``host`` has several addresses they are
     tried in the resolver's order; the next one's turn comes when one does not answer at all within
@@ -77,6 +93,10 @@ async def open_dtls(
     """
     if config.psk_identity is not None and config.psk_key is None:
         raise ConfigError("ClientConfig.psk_key: open_dtls needs the key")
+    if keep_alive is not None and not MIN_KEEP_ALIVE <= keep_alive <= MAX_KEEP_ALIVE:
+        raise ConfigError(
+            f"keep_alive: {keep_alive!r} is not within {MIN_KEEP_ALIVE:g} to {MAX_KEEP_ALIVE:g} seconds"
+        )
     judge = as_verify(verify, Purpose.SERVER)
     found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
     failures: list[OSError] = []
@@ -87,6 +107,7 @@ async def open_dtls(
                 target,
                 config,
                 judge,
+                keep_alive=keep_alive,
                 refusals_believed=REFUSALS_BELIEVED if number == len(found) else 1,
             )
         except OSError as failure:
@@ -100,7 +121,13 @@ async def open_dtls(
 
 
 async def _open_one(
-    family: int, target: Any, config: ClientConfig, verify: Verify, *, refusals_believed: int
+    family: int,
+    target: Any,
+    config: ClientConfig,
+    verify: Verify,
+    *,
+    keep_alive: float | None,
+    refusals_believed: int,
 ) -> OpenedChannel:
     remote = address_text(target)
     sock = socket.socket(family, socket.SOCK_DGRAM)
@@ -113,7 +140,12 @@ async def _open_one(
             raise OSError(error.errno, f"{remote}: {error.strerror}") from error
         connection = Connection.client(config, entropy=os.urandom, now=trio.current_time())
         channel = OpenedChannel(
-            connection, sock, remote=remote, verify=verify, server_name=config.server_name
+            connection,
+            sock,
+            remote=remote,
+            verify=verify,
+            server_name=config.server_name,
+            keep_alive=keep_alive,
         )
         await channel.shake_hands(refusals_believed)
     except BaseException:
@@ -133,6 +165,7 @@ class OpenedChannel(DtlsChannel):
         remote: str,
         verify: Verify,
         server_name: str | None,
+        keep_alive: float | None,
     ) -> None:
         super().__init__(connection, identity=b"", kind=CredentialKind.NONE, key_index=None)
         self._verify = verify
@@ -150,6 +183,9 @@ class OpenedChannel(DtlsChannel):
         self._receiving = trio.Lock()
         self._writing = trio.Lock()
         self._wait = trio.CancelScope()
+        self._keep_alive = math.inf if keep_alive is None else keep_alive
+        self._established = False
+        self._last_sent = trio.current_time()
         self._heard = False
         self._refusals = 0
         self._send_errors = 0
@@ -180,6 +216,7 @@ class OpenedChannel(DtlsChannel):
             if self._cause is not None:
                 self._raise_handshake_failed(self._cause)
             await self._note_peer()
+            self._established = True
         except BaseException:
             # Cancelled, or failed: the server need not wait for the rest.
             self._closed = True
@@ -269,16 +306,28 @@ class OpenedChannel(DtlsChannel):
 
     async def _step(self) -> None:
         """Wait for one datagram or the next timeout, whichever is first, and handle it."""
-        deadline = self._connection.next_timeout()
         datagram = None
-        with trio.CancelScope(deadline=math.inf if deadline is None else deadline) as self._wait:
+        with trio.CancelScope(deadline=self._deadline()) as self._wait:
             datagram = await self._receive_datagram()
         now = trio.current_time()
         if datagram is not None:
             self._take(self._connection.receive_datagram(datagram, now=now))
         elif self._wait.cancelled_caught:
             self._take(self._connection.handle_timeout(now=now))
+            self._send_keep_alive(now)
         self._flush()
+
+    def _deadline(self) -> float:
+        deadline = self._connection.next_timeout()
+        keep_alive = self._last_sent + self._keep_alive if self._established else math.inf
+        return keep_alive if deadline is None else min(deadline, keep_alive)
+
+    def _send_keep_alive(self, now: float) -> None:
+        """Send something if nothing was sent for long: then the timeout was that."""
+        if self._established and now >= self._last_sent + self._keep_alive:
+            self._last_sent = now
+            with contextlib.suppress(WrongState):  # it has just ended
+                self._connection.send(b"", now=now)
 
     async def _receive_datagram(self) -> bytes | None:
         """One datagram, or ``None`` for an error (an ICMP message), which is noted and no more."""
@@ -307,7 +356,10 @@ class OpenedChannel(DtlsChannel):
                 self._cause = event.cause
 
     def _flush(self) -> None:
-        self._unsent.extend(outgoing.data for outgoing in self._connection.datagrams_to_send())
+        outgoing = self._connection.datagrams_to_send()
+        if outgoing:
+            self._last_sent = trio.current_time()
+            self._unsent.extend(datagram.data for datagram in outgoing)
         while self._unsent and self._send_now(self._unsent[0]):
             self._unsent.popleft()
 
@@ -340,9 +392,7 @@ class OpenedChannel(DtlsChannel):
 
     def _settle(self) -> None:
         self._flush()
-        deadline = self._connection.next_timeout()
-        if deadline is not None and deadline < self._wait.deadline:
-            self._wait.deadline = deadline
+        self._wait.deadline = min(self._wait.deadline, self._deadline())
 
     def _close(self) -> None:
         self._connection.close(now=trio.current_time())

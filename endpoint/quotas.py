@@ -13,7 +13,10 @@ Properties
        dual-stack socket gives nobody a second bucket.
     2. Handshakes under way and live associations of a prefix are counted together and exactly; each
        gives its slot back on every way it can end. A device that rebooted may always replace
-       its own association: the one that will go is not held against the one that comes.
+       its own association: the one that will go is not held against the one that comes. (If it stays after
+       all, because it is another device's and has a connection ID, the one that came has to go.) An
+       association that moves takes its slot along, and one that wakes up gets one, be the prefix full or not:
+       what was admitted is not refused later. A frozen one needs none; ``Limits.max_frozen`` bounds those.
     3. Live associations of one identity are limited too, where a key has leaked or a device comes
        back from a new port each time. By default the one that has been silent longest gives way: the
        newcomer has just proved the key, and refusing it would lock out a rebooted device until the
@@ -216,6 +219,15 @@ class Quotas:
             return self._refuse("handshakes_per_second")
         self._associations[prefix] = held + 1
         return None
+
+    def prefix_is_over(self, prefix: Prefix) -> bool:
+        """Whether ``prefix`` holds more slots than it may."""
+        limit = self.policy.associations_per_prefix
+        return limit is not None and self._associations.get(prefix, 0) > limit
+
+    def count_prefix_overflow(self) -> str:
+        """Count it; returns the reason."""
+        return self._refuse("associations_per_prefix")
 
     def hold(self, prefix: Prefix) -> None:
         """An association that was admitted before is back, or has moved here: counted, never refused."""

@@ -5,6 +5,10 @@ The facts, by the name of their ``event``::
     connected          info     identity (null for a peer that showed nothing), path, credential ("psk",
                                 "certificate", "raw_public_key" or "none"), cipher_suite, resumed,
                                 and with a PSK key_used ("current" or "next")
+    moved              info     identity, path, before (the path until now), proof ("newer_record",
+                                "return_routability" or "application")
+    frozen, thawed     debug    identity, path: it sleeps, it is awake
+    move_not_proven    debug    identity, path, heard_at: with path_policy "application" only, as nobody here can say
     disconnected       info     identity, path, cause, reason
     handshake_failed   warning  cause, reason, identity (null where none was named), path, and problem where a
                                 certificate or raw public key was not accepted; reason then says exactly why
@@ -18,7 +22,7 @@ says how many lines of that cause were left out since the last one.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from endpoint.association import CredentialKind
 from endpoint.causes import cause_text
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
     from endpoint.logs import Throttle
     from endpoint.udp import Path
     from endpoint.verification import PeerRejected
-    from sansdtls import Cause, PathProof
+    from sansdtls import Cause, PathChangeRequested, PathProof
 
 _KEY_NAMES = ("current", "next")
 _RESERVED = frozenset({"event", "level", "time", "held_back"})
@@ -68,8 +72,9 @@ class Reporter:
         self._log.info("connected", **facts)
 
     def received(self, association: Association, data: bytes) -> None:
-        """A device sent something."""
-        self._forwarder.deliver(association, data)
+        """A device sent something. An empty datagram only keeps its NAT's mapping alive: the engine counts it, nobody gets it."""
+        if data:
+            self._forwarder.deliver(association, data)
 
     def moved(self, association: Association, old: Path, proof: PathProof) -> None:
         """A device has another address."""
@@ -79,6 +84,15 @@ class Reporter:
             path=association.remote,
             before=path_text(old),
             proof=proof.value,
+        )
+
+    def move_requested(self, association: Association, request: PathChangeRequested) -> None:
+        """A device may have another address; this program has no way to find out, so nothing moves."""
+        self._log.debug(
+            "move_not_proven",
+            identity=identity_text(association),
+            path=association.remote,
+            heard_at=path_text(cast("Path", request.new)),
         )
 
     def frozen(self, association: Association) -> None:

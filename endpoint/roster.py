@@ -1,4 +1,9 @@
-"""Who is here: the live associations by connection, path and identity, and by identity those that are frozen."""
+"""Who is here: the live associations, by connection, path and identity.
+
+Several associations may be on one path. Behind a NAT the port that one device has lost is soon another's, and the first
+one is still found by its connection ID, wherever it is. What concerns a path and no record, such as an error of
+the socket, is then put down to the one that came there last.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +18,17 @@ if TYPE_CHECKING:
 
 
 class Roster:
-    """The tables of one engine. A frozen association costs its identity and its handle here, and no object."""
+    """The live associations of one engine."""
 
-    __slots__ = ("_by_connection", "_by_identity", "_by_path", "_frozen")
+    __slots__ = ("_below", "_by_connection", "_by_identity", "_by_path")
 
     def __init__(self) -> None:
         self._by_connection: dict[Connection, Association] = {}
         self._by_path: dict[Path, Association] = {}
-        self._by_identity: dict[bytes, dict[Association, None]] = {}
-        self._frozen: dict[bytes, tuple[bytes, ...]] = {}
+        self._below: dict[Path, list[Association]] = {}
+        """Those that were on a path when another one came, which are few."""
+        self._by_identity: dict[bytes, Association | dict[Association, None]] = {}
+        """A dict, which takes 230 bytes, only where there are several."""
 
     def __len__(self) -> int:
         """Live associations."""
@@ -30,8 +37,9 @@ class Roster:
     def __iter__(self) -> Iterator[Association]:
         return iter(list(self._by_connection.values()))
 
-    def __getitem__(self, connection: Connection) -> Association:
-        return self._by_connection[connection]
+    def get(self, connection: Connection) -> Association | None:
+        """The association of ``connection``; none for a handshake that came to nothing."""
+        return self._by_connection.get(connection)
 
     @property
     def identities(self) -> int:
@@ -44,55 +52,64 @@ class Roster:
         return len(self._by_path)
 
     def at(self, path: Path) -> Association | None:
-        """Who was last heard on ``path``."""
+        """Who came to ``path`` last, and is still there."""
         return self._by_path.get(path)
 
     def of(self, identity: bytes) -> list[Association]:
         """The live associations of an identity, the oldest first."""
-        return list(self._by_identity.get(identity, ()))
-
-    def frozen_of(self, identity: bytes) -> tuple[bytes, ...]:
-        """The handles of an identity's frozen associations, the one frozen first first."""
-        return self._frozen.get(identity, ())
+        held = self._by_identity.get(identity)
+        if held is None:
+            return []
+        return list(held) if isinstance(held, dict) else [held]
 
     def add(self, association: Association) -> None:
         """A live association."""
         self._by_connection[association.connection] = association
-        self._by_path[association.path] = association
+        self._come(association)
         if association.identified:
-            self._by_identity.setdefault(association.identity, {})[association] = None
+            held = self._by_identity.setdefault(association.identity, association)
+            if isinstance(held, dict):
+                held[association] = None
+            elif held is not association:
+                self._by_identity[association.identity] = {held: None, association: None}
 
     def disown(self, association: Association) -> None:
         """It is about to end, and is not to be counted for its identity any more."""
-        siblings = self._by_identity.get(association.identity, {})
-        siblings.pop(association, None)
-        if not siblings:
+        held = self._by_identity.get(association.identity)
+        if isinstance(held, dict):
+            held.pop(association, None)
+        if not held or held is association:
             self._by_identity.pop(association.identity, None)
 
     def remove(self, connection: Connection) -> Association | None:
         """It is over, or frozen; ``None`` if it never was here."""
         association = self._by_connection.pop(connection, None)
         if association is not None:
-            if self._by_path.get(association.path) is association:
-                del self._by_path[association.path]
+            self._leave(association)
             self.disown(association)
         return association
 
     def move(self, association: Association, path: Path) -> None:
         """It is to be reached at ``path`` from now on."""
-        if self._by_path.get(association.path) is association:
-            del self._by_path[association.path]
+        self._leave(association)
         association.path = path
-        self._by_path[path] = association
+        self._come(association)
 
-    def add_frozen(self, identity: bytes, handle: bytes) -> None:
-        """An association of ``identity`` is frozen."""
-        self._frozen[identity] = (*self._frozen.get(identity, ()), handle)
+    def _come(self, association: Association) -> None:
+        before = self._by_path.get(association.path)
+        if before is not None:
+            self._below.setdefault(association.path, []).append(before)
+        self._by_path[association.path] = association
 
-    def remove_frozen(self, identity: bytes, handle: bytes) -> None:
-        """It is not any more."""
-        left = tuple(other for other in self._frozen.get(identity, ()) if other != handle)
-        if left:
-            self._frozen[identity] = left
+    def _leave(self, association: Association) -> None:
+        path = association.path
+        below = self._below.get(path)
+        if self._by_path.get(path) is not association:
+            assert below is not None  # noqa: S101 - somebody came after it
+            below.remove(association)
+        elif below is not None:
+            self._by_path[path] = below.pop()
         else:
-            self._frozen.pop(identity, None)
+            del self._by_path[path]
+        if below is not None and not below:
+            del self._below[path]

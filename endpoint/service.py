@@ -19,6 +19,7 @@ also while the port is still being waited for. Facts of the log about starts and
     handed_over                 associations, to
     handoff_failed              error
     stopped                     associations_left, held_back, statistics
+    notify_failed               failures: the service manager cannot be told
 """
 
 from __future__ import annotations
@@ -265,7 +266,10 @@ class Service:
                     await running.start(engine.run)
                     task_status.started([(udp.address, udp.port) for udp in listeners.sockets])
                     where = ", ".join(udp.local_text for udp in listeners.sockets)
-                    self._supervision.notifier.ready(f"serving on {where}")
+                    notifier = self._supervision.notifier
+                    if notifier and not notifier.ready(f"serving on {where}"):
+                        # It will take us for one that does not start, and end us after a while.
+                        self._log.warning("notify_failed", failures=notifier.failures)
                     await self._stop.wait()
                     deadline = trio.current_time() + self._config.listen.drain
                     left = await self._take_leave(engine)

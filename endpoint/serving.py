@@ -17,7 +17,7 @@ from endpoint.keystore import DictKeyStore
 from endpoint.quotas import QuotaPolicy, TokenBucket
 from endpoint.udp import bind_udp
 from endpoint.verification import as_verify
-from sansdtls import ConfigError, LocalClose
+from sansdtls import ConfigError, LocalClose, PathPolicy
 from sansdtls.pki import Purpose
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from endpoint.keystore import Keys, KeyStore
     from endpoint.sockets import UdpSocket
     from endpoint.verification import PeerRejected, Verify
-    from sansdtls import Cause, PathProof, ServerConfig
+    from sansdtls import Cause, PathChangeRequested, PathProof, ServerConfig
     from sansdtls.pki import TrustPolicy, Verifier
 
 Handler: TypeAlias = Callable[[DtlsChannel], Awaitable[object]]
@@ -76,10 +76,13 @@ async def serve_dtls(
     port 0 became.
 
     Runs until cancelled; then every peer gets close_notify. Raises :class:`ListenError`, and ConfigError for a
-    ``config`` with ``freeze_after``: a handler that waits cannot be frozen.
+    ``config`` with ``freeze_after``, as a handler that waits cannot be frozen, or with ``PathPolicy.APPLICATION``, as
+    a channel cannot be asked. A peer with a connection ID may move: ``channel.remote`` is where it is now.
+
+    An empty datagram is delivered as one. Clients send them to keep a NAT's mapping alive (``open_dtls``'s
+    ``keep_alive``); a handler that makes nothing of them passes over them.
     """
-    if config.freeze_after is not None:
-        raise ConfigError("ServerConfig.freeze_after: associations that have a handler cannot be frozen")
+    _require_possible(config)
     if isinstance(keystore, Mapping):
         keystore = DictKeyStore(keystore)
     store = DictKeyStore() if keystore is None else keystore
@@ -101,6 +104,16 @@ async def serve_dtls(
             await nursery.start(engine.run)
             task_status.started(sockets)
     raise AssertionError("an engine runs until cancelled")  # pragma: no cover - nothing else ends the nursery
+
+
+def _require_possible(config: ServerConfig) -> None:
+    if config.freeze_after is not None:
+        raise ConfigError("ServerConfig.freeze_after: associations that have a handler cannot be frozen")
+    policy = config.connection_id
+    if policy is not None and policy.path_policy is PathPolicy.APPLICATION:
+        raise ConfigError(
+            "ServerConfig.connection_id: path_policy: a channel cannot be asked whether its peer has moved"
+        )
 
 
 class ServedChannel(DtlsChannel):
@@ -187,6 +200,9 @@ class _Channels:
 
     def moved(self, association: Association, old: Path, proof: PathProof) -> None:
         """``channel.remote`` tells the new address from now on."""
+
+    def move_requested(self, association: Association, request: PathChangeRequested) -> None:
+        """Not with the policies that serve_dtls takes."""
 
     def frozen(self, association: Association) -> None:
         raise AssertionError(

@@ -23,12 +23,13 @@ from endpoint.addresses import (
     Source,
     address_text,
     ask_for_destinations,
+    misfit,
     source_host,
     source_of,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -53,6 +54,16 @@ _MEMINFO = struct.Struct("=9I")
 def errno_name(code: int | None) -> str:
     """``"ECONNREFUSED"`` for the number; the number itself where it has no name."""
     return errno.errorcode.get(code or 0, str(code))
+
+
+def why_unreachable(path: object, sockets: Sequence[UdpSocket]) -> str | None:
+    """Why ``path``, which comes from elsewhere, leads nowhere by ``sockets``; ``None`` = it may lead somewhere."""
+    if not isinstance(path, tuple) or len(path) != 2 or type(path[0]) is not int:
+        return "its path is none of an endpoint's"
+    index, address = path
+    if not 0 <= index < len(sockets):
+        return f"it talked to socket number {index}, and there are {len(sockets)}"
+    return sockets[index].why_not(address)
 
 
 class UdpSocket:
@@ -117,6 +128,10 @@ class UdpSocket:
         """The local address that ``address`` talks to: differs from ``local_text`` on all interfaces."""
         host = source_host(address[-1]) if self._has_source else None
         return self.local_text if host is None else address_text((host, self.port))
+
+    def why_not(self, address: object) -> str | None:
+        """Why ``address`` cannot be a peer of this socket, in words; ``None`` = it can."""
+        return misfit(address, self._socket.family, has_source=self._has_source)
 
     @property
     def receive_buffer(self) -> int:

@@ -29,7 +29,6 @@ from endpoint.handoff import STORED_ASSOCIATIONS, Facts, HandoffError, HandoffFi
 from endpoint.listening import STORED_SOCKET, inherited_sockets
 from endpoint.state.behind import WriteBehind
 from endpoint.state.sqlite import AssociationFile
-from endpoint.systemd import PROBE
 from endpoint.text import show_text
 from sansdtls import SnapshotError
 
@@ -48,10 +47,14 @@ if TYPE_CHECKING:
     from sansdtls import Checkpoint
 
 
+_OURS = "sansdtls-"
+"""How the names of what this program stores begin."""
+
+
 class Restores(Protocol):
     """What is asked of the engine at the start."""
 
-    def restore(self, blob: bytes, *, saved: bool = False) -> object:
+    def restore(self, blob: bytes, *, saved: bool = False, unsealed: bool = False) -> object:
         """Take a saved association in, asleep. ``SnapshotError`` for one that cannot be used."""
         ...
 
@@ -63,6 +66,8 @@ class Keeps(Protocol):
     def sockets(self) -> tuple[UdpSocket, ...]:
         """In the order of their indices."""
         ...
+
+    on_checkpoint_due: Callable[[], None] | None
 
     @property
     def checkpoint_due(self) -> bool:
@@ -128,15 +133,16 @@ class Succession:
     def _sort(self, descriptors: Sequence[Descriptor]) -> tuple[HandedSocket, ...]:
         sockets = []
         for descriptor in descriptors:
-            if descriptor.name == PROBE:
-                descriptor.close()
-            elif descriptor.name != STORED_ASSOCIATIONS:
-                sockets.append(descriptor)
-            elif self._memory is None:
+            if descriptor.name == STORED_ASSOCIATIONS and self._memory is None:
                 self._memory = HandoffMemory(descriptor.number, self._keys)
                 self._opened.callback(self._memory.close)
+            elif descriptor.name == STORED_SOCKET or not descriptor.name.startswith(_OURS):
+                sockets.append(descriptor)
             else:
+                # From a probe that was cut off, or from another version of this program.
                 descriptor.close()
+                if descriptor.name != STORED_ASSOCIATIONS:
+                    self._notifier.forget(descriptor.name)
         return inherited_sockets(sockets)
 
     def _look(self, place: HandoffFile | HandoffMemory, max_age: float | None, sources: ClockSources) -> None:
@@ -186,7 +192,7 @@ class Succession:
         for found in self._found:
             try:
                 found.use_up()
-                self._put_into(engine, found.blobs(), found.where, saved=False)
+                self._put_into(engine, found.blobs(), found.where, unsealed=not found.keyed)
             except (HandoffError, OSError, ValueError) as error:
                 self._log.warning("associations_not_restored", reason=str(error))
             found.close()
@@ -195,13 +201,21 @@ class Succession:
             rows = (blob for _, blob in self._saved.rows())
             self._put_into(engine, rows, show_text(str(self._saved.path)), saved=True)
 
-    def _put_into(self, engine: Restores, blobs: Iterator[bytes], where: str, *, saved: bool) -> None:
+    def _put_into(
+        self,
+        engine: Restores,
+        blobs: Iterator[bytes],
+        where: str,
+        *,
+        saved: bool = False,
+        unsealed: bool = False,
+    ) -> None:
         restored = refused = 0
         why: dict[str, str] = {}
         try:
             for blob in blobs:
                 try:
-                    engine.restore(blob, saved=saved)
+                    engine.restore(blob, saved=saved, unsealed=unsealed)
                     restored += 1
                 except SnapshotError as error:
                     refused += 1
@@ -248,6 +262,7 @@ class Succession:
                 anchor=self.clock.anchor,
                 trouble=trouble,
             )
+            engine.on_checkpoint_due = self._behind.hurry
 
     async def run(self) -> None:
         """Keep the database up to date until cancelled; without one there is nothing to do."""

@@ -30,9 +30,13 @@ VERIFY_THREADS = 4
 """Certificate chains examined at once. A chain takes about a millisecond; more threads than cores are there for a
 chain that takes long, so that it holds up nobody."""
 
+MAX_IDENTITY = 1024
+"""Bytes of an identity that a verifier gives: what the core keeps with a frozen association. Cut off, one would be
+another device's."""
+
 PeerRequest: TypeAlias = PeerCertificateReceived | PeerRawKeyReceived
 Verify: TypeAlias = Callable[[PeerRequest], bytes | Awaitable[bytes]]
-"""Gives the identity of the peer, one byte or more, or raises :class:`PeerRejected`. What it returns at once must not
+"""Gives the identity of the peer, 1 to 1024 bytes, or raises :class:`PeerRejected`. What it returns at once must not
 take long to compute; an awaitable runs in a task of its own and is cancelled when its handshake ends first. Called with
 ``request.resumption`` it is asked whether a peer seen before is still welcome; refusing then means a full handshake."""
 
@@ -199,6 +203,10 @@ class Verifications:
             answer = self._failed(f"an identity in bytes is needed, not {type(answer).__name__}")
         elif not answer:
             answer = self._failed("an identity of at least one byte is needed")
+        elif isinstance(answer, bytes) and len(answer) > MAX_IDENTITY:
+            answer = self._failed(
+                f"an identity of at most {MAX_IDENTITY} bytes is needed, not of {len(answer)}"
+            )
         self._decided(request, answer)
         connection = request.connection
         if isinstance(answer, PeerRejected):

@@ -10,8 +10,6 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, Protocol, cast
 
-import attrs
-
 from sansdtls.errors import DecodeError
 from sansdtls.events import (
     AlertReceived,
@@ -76,14 +74,6 @@ class ConnectionState(enum.Enum):
     """The association lives on as bytes, or in another object made of them; this one is of no more use."""
 
 
-@attrs.frozen
-class Exporter:
-    """What RFC 5705 needs of the handshake."""
-
-    master_secret: bytes = attrs.field(repr=False)
-    randoms: bytes
-
-
 class Watcher(Protocol):
     """How a :class:`~sansdtls.Server` learns of direct calls on its connections."""
 
@@ -110,11 +100,11 @@ class Association(PathFollower):
         "_config",
         "_entropy",
         "_events",
-        "_exporter",
         "_handshake",
         "_is_client",
         "_last_flight",
         "_layer",
+        "_master_secret",
         "_max_accepted",
         "_max_payload",
         "_max_plaintext",
@@ -122,12 +112,14 @@ class Association(PathFollower):
         "_next_receive_seq",
         "_origin",
         "_peer",
+        "_randoms",
         "_repeat_until",
         "_repeats",
         "_session",
         "_state",
         "_watcher",
         "last_received",
+        "last_sent",
         "serial",
     )
 
@@ -154,7 +146,8 @@ class Association(PathFollower):
         self._negotiated: Negotiated | None = None
         self._peer: Peer | None = None
         self._session: Session | None = None
-        self._exporter: Exporter | None = None
+        self._master_secret = b""
+        self._randoms = b""  # those of both sides; they name the association
         self._last_flight: Sequence[FlightPart] = ()
         self._repeat_until = now
         self._repeats = 0
@@ -164,6 +157,8 @@ class Association(PathFollower):
         """Of the next blob that is made of the association; 0 as long as there has been none."""
         self.last_received = now
         """When something authentic last arrived (or the connection began), in seconds."""
+        self.last_sent = now
+        """When application data were last sent (or this object was made), in seconds."""
         self._watcher: Watcher | None = None
 
     def receive_record(self, record: Record, now: float, path: Hashable = None) -> bool:
@@ -372,7 +367,8 @@ class Association(PathFollower):
         self._negotiated = outcome.negotiated
         self._peer = outcome.peer
         self._session = outcome.session
-        self._exporter = Exporter(outcome.master_secret, outcome.client_random + outcome.server_random)
+        self._master_secret = outcome.master_secret
+        self._randoms = outcome.client_random + outcome.server_random
         self._last_flight = tuple(outcome.last_flight)
         self._expect_repeats_until(now)
         self._next_receive_seq = outcome.next_receive_seq
@@ -406,8 +402,9 @@ class Association(PathFollower):
 
     @property
     def _idle_timeout(self) -> float | None:
-        limits = self._config.limits
-        return limits.idle_timeout_with_connection_id if self._layer.connection_id else limits.idle_timeout
+        limits, layer = self._config.limits, self._layer
+        with_id = layer.connection_id or layer.write.connection_id
+        return limits.idle_timeout_with_connection_id if with_id else limits.idle_timeout
 
     def fail(self, failure: HandshakeFailure) -> None:
         """End as ``failure`` says, with its alert."""
@@ -424,7 +421,7 @@ class Association(PathFollower):
         if self._handshake is not None:
             self._handshake.release()
             self._handshake = None
-        self._exporter = None
+        self._master_secret = b""
         self._last_flight = ()
         self._layer.forget_keys()
         self._events.append(ConnectionTerminated(cast("Connection", self), cause))

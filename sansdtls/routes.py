@@ -111,7 +111,7 @@ class Pending:
 class Member:
     """A connection and its place in the server. The connection's ``Watcher``."""
 
-    __slots__ = ("_keeper", "connection", "hello", "records_sent", "route", "scheduled", "server_random")
+    __slots__ = ("_keeper", "connection", "hello", "route", "scheduled")
 
     connection: Connection
 
@@ -120,10 +120,6 @@ class Member:
         self.route = route
         self.hello = hello
         """The hello it answers, to recognise its repetitions; ``None`` once established."""
-        self.server_random = b""
-        """Names the association once it is established."""
-        self.records_sent = 0
-        """When the connection was last looked at for its silence."""
         self.scheduled: float | None = None
 
     @property

@@ -192,6 +192,13 @@ def decode_snapshot(blob: bytes, *, keys: tuple[bytes, ...]) -> SavedAssociation
         raise SnapshotError(f"this is no frozen association: {error}") from None
 
 
+def sealed_anew(blob: bytes, keys: tuple[bytes, ...], entropy: Callable[[int], bytes]) -> bytes:
+    """An unsealed blob under the first of ``keys``; a sealed one, or without keys, as it is. Raises SnapshotError."""
+    if not keys or not blob or blob[0] & _SEALED:
+        return blob
+    return encode_snapshot(decode_snapshot(blob, keys=()), keys=keys, entropy=entropy)
+
+
 def expires_at(blob: bytes) -> float:
     """When the association in a blob is over, in seconds; ``inf``: never. Needs no key, and checks none.
 

@@ -5,7 +5,7 @@ confirmed or not, gentle restarts, kills, and attempts to load something again. 
 """
 
 import contextlib
-from collections import Counter
+from collections import defaultdict
 
 import pytest
 from hypothesis import settings
@@ -22,7 +22,7 @@ from sansdtls import (
     SnapshotError,
     WrongState,
 )
-from sansdtls.snapshot import encode_path
+from sansdtls.snapshot import decode_snapshot, encode_path
 from sansdtls.testing import CounterEntropy, Fleet
 from tests.ledger import Ledger, Repeated
 
@@ -67,20 +67,18 @@ class Lives(RuleBasedStateMachine):
         )
         self.ledger = Ledger()
         self.booked = 0
-        self.incarnations: Counter[object] = Counter()
-        self.used: list[bytes] = []
-        """Blobs that this server has given or taken, and that are good for nothing any more."""
+        self.keys: dict[object, list[tuple[bytes, tuple[bytes, bytes]]]] = defaultdict(list)
+        """Each client's associations, the present one last, as they were after their handshakes; and the IDs in
+        records to the server and to the client."""
+        self.used: list[tuple[object, int, bytes]] = []
+        """Blobs that this server has given or taken, and that are good for nothing any more; whose they are."""
         self.kept: list[bytes] = []
         """Those that it has given to keep, each good for one use."""
         self.handles: dict[int, bytes] = {}
         """By which each client's association may be asleep."""
         self.start([])
         for number in range(CLIENTS):
-            self.fleet.connect(client_config(number), number)
-        self.fleet.run_until(
-            lambda: all(self.client(n).state is ConnectionState.CONNECTED for n in range(CLIENTS))
-        )
-        self.fleet.run_for(1)
+            self.connect(number)
 
     # --- what the rules are made of ---
 
@@ -90,6 +88,14 @@ class Lives(RuleBasedStateMachine):
     @property
     def server(self):
         return self.fleet.server
+
+    def connect(self, number):
+        self.fleet.connect(client_config(number), number)
+        self.fleet.run_until(lambda: self.client(number).state is ConnectionState.CONNECTED)
+        self.fleet.run_for(1)
+        client = self.client(number)
+        ids = (client.peer_connection_id, client.connection_id)
+        self.keys[number].append((client.snapshot(generation=0), ids))
 
     def start(self, blobs):
         """A new process: its generation is on the disk before it reads anything else."""
@@ -101,8 +107,16 @@ class Lives(RuleBasedStateMachine):
             generation=self.generation,
             durable=True,
         )
-        self.used, self.kept = list(blobs), []
-        self.disk = {self.server.restore(blob, now=self.fleet.now): blob for blob in blobs}
+        self.used, self.kept = [], []
+        for blob in blobs:
+            self.use(blob)
+        self.disk = {self.server.restore(blob, now=self.fleet.now).handle: blob for blob in blobs}
+
+    def use(self, blob):
+        identity = decode_snapshot(blob, keys=KEYS).psk_identity
+        assert identity is not None
+        number = int(identity.removeprefix(b"dev"))
+        self.used.append((number, len(self.keys[number]), blob))
 
     def live(self, number):
         """The server's connection with a client, if it is live."""
@@ -119,6 +133,13 @@ class Lives(RuleBasedStateMachine):
         self.fleet.run_for(0.1)
 
     # --- rules ---
+
+    @rule(number=clients, by_client=st.booleans())
+    def an_association_ends(self, number, by_client):
+        connection = self.client(number) if by_client else self.live(number)
+        if connection is not None:
+            connection.close(now=self.fleet.now)
+            self.fleet.run_for(1)
 
     @rule(number=clients, times=st.integers(1, 5))
     def a_client_speaks(self, number, times):
@@ -162,11 +183,13 @@ class Lives(RuleBasedStateMachine):
                 self.server.thaw(blob, now=self.fleet.now)
             else:
                 self.server.restore(blob, now=self.fleet.now)
-        self.used.append(blob)
+        self.use(blob)
 
     @rule(number=clients)
     def a_client_sleeps(self, number):
         client = self.fleet.clients[number]
+        if client.connection.state is not ConnectionState.CONNECTED:
+            return
         blob = client.connection.freeze(now=self.fleet.now)
         client.connection = Connection.thaw(
             blob, client_config(number), entropy=CounterEntropy(number), now=self.fleet.now
@@ -181,7 +204,7 @@ class Lives(RuleBasedStateMachine):
             self.disk.pop(handle, None)
         for one in checkpoint.saved:
             self.disk[one.handle] = one.blob
-            self.used.append(one.blob)
+            self.use(one.blob)
         if confirmed:
             self.server.confirm(checkpoint)
 
@@ -193,22 +216,20 @@ class Lives(RuleBasedStateMachine):
     def a_gentle_restart(self):
         self.start(list(self.server.freeze_all(now=self.fleet.now)))
 
-    @precondition(lambda self: self.used)
     @rule(data=st.data())
     def something_is_loaded_again(self, data):
-        blob = data.draw(st.sampled_from(self.used))
-        with pytest.raises(SnapshotError):
-            self.server.restore(blob, now=self.fleet.now)
-        with pytest.raises(SnapshotError):
-            self.server.thaw(blob, now=self.fleet.now)
+        # Of a device that has come back with new keys meanwhile, an old blob may be welcome: nothing uses it.
+        used = [blob for number, of, blob in self.used if of == len(self.keys[number])]
+        if used:
+            blob = data.draw(st.sampled_from(used))
+            with pytest.raises(SnapshotError):
+                self.server.restore(blob, now=self.fleet.now)
+            with pytest.raises(SnapshotError):
+                self.server.thaw(blob, now=self.fleet.now)
 
     @rule(number=clients)
     def a_device_loses_its_state_and_comes_back(self, number):
-        self.book()
-        self.incarnations[number] += 1
-        self.fleet.connect(client_config(number), number)
-        self.fleet.run_until(lambda: self.client(number).state is ConnectionState.CONNECTED)
-        self.fleet.run_for(1)
+        self.connect(number)
 
     # --- what always holds ---
 
@@ -220,10 +241,26 @@ class Lives(RuleBasedStateMachine):
             sent = entry.datagram
             from_server = sent.source == "server"
             path = sent.destination if from_server else sent.source
-            client = self.fleet.clients[path].connection
-            own = client.connection_id if from_server else client.peer_connection_id
-            self.ledger.enter((path, self.incarnations[path], from_server), sent.data, own)
+            index = self.association_of(path, sent.data)
+            _, ids = self.keys[path][index]
+            self.ledger.enter((path, index, from_server), sent.data, ids[from_server])
         self.booked = len(log)
+
+    def association_of(self, number, data):
+        """Which of a client's associations a datagram belongs to: after a kill the server may know a former one."""
+        *former, present = range(len(self.keys[number]))
+        for index in former:
+            probe = Connection.thaw(
+                self.keys[number][index][0],
+                client_config(number),
+                entropy=CounterEntropy(),
+                now=self.fleet.now,
+            )
+            probe._layer.read.window.restore(-1, 0)
+            probe.receive_datagram(data, now=self.fleet.now)
+            if not probe.statistics.records_discarded:
+                return index
+        return present
 
 
 TestLives = Lives.TestCase
@@ -241,3 +278,70 @@ def test_the_ledger_would_find_a_blob_that_is_used_twice():
         lives.fleet.run_for(1)
     with pytest.raises(Repeated):
         lives.book()
+
+
+# --- what has to be refused, one by one ----------------------------------------------------------------
+
+
+def refused(lives, blob):
+    for load in (lives.server.restore, lives.server.thaw):
+        with pytest.raises(SnapshotError):
+            load(blob, now=lives.fleet.now)
+
+
+def blob_of(lives, number):
+    """The last that the server has given or taken of this client's association."""
+    return [blob for of, _, blob in lives.used if of == number][-1]
+
+
+@pytest.mark.parametrize("number", range(CLIENTS))
+def test_what_was_restored_and_is_woken_by_the_record_that_ends_it_is_not_restored_again(number):
+    lives = Lives()
+    lives.a_gentle_restart()
+    lives.an_association_ends(number, by_client=True)
+    refused(lives, blob_of(lives, number))
+
+
+@pytest.mark.parametrize("by_client", [True, False])
+def test_what_was_restored_and_woken_and_has_ended_is_not_restored_again(by_client):
+    lives = Lives()
+    lives.a_gentle_restart()
+    restored = blob_of(lives, 1)
+    lives.a_client_speaks(1, 1)
+    lives.the_server_speaks(1, 2)
+    lives.an_association_ends(1, by_client)
+    refused(lives, restored)
+
+
+def test_of_an_association_that_was_given_away_only_the_last_blob_is_good():
+    lives = Lives()
+    lives.a_checkpoint(written=True, confirmed=True)
+    earlier = blob_of(lives, 1)
+    lives.the_server_speaks(1, 2)
+    lives.an_association_is_given_away(1)
+    refused(lives, earlier)
+    (last,) = lives.kept
+    lives.server.restore(last, now=lives.fleet.now)
+
+
+@pytest.mark.parametrize("by_client", [True, False])
+def test_a_checkpoint_of_an_association_that_has_ended_is_not_restored(by_client):
+    lives = Lives()
+    lives.a_checkpoint(written=True, confirmed=True)
+    lives.the_server_speaks(1, 2)
+    lives.an_association_ends(1, by_client)
+    refused(lives, blob_of(lives, 1))
+
+
+def test_a_kill_gives_no_number_back_that_the_killed_process_may_have_used():
+    # Woken and put to sleep again without a word: what was left out stays left out.
+    lives = Lives()
+    lives.a_checkpoint(written=True, confirmed=True)
+    lives.the_server_speaks(1, 600)
+    lives.a_kill()
+    lives.a_client_speaks(1, 1)
+    for _ in range(3):
+        lives.all_are_silent_for_long()
+        lives.a_client_speaks(1, 1)
+    lives.the_server_speaks(1, 600)
+    lives.book()

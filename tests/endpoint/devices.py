@@ -10,15 +10,17 @@ from trio.testing import wait_all_tasks_blocked
 from endpoint.engine import Engine
 from endpoint.keystore import DictKeyStore
 from endpoint.quotas import QuotaPolicy
-from endpoint.udp import bind_udp, path_text
+from endpoint.udp import address_text, bind_udp, path_text
 from sansdtls import (
     ClientConfig,
     Connection,
+    ConnectionIdPolicy,
     ConnectionState,
     ConnectionTerminated,
     DataReceived,
     PeerCertificateReceived,
     PeerRawKeyReceived,
+    ReturnRoutability,
     ServerConfig,
 )
 
@@ -32,11 +34,11 @@ PATIENCE = 30
 class Device:
     """A client that a test drives step by step, retransmissions included."""
 
-    def __init__(self, port, *, identity=IDENTITY, key=KEY, host="127.0.0.1", config=None):
+    def __init__(self, port, *, identity=IDENTITY, key=KEY, host="127.0.0.1", config=None, policy=None):
         family = trio.socket.AF_INET6 if ":" in host else trio.socket.AF_INET
         self.socket = trio.socket.socket(family, trio.socket.SOCK_DGRAM)
         self.server = (host, port)
-        self.config = config or ClientConfig(psk_identity=identity, psk_key=key)
+        self.config = config or ClientConfig(psk_identity=identity, psk_key=key, connection_id=policy)
         # The first ClientHello is sent by start(), which makes another one of these each time.
         self.connection = Connection.client(self.config, entropy=os.urandom, now=trio.current_time())
         self.data = []
@@ -51,12 +53,32 @@ class Device:
     @property
     def path(self):
         """As the server writes it."""
-        host, port = self.socket.getsockname()[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return address_text(self.socket.getsockname())
+
+    @property
+    def server_path(self):
+        """The server's address, the same way."""
+        return address_text(self.server)
 
     @property
     def connected(self):
         return self.connection.state is ConnectionState.CONNECTED
+
+    async def move(self, *, host=None, at=None, keep=False):
+        """Go on from another port, at the address ``at``, and ask the server at ``host``; returns the socket of before.
+
+        It is closed unless it is to be kept.
+        """
+        before = self.socket
+        self.server = (host or self.server[0], self.server[1])
+        family = trio.socket.AF_INET6 if ":" in self.server[0] else trio.socket.AF_INET
+        self.socket = trio.socket.socket(family, trio.socket.SOCK_DGRAM)
+        if at is not None:
+            await self.socket.bind((at, 0))
+        await self.socket.connect(self.server)
+        if not keep:
+            before.close()
+        return before
 
     async def start(self):
         """Send the first ClientHello of a new connection, from the same address as any before."""
@@ -140,10 +162,14 @@ class Recorder:
         self.refusals = []
         self.troubles = []
         self.moves = []
+        self.requests = []
         self.asleep = []
 
     def moved(self, association, old, proof):
         self.moves.append((path_text(old), association.remote, proof))
+
+    def move_requested(self, association, request):
+        self.requests.append((association, request))
 
     def frozen(self, association):
         self.live.remove(association)
@@ -185,6 +211,11 @@ class Served:
         self.nursery = nursery
         self.port = engine.sockets[0].port
         self.devices = []
+
+    def roamer(self, *, identity=IDENTITY, policy=None, **options):
+        """A device that may move: the server finds it by its connection ID. Without return routability by default."""
+        policy = policy or ConnectionIdPolicy(length=0, return_routability=ReturnRoutability.OFF)
+        return self.device(identity=identity, policy=policy, **options)
 
     def device(self, **options):
         device = Device(self.port, **options)

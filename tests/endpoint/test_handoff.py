@@ -390,6 +390,26 @@ def test_memory_is_empty_until_something_is_handed_over_and_after_it_was_taken(m
     assert take(filled(memory, [b"again"])) == [b"again"]
 
 
+def test_memory_that_was_filled_before_there_was_a_key_is_taken_and_known(memory):
+    filled(memory)
+    with_key = HandoffMemory(os.dup(memory.descriptor), [KEY])
+    with find(with_key) as found:
+        assert not found.keyed
+        found.use_up()
+        assert list(found.blobs()) == BLOBS
+    with find(filled(with_key)) as found:
+        assert found.keyed
+    with_key.close()
+
+
+def test_memory_without_a_key_is_checked_for_damage_all_the_same(memory):
+    filled(memory)
+    os.pwrite(memory.descriptor, b"X", 60)
+    with_key = HandoffMemory(os.dup(memory.descriptor), [KEY])
+    assert "is damaged (the checksum is wrong)" in refused(with_key)
+    with_key.close()
+
+
 def test_a_copy_of_the_descriptor_sees_what_was_handed_over_and_that_it_was_used_up(memory):
     kept = os.dup(memory.descriptor)  # the manager's, given before anything was in it
     next_one = HandoffMemory(kept, ())
@@ -397,9 +417,7 @@ def test_a_copy_of_the_descriptor_sees_what_was_handed_over_and_that_it_was_used
     found = find(next_one)
     found.use_up()
     os.close(found._descriptor)  # the process ends here
-    assert refused(memory) == (
-        "the service manager's descriptor store: was used up before; its devices handshake again"
-    )
+    assert refused(memory) == ("the service manager: was used up before; its devices handshake again")
     assert take(filled(next_one)) == BLOBS
     next_one.close()
 
@@ -414,7 +432,7 @@ def test_what_is_half_written_to_memory_is_refused(memory):
         memory.begin(2).write(FACTS, blobs())
     assert os.fstat(memory.descriptor).st_size > MAX_BLOB
     assert refused(memory) == (
-        "the service manager's descriptor store: is damaged (it is cut short); its devices handshake again"
+        "the service manager: is damaged (it is cut short); its devices handshake again"
     )
 
 

@@ -22,7 +22,7 @@ from tests.program import supervisor
 from tests.program.supervisor import Supervisor
 
 KEY = bytes(range(32))
-WHERE = "the service manager's descriptor store"
+WHERE = "the service manager"
 
 
 class FakeEngine:
@@ -31,9 +31,12 @@ class FakeEngine:
     def __init__(self, *blobs, sockets=()):
         self.blobs = list(blobs)
         self.sockets = sockets
+        self.unsealed = []
+        self.on_checkpoint_due = None
 
-    def restore(self, blob, *, saved=False):
+    def restore(self, blob, *, saved=False, unsealed=False):
         assert not saved
+        self.unsealed.append(unsealed)
         if blob.startswith(b"bad"):
             raise SnapshotError(blob.decode())
         self.blobs.append(blob)
@@ -329,8 +332,9 @@ def test_sockets_that_were_bound_here_are_kept_and_those_given_up_are_forgotten(
         found.close()
 
 
-def test_what_a_probe_left_is_closed_and_a_second_memory_too(manager):
-    memory, second = (os.memfd_create("x") for _ in range(2))
+def test_what_a_probe_or_another_version_left_is_closed_and_a_second_memory_too(manager):
+    memory, second, strange = (os.memfd_create("x") for _ in range(3))
+    Notifier(manager._notified.getsockname()).store("sansdtls-future", strange)
     reading, writing = os.pipe()
     os.close(reading)
     runs = Runs(State(), manager=manager)
@@ -339,9 +343,12 @@ def test_what_a_probe_left_is_closed_and_a_second_memory_too(manager):
             Descriptor(writing, PROBE),
             Descriptor(memory, STORED_ASSOCIATIONS),
             Descriptor(second, STORED_ASSOCIATIONS),
+            Descriptor(strange, "sansdtls-future"),
         ]
     )
-    for number in (writing, second):
+    runs.settle()
+    assert manager.stored == []
+    for number in (writing, second, strange):
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(number)
     assert one.to == WHERE
@@ -374,7 +381,8 @@ class CheckpointingEngine(FakeEngine):
         self.came_back = []
         self.confirmed = []
 
-    def restore(self, blob, *, saved=False):
+    def restore(self, blob, *, saved=False, unsealed=False):
+        assert not unsealed
         self.came_back.append((blob, saved))
         if blob.startswith(b"bad"):
             raise SnapshotError(blob.decode())

@@ -273,6 +273,7 @@ async def test_a_verification_ends_with_its_handshake(autojump_clock):
         (None, "an identity in bytes is needed, not NoneType"),
         ("meter", "an identity in bytes is needed, not str"),
         (b"", "an identity of at least one byte is needed"),
+        (bytes(1025), "an identity of at most 1024 bytes is needed, not of 1025"),
         (True, "an identity in bytes is needed, not bool"),
     ],
 )

@@ -18,7 +18,7 @@ from tests.program.supervisor import Supervisor
 from tests.restarts.meters import Meters, psk_lines
 
 COUNT = 3
-WHERE = "the service manager's descriptor store"
+WHERE = "the service manager"
 HANDED = '[state]\nhandoff_file = "handoff"\nkey_file = "state.key"\nadmin_socket = "admin"\n'
 
 
@@ -185,6 +185,18 @@ def test_a_socket_for_another_address_is_refused_with_the_remedy(home, port):
 
 def sock_port(fact):
     return fact["error"].split("is bound to 127.0.0.1:")[1].split(",")[0]
+
+
+def test_a_manager_that_cannot_be_told_is_named_in_the_log_and_devices_are_served(home, port):
+    configure(home, port)
+    with managed(home, environment={"NOTIFY_SOCKET": str(home / "gone")}) as service:
+        service.start()
+        assert service.fact("notify_failed")["failures"] >= 1
+        with Meters(1, ("127.0.0.1", port)) as meters:
+            meters.connect()
+            meters.hear_all()
+        assert service.stop() == 0
+        assert len(service.facts("disconnected")) == 1
 
 
 def test_variables_that_make_no_sense_are_wrong_use(home, port):

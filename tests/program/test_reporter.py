@@ -17,6 +17,7 @@ from sansdtls import (
     AuthenticationProblem,
     CipherSuite,
     HandshakeTimeout,
+    PathProof,
     PeerAlert,
     PeerClose,
 )
@@ -36,12 +37,14 @@ class Collector(Echo):
 class Bench:
     """A reporter with everything around it."""
 
-    def __init__(self, burst=10):
+    def __init__(self, burst=10, level="info"):
         self.stream = io.BytesIO()
         self.now = 0.0
         self.forwarder = Collector()
         throttle = Throttle(rate=1, burst=burst, clock=lambda: self.now)
-        self.reporter = Reporter(make_log(self.stream, wall=lambda: 0.0), throttle, self.forwarder)
+        self.reporter = Reporter(
+            make_log(self.stream, level=level, wall=lambda: 0.0), throttle, self.forwarder
+        )
 
     def facts(self):
         lines = [json.loads(line) for line in self.stream.getvalue().splitlines()]
@@ -65,6 +68,42 @@ def association():
         key_index=1,
         connection=SimpleNamespace(negotiated=negotiated),
     )
+
+
+def test_sleep_is_for_those_who_look_closely_and_a_move_is_for_all(association):
+    bench = Bench(level="debug")
+    bench.reporter.frozen(association)
+    bench.reporter.thawed(association)
+    bench.reporter.moved(association, (0, ("198.51.100.9", 1024)), PathProof.RETURN_ROUTABILITY)
+    about = {"identity": "meter\\x0a17", "path": "192.0.2.7:40000"}
+    assert bench.facts() == [
+        {"event": "frozen", "level": "debug"} | about,
+        {"event": "thawed", "level": "debug"} | about,
+        {"event": "moved", "level": "info", "before": "198.51.100.9:1024", "proof": "return_routability"}
+        | about,
+    ]
+    quiet = Bench()
+    quiet.reporter.frozen(association)
+    quiet.reporter.thawed(association)
+    assert quiet.facts() == []
+
+
+def test_a_move_that_nothing_proves_is_for_those_who_look_closely(association):
+    bench = Bench(level="debug")
+    request = SimpleNamespace(new=(0, ("198.51.100.9", 1024)))
+    bench.reporter.move_requested(association, request)  # type: ignore[arg-type]
+    (fact,) = bench.facts()
+    assert (fact["event"], fact["path"], fact["heard_at"]) == (
+        "move_not_proven",
+        "192.0.2.7:40000",
+        "198.51.100.9:1024",
+    )
+
+
+def test_an_empty_datagram_is_not_handed_on(bench, association):
+    for data in (b"", b"21.4", b"", b"\0"):
+        bench.reporter.received(association, data)
+    assert bench.forwarder.delivered == [(association, b"21.4"), (association, b"\0")]
 
 
 def test_a_connection_is_told_with_the_key_that_matched(bench, association):

@@ -10,6 +10,8 @@ from tests.restarts.namespaces import ENDPOINT, Namespaces, require_namespaces
 from tests.restarts.service import in_namespace
 
 PORT = 5684
+PROBE_TIMEOUT = 0.2
+"""Seconds for which the enhanced flow waits for an old path that is gone, so the test waits too."""
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,7 @@ def test_without_a_connection_id_a_rebinding_ends_the_association(networks, tmp_
 
 @pytest.mark.parametrize("way", list(ReturnRoutability))
 def test_a_rebinding_costs_no_handshake_with_a_connection_id(networks, tmp_path, way):
-    table = f'[dtls.connection_id]\nreturn_routability = "{way.value}"\n'
+    table = f'[dtls.connection_id]\nreturn_routability = "{way.value}"\nprobe_timeout = {PROBE_TIMEOUT}\n'
     with endpoint(networks, tmp_path, table) as service, device(networks, way) as meter:
         meter.connect()
         assert meter.exchange() == 1
