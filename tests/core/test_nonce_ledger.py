@@ -95,7 +95,7 @@ class Lives(RuleBasedStateMachine):
         self.fleet.run_for(1)
         client = self.client(number)
         ids = (client.peer_connection_id, client.connection_id)
-        self.keys[number].append((client.snapshot(generation=0), ids))
+        self.keys[number].append((client.snapshot(generation=0, keys=KEYS), ids))
 
     def start(self, blobs):
         """A new process: its generation is on the disk before it reads anything else."""

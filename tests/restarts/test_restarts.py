@@ -95,11 +95,9 @@ def test_10_000_associations_stream_through_three_restarts_of_the_process(tmp_pa
             # At a stop what comes meanwhile waits in the socket's buffer; a kill takes what was just read.
             assert len(unexpected) <= (0 if status == 0 else WINDOW)
             meters.lost.clear()
-        assert [fact["from"] for fact in service.facts("restored", ever=True)] == [
-            "the service manager's descriptor store",
-            "state.db",
-            "state.db",
-        ]
+        manager, *databases = [fact["from"] for fact in service.facts("restored", ever=True)]
+        assert "service manager" in manager
+        assert databases == ["state.db", "state.db"]
         assert service.stop() == 0
         assert_nobody_noticed(service, meters)
 
