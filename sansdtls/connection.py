@@ -31,7 +31,7 @@ from sansdtls.handshake.failure import HandshakeFailure
 from sansdtls.handshake.server12 import MAX_KEYS, ServerHandshake12
 from sansdtls.iana import AlertDescription, AlertLevel, ContentType
 from sansdtls.record.layer import Outgoing, RecordLayer
-from sansdtls.snapshot import MAX_ANNOTATION_LENGTH
+from sansdtls.saved import MAX_ANNOTATION_LENGTH
 from sansdtls.wire.record import MAX_PLAINTEXT_LENGTH, read_record_untrusted
 
 if TYPE_CHECKING:

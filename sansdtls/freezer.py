@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from sansdtls.association import ConnectionState
 from sansdtls.errors import SnapshotError
 from sansdtls.frozen import MemoryStore
-from sansdtls.snapshot import RESERVE, decode_snapshot, encode_path
+from sansdtls.saved_paths import encode_path
+from sansdtls.snapshot import RESERVE, decode_snapshot
 from sansdtls.wire.record import CONNECTION_ID_OFFSET, MAX_SEQUENCE_NUMBER
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from sansdtls.connection import Connection
     from sansdtls.frozen import FrozenStore
-    from sansdtls.snapshot import SavedAssociation
+    from sansdtls.saved import SavedAssociation
 
 BY_CONNECTION_ID = b"c"
 BY_PATH = b"p"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sansdtls.freezer import Checkpoint, Freezer
     from sansdtls.members import Members
     from sansdtls.routes import Routes
-    from sansdtls.snapshot import SavedAssociation
+    from sansdtls.saved import SavedAssociation
     from sansdtls.statistics import ServerStatistics
 
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from sansdtls.config import ServerConfig
     from sansdtls.events import Cause, Event
     from sansdtls.record.layer import Outgoing
-    from sansdtls.snapshot import SavedAssociation
+    from sansdtls.saved import SavedAssociation
     from sansdtls.wire.record import Record
 
 EXPIRED_AT_ONCE = 64
@@ -463,7 +463,7 @@ class Members:
         events += connection.take_events()
 
     def _replace_frozen(self, newcomer: Member, now: float, events: list[Event]) -> None:
-        """A handshake has succeeded where a frozen association was last heard: the same rule as for a live one."""
+        """A handshake has succeeded where frozen associations were last heard: the same rule as for a live one."""
         path = newcomer.connection.path
         for handle in self.freezer.last_heard_at(path):
             taken = self._take(handle)
@@ -472,12 +472,12 @@ class Members:
             saved, blob = taken
             if not saved.connection_id or _peer_of(saved).is_same_as(newcomer.connection.peer or Peer()):
                 self._end_frozen(handle, blob, lambda _: PeerClose(replaced=True), now, events)
-                return
-            self.freezer.put(handle, path, blob)
+            else:
+                self.freezer.put(handle, path, blob)
 
 
 def _idle(saved: SavedAssociation) -> IdleTimeout:
-    return IdleTimeout(saved.expires_at - saved.last_received)
+    return IdleTimeout(round(saved.expires_at - saved.last_received, 3))  # what is beyond is the clock's
 
 
 def _handle(member: Member) -> bytes:

@@ -21,13 +21,15 @@ from sansdtls import (
     Server,
     ServerConfig,
 )
-from sansdtls.snapshot import SavedAssociation, decode_snapshot, encode_path
+from sansdtls.saved_paths import encode_path
+from sansdtls.snapshot import decode_snapshot
 from sansdtls.testing import Client, CounterEntropy, Fleet, Network
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
     from sansdtls import Negotiated, Peer
+    from sansdtls.saved import SavedAssociation
 
 FREEZE_AFTER = 10.0
 KEYS = {b"dev%d" % number: [bytes([number]) * 16] for number in range(20)}
@@ -37,9 +39,17 @@ BOTH_IDS = ConnectionIdPolicy(length=3)
 
 
 def config_of(number: int, **more: Any) -> ClientConfig:
-    """A device with identity ``dev<number>``, found by its connection ID unless it says otherwise."""
-    identity, key = b"dev%d" % number, bytes([number]) * 16
-    return ClientConfig(**{"psk_identity": identity, "psk_key": key, "connection_id": ONLY_OUR_ID, **more})
+    """A device with identity ``dev<number>``, found by its connection ID unless it says otherwise.
+
+    It never ends an association of its own accord.
+    """
+    options = {
+        "psk_identity": b"dev%d" % number,
+        "psk_key": bytes([number]) * 16,
+        "connection_id": ONLY_OUR_ID,
+        "limits": Limits(idle_timeout=None, idle_timeout_with_connection_id=None),
+    }
+    return ClientConfig(**{**options, **more})
 
 
 def freezing_fleet(
@@ -77,8 +87,8 @@ def connect(fleet: Fleet, number: int, path: Hashable = None, **more: Any) -> Cl
 
 def say(fleet: Fleet, client: Client, data: bytes) -> None:
     """The device sends, and the server has it."""
-    client.connection.send(data, now=fleet.now)
     before = len(fleet.server_events)
+    fleet.network.send(client.path, fleet.server_path, record_of(fleet, client, data))
     fleet.run_until(
         lambda: any(
             isinstance(event, DataReceived) and event.data == data for event in fleet.server_events[before:]

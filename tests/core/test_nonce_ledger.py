@@ -22,7 +22,8 @@ from sansdtls import (
     SnapshotError,
     WrongState,
 )
-from sansdtls.snapshot import RESERVE, decode_snapshot, encode_path
+from sansdtls.saved_paths import encode_path
+from sansdtls.snapshot import RESERVE, decode_snapshot
 from sansdtls.testing import CounterEntropy, Fleet
 from tests.ledger import Ledger, Repeated
 
