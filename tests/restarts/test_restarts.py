@@ -6,6 +6,8 @@ no number twice. As no datagram was dropped on the way to the meters, the ledger
 sent, also what its next life was not told of.
 """
 
+import os
+
 from sansdtls import ConnectionIdPolicy
 from tests.restarts.meters import WINDOW, Meters, identity
 from tests.restarts.service import prepare, supervised
@@ -78,6 +80,31 @@ def test_a_kill_without_saved_state_loses_every_association(tmp_path):
         assert service.stop() == 0
         discarded = service.facts("stopped")[-1]["statistics"]["server"]["records_discarded"]
         assert sum(discarded.values()) == FEW
+
+
+def test_memory_that_was_used_is_not_used_again_though_the_manager_keeps_it(tmp_path):
+    with supervised(tmp_path, FEW, MEMORY) as (service, target), Meters(FEW, target, with_id) as meters:
+        begin(service, meters)
+        meters.settle()
+        assert service.stop() == 0
+        # A manager that does not obey FDSTOREREMOVE.
+        kept = [(name, os.dup(descriptor)) for name, descriptor in service.stored]
+        assert len(kept) == 1
+        service.start()
+        meters.hear_all(up=lambda: service.has_said("READY"))
+        meters.settle()
+        service.stop("SIGKILL")
+        service.stored[:0] = kept
+        service.start()
+        service.wait_until_said("READY")
+        assert service.facts("restored") == []
+        meters.say_once()
+        with Meters(1, target) as newcomers:
+            newcomers.connect()
+            newcomers.hear_all()
+        # Their associations are lost, and no record of theirs was repeated.
+        assert meters.behind == FEW
+        assert meters.dropped_by_kernel == 0
 
 
 def test_10_000_associations_stream_through_three_restarts_of_the_process(tmp_path):
