@@ -83,7 +83,7 @@ class _Keys:
 
 
 def _address(number: int) -> Address:
-    return (f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}", 5684)
+    return (f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}", 1024 + number % 60_000)
 
 
 def _client(suite: sansdtls.CipherSuite, number: int) -> ours.SansIoClient:
