@@ -1,18 +1,19 @@
 """What many associations cost to keep, live and frozen, in a process that serves them.
 
-The process runs the engine as ``dtls-endpoint serve`` does, on a socket that is a list: there is no kernel between it and
-the clients, but all that the service keeps of an association is there, each with an address and an identity of its
-own. The clients are in the same process, a burst of them at a time, and gone when memory is measured.
+The process runs the engine as ``dtls-endpoint serve`` does, on a socket that is a list: there is no kernel between
+it and the clients, but all that the service keeps of an association is there, each with an address and an
+identity of its own. The clients are in the same process, a burst of them at a time, and gone when memory is
+measured. Time stands still.
 
-Time is virtual, so that associations fall silent at once. Frozen ones are measured in a second process, which takes them
-over from the first as at a restart: the first has just let go of a hundred times as much memory, and what an
-allocator returns of that is another question.
+Frozen ones are measured in a second process, which takes them over from the first as at a restart: the first has
+just let go of ten times as much memory, and what an allocator returns of that is another question.
 """
 
 from __future__ import annotations
 
+import socket
 from itertools import islice
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import trio
 import trio.testing
@@ -20,15 +21,13 @@ import trio.testing
 import sansdtls
 from benchmarks import control, ours
 from benchmarks.endpoint_peer import QUOTAS, Echo
-from benchmarks.harness import PAYLOAD
-from benchmarks.load import PSK_KEY
-from endpoint import Engine
+from benchmarks.load import HOST, PSK_KEY
+from endpoint import Engine, UdpSocket
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from benchmarks.control import Pipe
-    from endpoint import UdpSocket
     from endpoint.addresses import Address
 
 BURST = 32
@@ -41,13 +40,13 @@ FREEZE_AFTER = 300.0
 """Seconds; the service's default."""
 
 
-class _ListSocket:
-    """What an engine needs of a ``UdpSocket``."""
-
-    exhausted = False
-    on_send_failed = None
+class _ListSocket(UdpSocket):
+    """A socket whose datagrams come from a list and go into one. It is bound, and nobody sends to it."""
 
     def __init__(self) -> None:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.bind((HOST, 0))
+        super().__init__(sock)
         self.sent: list[tuple[bytes, Address]] = []
         self._waiting: list[tuple[bytes, Address]] = []
         self._arrived = trio.Event()
@@ -69,12 +68,6 @@ class _ListSocket:
         self.sent.append((data, address))
         return True
 
-    async def keep_writing(self) -> None:
-        await trio.sleep_forever()
-
-    def statistics(self) -> dict[str, Any]:
-        return {}
-
 
 class _Keys:
     """The key store: all have the same key."""
@@ -84,7 +77,7 @@ class _Keys:
 
 
 def _address(number: int) -> Address:
-    return (f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}", 5684)
+    return (f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}", 1024 + number % 60_000)
 
 
 def _client(suite: sansdtls.CipherSuite, number: int) -> ours.SansIoClient:
@@ -106,14 +99,14 @@ class _Service:
         self._socket = _ListSocket()
         self.engine = Engine(
             ours.server_config(suite, freeze_after=FREEZE_AFTER),
-            sockets=[cast("UdpSocket", self._socket)],
+            sockets=[self._socket],
             keystore=_Keys(),
             quotas=QUOTAS,
             observer=Echo(),
         )
 
-    async def connect(self, bursts: Iterable[int], *, speak: bool) -> None:
-        """Complete the handshakes of those bursts; ``speak``: each client then sends a datagram, which is echoed."""
+    async def connect(self, bursts: Iterable[int], words: bytes) -> None:
+        """Complete the handshakes of those bursts. Each client then says ``words``, if any, and gets them back."""
         for burst in bursts:
             numbers = range(burst * BURST, (burst + 1) * BURST)
             clients = {_address(number): _client(self._suite, number) for number in numbers}
@@ -127,9 +120,9 @@ class _Service:
                 ]
             if not all(client.established for client in clients.values()):
                 raise RuntimeError("a handshake without a network did not complete")
-            if speak:
+            if words:
                 echoes = await self._exchange(
-                    (client.seal(PAYLOAD), address) for address, client in clients.items()
+                    (client.seal(words), address) for address, client in clients.items()
                 )
                 if len(echoes) != BURST:
                     raise RuntimeError(f"{len(echoes)} of {BURST} datagrams were echoed")
@@ -141,32 +134,25 @@ class _Service:
         return answers
 
 
-def serve_live(pipe: Pipe, suite: sansdtls.CipherSuite, associations: int, silent: int) -> None:
-    """The measured process with live associations.
+def serve_live(pipe: Pipe, suite: sansdtls.CipherSuite, associations: int, words: bytes) -> None:
+    """The measured process with live associations: sends what one keeps, in bytes. Hands them over if told to.
 
-    Sends what one keeps that has been heard, and one that has said nothing since its handshake, in bytes, of as many as are
-    asked for. Then hands over those of the first kind, if told to.
+    ``words`` is what each client says after its handshake. For those that say nothing the server keeps its last
+    flight, to repeat it.
     """
-    trio.run(_serve_live, pipe, suite, associations // BURST, silent // BURST, clock=trio.testing.MockClock())
+    trio.run(_serve_live, pipe, suite, associations // BURST, words, clock=trio.testing.MockClock())
 
 
-async def _serve_live(pipe: Pipe, suite: sansdtls.CipherSuite, bursts: int, silent_bursts: int) -> None:
+async def _serve_live(pipe: Pipe, suite: sansdtls.CipherSuite, bursts: int, words: bytes) -> None:
     service = _Service(suite)
-    engine = service.engine
-    end = WARM_UP + bursts
     async with trio.open_nursery() as nursery:
-        await nursery.start(engine.run)
-        await service.connect(range(WARM_UP), speak=True)
+        await nursery.start(service.engine.run)
+        await service.connect(range(WARM_UP), words)
         before = control.resident_bytes()
-        await service.connect(range(WARM_UP, end), speak=True)
-        heard = control.resident_bytes()
-        await service.connect(range(end, end + silent_bursts), speak=False)
-        silent = control.resident_bytes()
-        pipe.send(((heard - before) / bursts / BURST, (silent - heard) / silent_bursts / BURST))
-        for association in engine.associations()[end * BURST :]:
-            association.close()
+        await service.connect(range(WARM_UP, WARM_UP + bursts), words)
+        pipe.send((control.resident_bytes() - before) / bursts / BURST)
         if control.hear(pipe) == "hand over":
-            for blobs in _batches(engine.freeze_all()):
+            for blobs in _batches(service.engine.freeze_all()):
                 pipe.send(blobs)
             pipe.send([])
         nursery.cancel_scope.cancel()

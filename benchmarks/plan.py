@@ -9,7 +9,7 @@ import attrs
 
 from benchmarks import core, endpoint_peer, keeping, ours, trio_peer
 from benchmarks.control import Measured
-from benchmarks.harness import WARM_UP, Contender, Running, Scale, Series
+from benchmarks.harness import PAYLOAD, WARM_UP, Contender, Running, Scale, Series
 from sansdtls import CipherSuite
 
 if TYPE_CHECKING:
@@ -236,21 +236,17 @@ def _keeping(scale: Scale, progress: Callable[[str], None], others: Sequence[Ser
     """Memory of live and frozen associations of this project's endpoint, beside the ``others`` of the first kind."""
     progress(f"memory of {scale.kept:,} associations")
     yardstick = next(series.values[0] for series in others if series.name == YARDSTICK.name)
+    asked = [(MEMORY.what, contender, suite, scale.kept, PAYLOAD) for contender, suite in KEPT]
+    asked.append((f"{MEMORY.what} that has said nothing yet", *KEPT[0], scale.silent, b""))
     live: list[Series] = []
-    silent: list[Series] = []
     with ExitStack() as stack:
         processes = [
-            stack.enter_context(Measured(keeping.serve_live, suite, scale.kept, scale.silent))
-            for _, suite in KEPT
+            stack.enter_context(Measured(keeping.serve_live, suite, associations, words))
+            for _, _, suite, associations, words in asked
         ]
-        for process, (contender, _) in zip(processes, KEPT, strict=True):
-            of_heard, of_silent = process.hear(KEEPING_TIMEOUT)
-            for series, what, value in (
-                (live, MEMORY.what, of_heard),
-                (silent, f"{MEMORY.what} that has said nothing yet", of_silent),
-            ):
-                series.append(Series(what, MEMORY.unit, contender.name, contender.suite, LIVE_AIM))
-                series[-1].add(value / 1024, yardstick)
+        for process, (what, contender, _, _, _) in zip(processes, asked, strict=True):
+            live.append(Series(what, MEMORY.unit, contender.name, contender.suite, LIVE_AIM))
+            live[-1].add(process.hear(KEEPING_TIMEOUT) / 1024, yardstick)
         progress(f"memory of {scale.kept:,} frozen associations")
         contender, suite = KEPT[0]
         successor = stack.enter_context(Measured(keeping.serve_frozen, suite))
@@ -262,7 +258,7 @@ def _keeping(scale: Scale, progress: Callable[[str], None], others: Sequence[Ser
         )
         successor.tell([])
         frozen.add(successor.hear(KEEPING_TIMEOUT))
-    return [*live, *others, *silent, frozen]
+    return [*live[:-1], *others, live[-1], frozen]
 
 
 def _memory(scale: Scale, progress: Callable[[str], None]) -> Sequence[Series]:

@@ -389,7 +389,6 @@ class Engine:
 
     def freeze_all(self) -> Iterator[bytes]:
         """Every association as bytes, for the next process; cancel :meth:`run` before, so that nothing more is read."""
-        self.stop_accepting()
         now = self._clock()
         self._take(self._server.handle_timeout(now=now), now)
         return self._leaving(now)
@@ -423,9 +422,9 @@ class Engine:
         """See ``sansdtls.Server.checkpoint_due``."""
         return self._server.checkpoint_due
 
-    def checkpoint(self) -> Checkpoint:
+    def checkpoint(self, *, limit: int | None = None) -> Checkpoint:
         """See ``sansdtls.Server.checkpoint``."""
-        return self._server.checkpoint(now=self.now())
+        return self._server.checkpoint(now=self.now(), limit=limit)
 
     def confirm(self, checkpoint: Checkpoint) -> None:
         """See ``sansdtls.Server.confirm``."""

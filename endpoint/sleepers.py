@@ -43,6 +43,11 @@ class Sleepers:
         """Identities that have a frozen association."""
         return self._alone + len(self._families)
 
+    @property
+    def handles(self) -> int:
+        """Frozen associations."""
+        return self._alone + sum(map(len, self._families.values()))
+
     def of(self, identity: bytes) -> list[bytes]:
         """The handles of an identity's, the one that has been silent longest first."""
         family = self._families.get(identity)

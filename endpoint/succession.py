@@ -25,7 +25,8 @@ import contextlib
 from typing import TYPE_CHECKING, Protocol
 
 from endpoint.clock import SYSTEM, AnchorError, LastingClock, time_since
-from endpoint.handoff import STORED_ASSOCIATIONS, Facts, HandoffError, HandoffFile, HandoffMemory
+from endpoint.handoff import Facts, HandoffError
+from endpoint.handoff_places import STORED_ASSOCIATIONS, HandoffFile, HandoffMemory
 from endpoint.listening import STORED_SOCKET, inherited_sockets
 from endpoint.state.behind import WriteBehind
 from endpoint.state.sqlite import AssociationFile
@@ -74,7 +75,7 @@ class Keeps(Protocol):
         """See ``sansdtls.Server``."""
         ...
 
-    def checkpoint(self) -> Checkpoint:
+    def checkpoint(self, *, limit: int | None = None) -> Checkpoint:
         """See ``sansdtls.Server``."""
         ...
 
@@ -199,7 +200,10 @@ class Succession:
         self._found.clear()
         if self._saved is not None:
             rows = (blob for _, blob in self._saved.rows())
-            self._put_into(engine, rows, show_text(str(self._saved.path)), saved=True)
+            where = show_text(str(self._saved.path))
+            self._put_into(engine, rows, where, saved=True)
+            if self._saved.rows_damaged:
+                self._log.warning("state_rows_damaged", rows=self._saved.rows_damaged, file=where)
 
     def _put_into(
         self,

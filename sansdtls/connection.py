@@ -31,7 +31,7 @@ from sansdtls.handshake.failure import HandshakeFailure
 from sansdtls.handshake.server12 import MAX_KEYS, ServerHandshake12
 from sansdtls.iana import AlertDescription, AlertLevel, ContentType
 from sansdtls.record.layer import Outgoing, RecordLayer
-from sansdtls.snapshot import MAX_ANNOTATION_LENGTH
+from sansdtls.saved import MAX_ANNOTATION_LENGTH
 from sansdtls.wire.record import MAX_PLAINTEXT_LENGTH, read_record_untrusted
 
 if TYPE_CHECKING:
@@ -371,7 +371,7 @@ class Connection(FreezableAssociation):
         if write.next_sequence_number >= write.ask_at:
             self._ask_for_numbers()
         if path is None or path == layer.path:
-            layer.send_datagrams((write.record(_APPLICATION_DATA, data),))
+            layer.send_datagram(write.record(_APPLICATION_DATA, data))
         else:
             self._send_to_unproven(path, data)
         self.last_sent = now

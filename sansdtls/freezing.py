@@ -24,8 +24,9 @@ from sansdtls.handshake.outcome import Peer
 from sansdtls.iana import HandshakeType, ProtocolVersion
 from sansdtls.record.epochs import WriteEpoch
 from sansdtls.record.layer import RecordLayer
+from sansdtls.saved import SavedAssociation
 from sansdtls.session import Session
-from sansdtls.snapshot import RESERVE, THAW_JUMP, SavedAssociation, decode_snapshot, encode_snapshot
+from sansdtls.snapshot import RESERVE, THAW_JUMP, decode_snapshot, encode_snapshot
 from sansdtls.wire.handshake import HandshakeMessage
 from sansdtls.wire.messages import RANDOM_LENGTH
 from sansdtls.wire.record import MAX_SEQUENCE_NUMBER

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from sansdtls.config import ServerConfig
     from sansdtls.events import Cause, Event
     from sansdtls.record.layer import Outgoing
-    from sansdtls.snapshot import SavedAssociation
+    from sansdtls.saved import SavedAssociation
     from sansdtls.wire.record import Record
 
 EXPIRED_AT_ONCE = 64

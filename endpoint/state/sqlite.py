@@ -5,8 +5,8 @@ Why a rollback journal and not a write-ahead log
     middle or left behind when somebody copies the database, SQLite sees an older state and calls it
     healthy: exactly the old copy that must never be used. With a rollback journal the database itself holds
     every confirmed row; what is in the journal is older. Losing the journal can leave a transaction half
-    done, but each row is then the confirmed one or a later one, and both are safe. The price is writing twice:
-    at one transaction a second, in a thread, nothing that is felt.
+    done, but each row is then the confirmed one or a later one, and both are safe. The price is writing twice.
+    10,000 changes of 100,000 rows, once a second, take a tenth of a core in all, in a thread of their own.
 
     The journal is kept and its header overwritten (``PERSIST``): that is flushed in place, so a COMMIT that
     returned is on the disk without a directory entry having to be. And the space for the next
@@ -22,7 +22,8 @@ Why two locks
 
 What is looked at before a row is read: that the file and its directory can be written by nobody else (who could,
 could put an old copy there, or a journal that makes one), that it is no link, that it is ours (application id,
-version, exactly our tables, so no triggers), and that all of it is intact.
+version, exactly our tables, so no triggers), and that all of it is intact. A row has a checksum: under a
+handle with a bit turned over, an old blob would lie beside the newer ones and be loaded in their place one day.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ import os
 import sqlite3
 import stat
 import threading
+import zlib
 from contextlib import contextmanager
 from operator import itemgetter
 from typing import TYPE_CHECKING, Self
@@ -63,13 +65,16 @@ TABLES = {
     "association": (
         "CREATE TABLE association ("
         "handle BLOB NOT NULL PRIMARY KEY CHECK (typeof(handle) = 'blob' AND length(handle) > 0), "
-        "blob BLOB NOT NULL CHECK (typeof(blob) = 'blob')) WITHOUT ROWID"
+        "blob BLOB NOT NULL CHECK (typeof(blob) = 'blob'), crc INTEGER NOT NULL) WITHOUT ROWID"
     ),
 }
 
-_SAVE = "INSERT INTO association VALUES (?, ?) ON CONFLICT (handle) DO UPDATE SET blob = excluded.blob"
+_SAVE = (
+    "INSERT INTO association VALUES (?, ?, ?) "
+    "ON CONFLICT (handle) DO UPDATE SET blob = excluded.blob, crc = excluded.crc"
+)
 _REMOVE = "DELETE FROM association WHERE handle = ?"
-_READ = "SELECT handle, blob FROM association WHERE handle > ? ORDER BY handle LIMIT ?"
+_READ = "SELECT handle, blob, crc FROM association WHERE handle > ? ORDER BY handle LIMIT ?"
 _FENCE = "UPDATE meta SET anchor = ? WHERE generation = ?"
 
 _LOST = "its associations are lost and their devices handshake again; putting back an older copy is not safe"
@@ -98,6 +103,8 @@ class AssociationFile:
         """How many processes have opened this file, with this one; already on the disk."""
         self.anchor = b""
         """The last anchor that was written, by this process or the one before; empty in a new file."""
+        self.rows_damaged = 0
+        """Rows that :meth:`rows` has left out."""
         self._lock = threading.Lock()
         self._closing = False
         self._connection: sqlite3.Connection | None = None
@@ -119,14 +126,18 @@ class AssociationFile:
         self.close()
 
     def rows(self) -> Iterator[tuple[bytes, bytes]]:
-        """All (handle, blob), in the order of handles. Nothing of a damaged file comes: see above."""
+        """All (handle, blob), in the order of handles; without those that are damaged, which are counted."""
         last = b""
         while True:
             with self._lock, _explained(self.path):
                 batch = self._open().execute(_READ, (last, BATCH)).fetchall()
             if not batch:
                 return
-            yield from batch
+            for handle, blob, crc in batch:
+                if crc == _crc(handle, blob):
+                    yield handle, blob
+                else:
+                    self.rows_damaged += 1
             last = batch[-1][0]
 
     def apply(
@@ -138,7 +149,7 @@ class AssociationFile:
         and the same may be tried again.
         """
         # In order, so that each page is read, changed and written once.
-        ordered = sorted(saved, key=itemgetter(0))
+        ordered = [(handle, blob, _crc(handle, blob)) for handle, blob in sorted(saved, key=itemgetter(0))]
         try:
             with self._lock, _explained(self.path):
                 connection = self._open()
@@ -150,7 +161,8 @@ class AssociationFile:
                     if connection.execute(_FENCE, (anchor, self.generation)).rowcount != 1:
                         raise StateFileError(
                             self.path,
-                            "was taken over by another process, or overwritten; remedy: restart the service",
+                            "another process has begun to use it, or it was overwritten; remedy: let one service use it; "
+                            f"if it was overwritten, stop the service and remove it: {_LOST}",
                             code="FENCED",
                         )
                     connection.executemany(_REMOVE, [(handle,) for handle in sorted(removed)])
@@ -227,10 +239,8 @@ def _open_alone(path: Path) -> int:
     """A descriptor with the lock, of a file that is in order; made if it is not there."""
     _require_safe_directory(path)
     try:
-        # O_NONBLOCK keeps a FIFO from stopping the program.
-        descriptor = os.open(
-            path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600
-        )
+        # To read and write: of a FIFO that waits for nobody.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise StateFileError(path, "is a link; remedy: name the file itself", code="ELOOP") from None
@@ -353,10 +363,8 @@ def _verify(connection: sqlite3.Connection, path: Path) -> None:
             path, f"has other tables than it should; remedy: remove it: {_LOST}", code="FOREIGN"
         )
     _use_journal(connection, path)
-    found = [line for (line,) in connection.execute("PRAGMA integrity_check(1)")]
-    # SQLite trusts its trees to be sorted, and would find only one of two rows of the same association.
-    handles = connection.execute("SELECT handle FROM association NOT INDEXED")
-    if found != ["ok"] or not _ascending(handle for (handle,) in handles):
+    # Not quick_check, which does not look at the order: of two rows of one association the older might be found.
+    if connection.execute("PRAGMA integrity_check(1)").fetchall() != [("ok",)]:
         raise _damaged(path)
     # What is missing at the end SQLite reads as zeros.
     if _size(path) != _pragma(connection, "page_count") * _pragma(connection, "page_size"):
@@ -389,6 +397,11 @@ def _begin_generation(connection: sqlite3.Connection) -> tuple[int, bytes]:
     return generation, anchor
 
 
+def _crc(handle: bytes, blob: bytes) -> int:
+    """Tells accidents within a row, which SQLite does not look for. Against others there is the core's seal."""
+    return zlib.crc32(blob, zlib.crc32(handle))
+
+
 def _size(path: Path) -> int:
     """Bytes of the database, once SQLite has rolled back what a crash left half done."""
     return path.stat().st_size
@@ -397,16 +410,6 @@ def _size(path: Path) -> int:
 def _pragma(connection: sqlite3.Connection, name: str) -> int:
     (value,) = connection.execute(f"PRAGMA {name}").fetchone()
     return int(value)
-
-
-def _ascending(handles: Iterable[object]) -> bool:
-    last = b""
-    for handle in handles:
-        # An association has a handle that is not empty.
-        if not isinstance(handle, bytes) or handle <= last:
-            return False
-        last = handle
-    return True
 
 
 # --- errors -----------------------------------------------------------------------------------------

@@ -21,13 +21,15 @@ from sansdtls import (
     Server,
     ServerConfig,
 )
-from sansdtls.snapshot import SavedAssociation, decode_snapshot, encode_path
+from sansdtls.saved_paths import encode_path
+from sansdtls.snapshot import decode_snapshot
 from sansdtls.testing import Client, CounterEntropy, Fleet, Network
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
     from sansdtls import Negotiated, Peer
+    from sansdtls.saved import SavedAssociation
 
 FREEZE_AFTER = 10.0
 KEYS = {b"dev%d" % number: [bytes([number]) * 16] for number in range(20)}

@@ -22,7 +22,7 @@ from sansdtls import (
     WrongState,
 )
 from sansdtls.members import LOOKED_AT_FOR_ROOM
-from sansdtls.snapshot import encode_path
+from sansdtls.saved_paths import encode_path
 from tests.core.freezing import (
     BOTH_IDS,
     FREEZE_AFTER,

@@ -14,7 +14,8 @@ from sansdtls import (
     SnapshotError,
 )
 from sansdtls.freezer import MAX_REMEMBERED
-from sansdtls.snapshot import decode_snapshot, encode_path
+from sansdtls.saved_paths import encode_path
+from sansdtls.snapshot import decode_snapshot
 from sansdtls.testing import CounterEntropy
 from tests.core import frozen
 from tests.core.freezing import (

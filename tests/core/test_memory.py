@@ -1,13 +1,16 @@
 """What a live association keeps in memory, beyond what it needs: nothing. How much that is, ``make bench`` measures."""
 
+import gc
+import tracemalloc
+
 import pytest
 
-from sansdtls import DiscardReason
+from sansdtls import DiscardReason, Server, ServerConfig
 from sansdtls.crypto.suites import SUITES
 from sansdtls.iana import ContentType
 from sansdtls.record.ciphers import MAX_CIPHERS, Ciphers
 from sansdtls.record.protection import make_protection
-from sansdtls.testing import Client, Fleet
+from sansdtls.testing import Client, CounterEntropy, Fleet
 from sansdtls.wire.record import read_record_untrusted
 from tests.core.fleets import client_config, connect, fleet_with
 
@@ -143,3 +146,37 @@ def test_a_cipher_object_that_was_dropped_is_made_again_just_the_same(suite):
 def test_the_limit_is_both_directions_of_two_thousand_associations():
     assert MAX_CIPHERS == 2 * 2_048
     assert Ciphers()._limit == MAX_CIPHERS
+
+
+# --- in all -------------------------------------------------------------------------------------------
+# What `make bench` measures with 100,000 in a process, here with Python's own count and without OpenSSL's objects.
+
+
+@pytest.fixture(scope="module")
+def blobs():
+    fleet = fleet_with()
+    for number in range(120):
+        converse(fleet, connect(fleet, number), number)
+    return list(fleet.server.freeze_all(now=fleet.now))
+
+
+def bytes_for_each(blobs, take):
+    server = Server(ServerConfig(), entropy=CounterEntropy(1), now=0)
+    take(server, blobs[0])  # what is made once, is made now
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for blob in blobs[1:]:
+            take(server, blob)
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0] / (len(blobs) - 1)
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_live_association_takes_about_two_kilobytes(blobs):
+    assert bytes_for_each(blobs, lambda server, blob: server.thaw(blob, now=10)) < 2_300
+
+
+def test_a_frozen_association_takes_less_than_400_bytes(blobs):
+    assert bytes_for_each(blobs, lambda server, blob: server.restore(blob, now=10)) < 400

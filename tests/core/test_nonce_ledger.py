@@ -22,7 +22,8 @@ from sansdtls import (
     SnapshotError,
     WrongState,
 )
-from sansdtls.snapshot import decode_snapshot, encode_path
+from sansdtls.saved_paths import encode_path
+from sansdtls.snapshot import RESERVE, decode_snapshot
 from sansdtls.testing import CounterEntropy, Fleet
 from tests.ledger import Ledger, Repeated
 
@@ -148,7 +149,7 @@ class Lives(RuleBasedStateMachine):
         if connection is not None:
             self.handles[number] = handle_of(connection)
 
-    @rule(number=clients, times=st.sampled_from([1, 2, 600]))
+    @rule(number=clients, times=st.sampled_from([1, 2, RESERVE + 100]))
     def the_server_speaks(self, number, times):
         connection = self.live(number)
         if connection is not None:
@@ -344,4 +345,42 @@ def test_a_kill_gives_no_number_back_that_the_killed_process_may_have_used():
         lives.all_are_silent_for_long()
         lives.a_client_speaks(1, 1)
     lives.the_server_speaks(1, 600)
+    lives.book()
+
+
+@pytest.mark.parametrize("confirmed", [True, False])
+@pytest.mark.parametrize("woken", [True, False])
+@pytest.mark.parametrize("rested", [True, False])
+def test_no_server_goes_beyond_what_is_reserved_and_the_next_begins_there(confirmed, woken, rested):
+    lives = Lives()
+    if woken:
+        lives.a_gentle_restart()
+        lives.a_client_speaks(1, 1)
+    lives.a_checkpoint(written=True, confirmed=confirmed)
+    lives.the_server_speaks(1, 500)
+    if rested:
+        lives.all_are_silent_for_long()
+        lives.a_client_speaks(1, 1)
+    for _ in range(3):
+        lives.the_server_speaks(1, 2 * RESERVE)
+        with pytest.raises(WrongState):
+            lives.live(1).send(b"x", now=lives.fleet.now)
+        lives.a_kill()
+        lives.a_client_speaks(1, 1)
+    lives.the_server_speaks(1, 2 * RESERVE)
+    lives.book()
+
+
+def test_a_confirmed_checkpoint_reserves_more():
+    lives = Lives()
+    lives.a_checkpoint(written=True, confirmed=True)
+    for _ in range(3):
+        assert not lives.server.checkpoint_due
+        lives.the_server_speaks(1, RESERVE - 100)
+        assert lives.server.checkpoint_due
+        lives.a_checkpoint(written=True, confirmed=True)
+    lives.live(1).send(b"x", now=lives.fleet.now)
+    lives.a_kill()
+    lives.a_client_speaks(1, 1)
+    lives.the_server_speaks(1, RESERVE - 100)
     lives.book()

@@ -51,6 +51,7 @@ class SleepersMachine(RuleBasedStateMachine):
     @invariant()
     def all_are_found_the_one_silent_longest_first(self):
         assert len(self.sleepers) == len(self.model)
+        assert self.sleepers.handles == sum(map(len, self.model.values()))
         for identity in IDENTITIES:
             handles = self.model.get(identity, {})
             assert self.sleepers.of(identity) == sorted(handles, key=handles.__getitem__)

@@ -343,6 +343,32 @@ async def test_a_write_left_behind_never_lands_on_a_newer_one(monkeypatch):
     assert file.attempts == 2
 
 
+async def test_a_write_waits_for_the_one_that_was_left_behind(nursery):
+    """Else the older one, which has looked at its number already, could land later."""
+    source, file = Source(), Slow()
+    behind = writer(source, file, interval=0.001)
+    source.change(c1=b"old")
+    with trio.CancelScope() as scope:
+        nursery.start_soon(cancel_when, file.begun, scope)
+        await behind.run()
+    file.begun.clear()
+    source.change(c1=b"new")
+    async with trio.open_nursery() as flushing:
+        flushing.start_soon(behind.flush, 1000.0)
+        await trio.testing.wait_all_tasks_blocked()
+        assert behind._thread_lock.locked()
+        assert not file.begun.is_set()
+        file.let_go.set()
+    assert file.rows == {b"c1": b"new"}
+    # The one left behind, again the same, and the new one.
+    assert file.attempts == 3
+
+
+async def cancel_when(event, scope):
+    await until(event)
+    scope.cancel()
+
+
 async def test_closing_the_file_while_a_thread_hangs_in_it_closes_it_when_the_thread_is_done(tmp_path):
     begun, release = threading.Event(), threading.Event()
     path = tmp_path / "state.db"

@@ -7,7 +7,7 @@ import sqlite3
 import stat
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from endpoint.state import sqlite as module
@@ -47,6 +47,7 @@ def test_a_new_file_is_the_first_generation_and_is_empty(path):
 def test_what_was_applied_is_there_in_the_next_generation(path):
     with AssociationFile(path) as file:
         file.apply([(b"c1", b"one"), (b"p2", b"two"), (b"c\x00", b"")], anchor=b"then")
+        assert file.anchor == b"then"
     with AssociationFile(path) as file:
         assert (file.generation, file.anchor) == (2, b"then")
         assert list(file.rows()) == [(b"c\x00", b""), (b"c1", b"one"), (b"p2", b"two")]
@@ -119,14 +120,20 @@ def test_after_close_nothing_is_read_or_written(path):
 # --- every COMMIT is on the disk ---
 
 
-def test_a_checkpoint_is_flushed_before_apply_returns(path):
+def test_sqlite_flushes_each_checkpoint_keeps_its_lock_and_trusts_nothing(path):
     with AssociationFile(path) as file:
         assert file._connection is not None
         pragma = {
             name: file._connection.execute(f"PRAGMA {name}").fetchone()[0]
-            for name in ("journal_mode", "synchronous", "locking_mode")
+            for name in ("journal_mode", "synchronous", "locking_mode", "cell_size_check", "trusted_schema")
         }
-    assert pragma == {"journal_mode": "persist", "synchronous": 3, "locking_mode": "exclusive"}
+    assert pragma == {
+        "journal_mode": "persist",
+        "synchronous": 3,
+        "locking_mode": "exclusive",
+        "cell_size_check": 1,
+        "trusted_schema": 0,
+    }
 
 
 def nothing(_):
@@ -252,6 +259,26 @@ def test_the_crash_at_commit_leaves_a_database_that_only_its_journal_makes_whole
     assert {b"old" * 60, b"new" * 60} == set(content(copy).values())
 
 
+def test_a_journal_that_outlived_its_file_is_not_played_into_a_new_one(path, tmp_path, faulty):
+    """An operator who removes the file, as we say, may leave the journal."""
+    journal = tmp_path / "left"
+
+    def crash(statement):
+        if statement == "COMMIT":
+            shutil.copy(f"{path}-journal", journal)
+
+    with AssociationFile(path) as file:
+        file.apply(((b"c%06d" % n, b"old" * 60) for n in range(30_000)), anchor=b"old")
+        faulty.before = staticmethod(crash)
+        file.apply(((b"c%06d" % n, b"new" * 60) for n in range(30_000)), anchor=b"new")
+    faulty.before = staticmethod(nothing)
+    assert any(journal.read_bytes()[:8])
+    path.unlink()
+    shutil.copy(journal, f"{path}-journal")
+    with AssociationFile(path) as file:
+        assert (file.generation, list(file.rows())) == (1, [])
+
+
 # --- one process at a time ---
 
 
@@ -348,13 +375,24 @@ def test_a_directory_in_which_others_may_write_is_refused(path, mode):
     assert content(path) == {}
 
 
-def test_a_file_or_directory_of_another_user_is_refused(path, monkeypatch):
+def test_a_file_of_another_user_is_refused(path, monkeypatch):
     filled(path)
+    monkeypatch.setattr(module, "_require_safe_directory", nothing)
     stranger = os.geteuid() + 1
     monkeypatch.setattr(os, "geteuid", lambda: stranger)
     assert refusal(path).code == "OWNER"
-    monkeypatch.setattr(module, "_require_safe_directory", nothing)
     assert "belongs to user" in str(refusal(path))
+
+
+def test_a_directory_of_another_user_is_refused_unless_it_is_roots(path, monkeypatch):
+    if os.geteuid() == 0:
+        os.chown(path.parent, 12_345, -1)
+    else:
+        stranger = os.geteuid() + 1
+        monkeypatch.setattr(os, "geteuid", lambda: stranger)
+    assert refusal(path).code == "OWNER"
+    assert "its directory belongs to user" in str(refusal(path))
+    assert not path.exists()
 
 
 def test_links_are_refused(path, tmp_path):
@@ -448,7 +486,7 @@ def test_a_write_ahead_log_that_somebody_switched_on_is_switched_off(path):
 
 
 def test_rows_that_are_not_in_order_are_refused(path):
-    """Of two rows of one association the older would be found, and an integrity check need not notice."""
+    """Of two rows of one association the older might be found."""
     filled(path)
     data = path.read_bytes()
     assert data.count(b"c000002blob 2") == 1
@@ -456,16 +494,49 @@ def test_rows_that_are_not_in_order_are_refused(path):
     assert "is damaged" in str(refusal(path))
 
 
+def test_rows_that_are_no_bytes_are_refused(path):
+    filled(path)
+    foreign(path, "PRAGMA ignore_check_constraints = ON", "UPDATE association SET blob = 'text'")
+    assert "is damaged" in str(refusal(path))
+
+
+def test_tables_whose_names_are_not_even_text_are_refused(path):
+    filled(path)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"CREATE TABLE meta", b"CREATE \x80\x80\x80\x80\x80 meta"))
+    assert "is damaged" in str(refusal(path))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(b"c000001blob 1", b"c000001blob 7"), (b"c000002blob", b"c999999blob")]
+)
+def test_a_row_with_other_bytes_is_left_out_and_counted(path, old, new):
+    filled(path)
+    data = path.read_bytes()
+    assert data.count(old) == 1
+    path.write_bytes(data.replace(old, new))
+    with AssociationFile(path) as file:
+        assert len(list(file.rows())) == 2
+        assert file.rows_damaged == 1
+        # Repaired by what comes next.
+        file.apply([(b"c000001", b"newer")], anchor=b"")
+        assert (b"c000001", b"newer") in list(file.rows())
+
+
+draw = random.Random(2)
+ROWS = sorted((b"c" + draw.randbytes(8), draw.randbytes(190)) for _ in range(300))
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     path = tmp_path_factory.mktemp("whole") / "associations.db"
-    draw = random.Random(2)
     with AssociationFile(path) as file:
-        file.apply([(b"c" + draw.randbytes(8), draw.randbytes(190)) for _ in range(300)], anchor=b"anchor")
+        file.apply(ROWS, anchor=b"anchor")
     return path
 
 
 @settings(max_examples=60)
+@example(20 * 4096 - 1)
 @given(st.integers(1, 19).map(lambda pages: 4096 * pages) | st.integers(1, 20 * 4096 - 1))
 def test_a_truncated_file_is_refused(whole, tmp_path_factory, size):
     assert whole.stat().st_size == 20 * 4096
@@ -477,7 +548,9 @@ def test_a_truncated_file_is_refused(whole, tmp_path_factory, size):
 
 @settings(max_examples=100)
 @given(st.integers(0, 20 * 4096 - 1), st.sampled_from([1, 8, 512, 4096]), st.binary(min_size=1, max_size=8))
-def test_a_damaged_file_is_refused_or_has_no_association_twice(whole, tmp_path_factory, place, size, junk):
+def test_a_damaged_file_is_refused_or_gives_the_rows_that_are_not_damaged(
+    whole, tmp_path_factory, place, size, junk
+):
     damaged = bytearray(whole.read_bytes())
     damaged[place : place + size] = (junk * size)[: min(size, len(damaged) - place)]
     path = tmp_path_factory.mktemp("damaged") / "associations.db"
@@ -486,12 +559,12 @@ def test_a_damaged_file_is_refused_or_has_no_association_twice(whole, tmp_path_f
     try:
         with AssociationFile(path) as file:
             rows = list(file.rows())
+            damaged_rows = file.rows_damaged
     except StateFileError as error:
         assert "remedy: " in str(error) or "cannot be used" in str(error)
         return
-    # What SQLite cannot see is a blob or a handle with other bytes; the first the core's seal shows,
-    # the second that the handle in the row is not the one in the blob. Never one row twice.
-    assert len({handle for handle, _ in rows}) == len(rows) <= 300
+    assert rows == [(handle, blob) for handle, blob in ROWS if handle in dict(rows)]
+    assert len(rows) + damaged_rows == len(ROWS)
 
 
 def test_a_disk_without_room_is_a_clear_error_at_the_start(path, faulty):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from endpoint.admin import ask
-from endpoint.handoff import STORED_ASSOCIATIONS
+from endpoint.handoff_places import STORED_ASSOCIATIONS
 from endpoint.listening import STORED_SOCKET
 from tests.program import supervisor
 from tests.program.supervisor import Supervisor
@@ -289,6 +289,22 @@ def test_a_database_keeps_everything_through_kills_and_a_stop(home, port, databa
             meters.hear_all()
             assert service.facts("connected") == []
         assert meters.causes == {}
+        assert service.stop() == 0
+
+
+def test_a_database_that_is_configured_later_gets_what_was_handed_over_without_a_key(home, port, database):
+    configure(home, port)
+    with serving(home, port) as (service, meters):
+        configure(home, port, DATABASE)
+        for signal, status, where in (
+            ("SIGTERM", 0, WHERE),
+            ("SIGTERM", 0, "state/a.db"),
+            ("SIGKILL", -9, "state/a.db"),
+        ):
+            meters.settle()  # what a process has read when it is killed is lost
+            assert service.stop(signal) == status
+            goes_on(service, meters, where=where)
+        assert STORED_ASSOCIATIONS not in [name for name, _ in service.stored]
         assert service.stop() == 0
 
 

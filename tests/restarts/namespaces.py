@@ -103,6 +103,18 @@ class Namespaces:
         """
         _run(*self.within(self.router), "nft", "--file", "-", text=rules)
 
+    def lead_home(self, port):
+        """In the device's namespace 127.0.0.1 and this port are the endpoint's: for clients that know no other."""
+        _run(*self.within(self.device), "sh", "-c", "echo 1 >/proc/sys/net/ipv4/conf/all/route_localnet")
+        rules = f"""
+            add table ip nat
+            add chain ip nat local {{ type nat hook output priority -100; }}
+            add rule ip nat local ip daddr 127.0.0.1 udp dport {port} dnat to {ENDPOINT}
+            add chain ip nat out {{ type nat hook postrouting priority srcnat; }}
+            add rule ip nat out oifname "eth0" ip saddr 127.0.0.1 masquerade
+        """
+        _run(*self.within(self.device), "nft", "--file", "-", text=rules)
+
     def socket(self, namespace):
         """A UDP socket that lives in a namespace, to be used from here."""
         made = []

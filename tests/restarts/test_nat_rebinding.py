@@ -1,11 +1,16 @@
 """A meter behind a real NAT, nftables in network namespaces, that forgets it in the middle of everything."""
 
 import contextlib
+from functools import partial
 
 import pytest
 
 from sansdtls import ConnectionIdPolicy, ReturnRoutability
+from tests.interop.identified import IDENTIFIED, said
+from tests.interop.process import running, wait_until
+from tests.interop.stacks import CCM_8
 from tests.restarts.device import Device
+from tests.restarts.meters import identity, key
 from tests.restarts.namespaces import ENDPOINT, Namespaces, require_namespaces
 from tests.restarts.service import in_namespace
 
@@ -77,3 +82,30 @@ def test_a_rebinding_costs_no_handshake_with_a_connection_id(networks, tmp_path,
         statistics = service.facts("stopped")[-1]["statistics"]["server"]
         assert statistics["handshakes_started"] == 1
         assert statistics["path_changes"] == 3
+
+
+def hears(client, messages):
+    return len(said(client, "received")) == messages
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize("stack", IDENTIFIED, ids=str)
+def test_a_rebinding_costs_other_stacks_no_handshake_either(networks, tmp_path, stack):
+    # Neither knows RFC 9853, so the path follows their newer records.
+    stack.require()
+    networks.lead_home(PORT)
+    command = [*networks.within(networks.device), *stack.command("client", PORT, suite=CCM_8, cid="")]
+    environment = {**stack.environment, "PSK_IDENTITY": identity(0).decode(), "PSK_KEY": key(0).hex()}
+    with (
+        endpoint(networks, tmp_path) as service,
+        running(command, directory=tmp_path, name="client", environment=environment) as client,
+    ):
+        service.fact("connected")
+        for number in range(1, 5):
+            client.say(f"send message {number}")
+            wait_until(partial(hears, client, number), client.__str__)
+            networks.rebind()
+        assert service.stop() == 0
+        assert len(service.facts("connected")) == 1
+        statistics = service.facts("stopped")[-1]["statistics"]["server"]
+        assert (statistics["handshakes_started"], statistics["path_changes"]) == (1, 3)
