@@ -51,7 +51,7 @@ FULL = Scale(
 )  # fmt: skip
 QUICK = Scale(
     window=64, echo_bursts=16, handshake_bursts=2, handshake_window=32,
-    hello_bursts=8, associations=400, kept=20_000, silent=10_000, repeat=3,
+    hello_bursts=8, associations=400, kept=20_000, silent=20_000, repeat=3,
 )  # fmt: skip
 WARM_UP = attrs.evolve(QUICK, echo_bursts=4, handshake_bursts=1, hello_bursts=2)
 """Done once before the runs, and not counted."""

@@ -11,8 +11,9 @@ just let go of ten times as much memory, and what an allocator returns of that i
 
 from __future__ import annotations
 
+import socket
 from itertools import islice
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import trio
 import trio.testing
@@ -20,14 +21,13 @@ import trio.testing
 import sansdtls
 from benchmarks import control, ours
 from benchmarks.endpoint_peer import QUOTAS, Echo
-from benchmarks.load import PSK_KEY
-from endpoint import Engine
+from benchmarks.load import HOST, PSK_KEY
+from endpoint import Engine, UdpSocket
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from benchmarks.control import Pipe
-    from endpoint import UdpSocket
     from endpoint.addresses import Address
 
 BURST = 32
@@ -40,13 +40,13 @@ FREEZE_AFTER = 300.0
 """Seconds; the service's default."""
 
 
-class _ListSocket:
-    """What an engine needs of a ``UdpSocket``."""
-
-    exhausted = False
-    on_send_failed = None
+class _ListSocket(UdpSocket):
+    """A socket whose datagrams come from a list and go into one. It is bound, and nobody sends to it."""
 
     def __init__(self) -> None:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.bind((HOST, 0))
+        super().__init__(sock)
         self.sent: list[tuple[bytes, Address]] = []
         self._waiting: list[tuple[bytes, Address]] = []
         self._arrived = trio.Event()
@@ -68,12 +68,6 @@ class _ListSocket:
         self.sent.append((data, address))
         return True
 
-    async def keep_writing(self) -> None:
-        await trio.sleep_forever()
-
-    def statistics(self) -> dict[str, Any]:
-        return {}
-
 
 class _Keys:
     """The key store: all have the same key."""
@@ -83,7 +77,7 @@ class _Keys:
 
 
 def _address(number: int) -> Address:
-    return (f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}", 5684)
+    return (f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}", 1024 + number % 60_000)
 
 
 def _client(suite: sansdtls.CipherSuite, number: int) -> ours.SansIoClient:
@@ -105,7 +99,7 @@ class _Service:
         self._socket = _ListSocket()
         self.engine = Engine(
             ours.server_config(suite, freeze_after=FREEZE_AFTER),
-            sockets=[cast("UdpSocket", self._socket)],
+            sockets=[self._socket],
             keystore=_Keys(),
             quotas=QUOTAS,
             observer=Echo(),

@@ -206,12 +206,11 @@ class Admission:
         if self._quotas.policy.identity_overflow is IdentityOverflow.NEWCOMER:
             self._turn_away(connection, handshake, reason, now)
             return False
-        # Out of the tables at once: its end is an event of a later call, and the next newcomer must not
-        # choose it again.
         if frozen:  # silent for longer than any live one
-            self._sleepers.remove(identity, frozen[0])
             oldest = self._server.wake(frozen[0], now=now)
         else:
+            # Out of the table at once: its end is an event of a later call, and the next newcomer must not
+            # choose it again.
             association = min(siblings, key=lambda association: association.last_received)
             self._roster.disown(association)
             oldest = association.connection
@@ -222,7 +221,10 @@ class Admission:
         return True
 
     def _without_lost(self, identity: bytes, frozen: list[bytes]) -> list[bytes]:
-        """Those of ``frozen`` that are still there: of one that was damaged in the store no event tells."""
+        """Those of ``frozen`` that are still there.
+
+        Of one that was damaged in the store no event tells, and of one that was just woken to end a later one will.
+        """
         for handle in frozen:
             if handle not in self._store:
                 self._sleepers.remove(identity, handle)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 import attrs
 
 from endpoint.config import ConfigFileError, load_config
-from endpoint.handoff import HandoffError, HandoffFile
+from endpoint.handoff import HandoffError
+from endpoint.handoff_places import HandoffFile
 from endpoint.keystore.file import KeyFileError
 from endpoint.keystore.loading import LoadedCredentials, load_credentials
 from endpoint.keystore.pem import certificate_validity, parse_certificate

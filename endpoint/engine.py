@@ -389,7 +389,6 @@ class Engine:
 
     def freeze_all(self) -> Iterator[bytes]:
         """Every association as bytes, for the next process; cancel :meth:`run` before, so that nothing more is read."""
-        self.stop_accepting()
         now = self._clock()
         self._take(self._server.handle_timeout(now=now), now)
         return self._leaving(now)

@@ -16,7 +16,6 @@ for so long. It is not answered, so it does not tell whether the server is still
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import socket
@@ -43,7 +42,6 @@ from sansdtls import (
     HandshakeTimeout,
     PeerCertificateReceived,
     PeerRawKeyReceived,
-    WrongState,
 )
 from sansdtls.pki import Purpose
 
@@ -324,10 +322,8 @@ class OpenedChannel(DtlsChannel):
 
     def _send_keep_alive(self, now: float) -> None:
         """Send something if nothing was sent for long: then the timeout was that."""
-        if self._established and now >= self._last_sent + self._keep_alive:
-            self._last_sent = now
-            with contextlib.suppress(WrongState):  # it has just ended
-                self._connection.send(b"", now=now)
+        if self._established and self._cause is None and now >= self._last_sent + self._keep_alive:
+            self._connection.send(b"", now=now)
 
     async def _receive_datagram(self) -> bytes | None:
         """One datagram, or ``None`` for an error (an ICMP message), which is noted and no more."""

@@ -25,7 +25,8 @@ import contextlib
 from typing import TYPE_CHECKING, Protocol
 
 from endpoint.clock import SYSTEM, AnchorError, LastingClock, time_since
-from endpoint.handoff import STORED_ASSOCIATIONS, Facts, HandoffError, HandoffFile, HandoffMemory
+from endpoint.handoff import Facts, HandoffError
+from endpoint.handoff_places import STORED_ASSOCIATIONS, HandoffFile, HandoffMemory
 from endpoint.listening import STORED_SOCKET, inherited_sockets
 from endpoint.state.behind import WriteBehind
 from endpoint.state.sqlite import AssociationFile

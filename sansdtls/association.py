@@ -208,8 +208,9 @@ class Association(PathFollower):
         if record.connection_id != read.connection_id:
             layer.discard(DiscardReason.UNKNOWN_CONNECTION_ID)
             return False
-        sequence_number = record.number & MAX_SEQUENCE_NUMBER
-        if not read.window.accepts(sequence_number):
+        sequence_number, window = record.number & MAX_SEQUENCE_NUMBER, read.window
+        newer = sequence_number > window.highest
+        if not newer and not window.accepts(sequence_number):
             layer.discard(DiscardReason.REPLAY)
             return False
         opened = read.open(record)
@@ -222,8 +223,7 @@ class Association(PathFollower):
         if handshake is not None and opened[0] in AFTER_FINISHED:
             handshake.defer(record)  # its type was hidden
             return True
-        newer = sequence_number > read.window.highest
-        read.window.mark(sequence_number)
+        window.mark(sequence_number)
         self.last_received = now
         about_paths = handshake is None and (
             (path is not None and path != layer.path)

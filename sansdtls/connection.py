@@ -371,7 +371,7 @@ class Connection(FreezableAssociation):
         if write.next_sequence_number >= write.ask_at:
             self._ask_for_numbers()
         if path is None or path == layer.path:
-            layer.send_datagrams((write.record(_APPLICATION_DATA, data),))
+            layer.send_datagram(write.record(_APPLICATION_DATA, data))
         else:
             self._send_to_unproven(path, data)
         self.last_sent = now

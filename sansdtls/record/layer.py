@@ -58,8 +58,12 @@ class RecordLayer:
     def send_datagrams(self, datagrams: Iterable[bytes]) -> None:
         """Queue datagrams on the connection's path, or the one that is about to become it."""
         for data in datagrams:
-            check = self.path_check
-            self.send_on(self.path if check is None else check.path_for(len(data)), data)
+            self.send_datagram(data)
+
+    def send_datagram(self, data: bytes) -> None:
+        """The same for one."""
+        check = self.path_check
+        self.send_on(self.path if check is None else check.path_for(len(data)), data)
 
     def send_on(self, path: Hashable, data: bytes) -> None:
         """Queue one datagram on ``path``."""

@@ -170,7 +170,7 @@ class _ConnectionIdFormat:
     def seal(self, content_type: int, number: int, plaintext: bytes) -> bytes:
         """A whole protected record, header included."""
         inner = plaintext + content_type.to_bytes(TYPE_LENGTH)
-        if content_type in _PADDED:
+        if self._padding > 1 and content_type in _PADDED:
             padded = len(inner) + -len(inner) % self._padding
             inner = inner.ljust(min(padded, self._max_plaintext), b"\0")
         fragment = self._encrypt(number, inner, self._additional(_VERSION, number, len(inner)))

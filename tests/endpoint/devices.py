@@ -118,6 +118,13 @@ class Device:
             while not condition():
                 await self.step()
 
+    async def until_told(self, condition):
+        """The same for what the server is to find out: it has its turn after each step."""
+        with trio.fail_after(PATIENCE * 10):
+            while not condition():
+                await self.step()
+                await wait_all_tasks_blocked()
+
     async def connect(self):
         """The whole handshake; afterwards ``connected`` or ``cause`` tells how it went."""
         await self.start()

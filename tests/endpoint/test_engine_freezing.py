@@ -115,7 +115,7 @@ async def test_a_device_that_wakes_up_elsewhere_proves_it_first_where_it_can(aut
         await device.move()
         await device.send(b"x")
         assert served.observer.live[0].remote == before
-        await device.until(lambda: served.observer.moves)
+        await device.until_told(lambda: served.observer.moves)
         assert served.observer.moves == [(before, device.path, PathProof.RETURN_ROUTABILITY)]
 
 

@@ -175,7 +175,7 @@ async def test_where_the_old_path_is_asked_first_the_move_is_made_when_its_time_
         with old:
             await trio.sleep(1.9)
             assert association.remote == before
-            await device.until(lambda: served.observer.moves)
+            await device.until_told(lambda: served.observer.moves)
         assert served.observer.moves == [(before, device.path, PathProof.RETURN_ROUTABILITY)]
         assert trio.current_time() - start == pytest.approx(2.0)
         assert association.remote == device.path
@@ -227,6 +227,26 @@ async def test_an_association_takes_its_slot_along_and_is_never_refused_for_it(a
         for device in (guest, settled, successor):
             await device.close()
         assert served.idle
+
+
+async def test_a_device_that_begins_anew_is_not_held_up_by_one_that_moves_in_meanwhile():
+    quotas = QuotaPolicy(associations_per_prefix=1)
+    async with serving(address="0.0.0.0", quotas=quotas) as served:  # noqa: S104 - loopback has many addresses
+        device = served.device()
+        await device.socket.bind(("127.0.0.21", 0))
+        await device.connect()
+        guest = served.roamer(identity=b"meter-2")
+        await guest.socket.bind(("127.0.0.22", 0))
+        await guest.connect()
+        await device.knock()
+        await guest.move(at="127.0.0.21")
+        await guest.send(b"x")
+        assert served.gauges["slots"] == 3
+        await device.flush()
+        await device.until_told(lambda: device.connected)
+        assert [cause for _, cause in served.observer.ended] == [PeerClose(replaced=True)]
+        assert served.observer.refusals == []
+        assert served.gauges["slots"] == 2
 
 
 # --- several associations on one path ---

@@ -11,17 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from endpoint import handoff
-from endpoint.handoff import (
-    MAGIC,
-    MAX_BLOB,
-    VERSION,
-    Facts,
-    Handoff,
-    HandoffError,
-    HandoffFile,
-    HandoffMemory,
-    write_handoff,
-)
+from endpoint.handoff import MAGIC, MAX_BLOB, VERSION, Facts, Handoff, HandoffError, write_handoff
+from endpoint.handoff_places import TYPICAL_BLOB, HandoffFile, HandoffMemory
 
 KEY, OTHER = bytes(range(32)), bytes(range(32, 64))
 FACTS = Facts(anchor=b'{"clock":1}', listeners=("192.0.2.1:5684", "[2001:db8::1]:5684"))
@@ -191,7 +182,7 @@ def test_what_a_process_with_our_number_left_half_written_is_replaced(path):
 
 def test_room_is_set_aside_before_anything_is_frozen(path, monkeypatch):
     def full(descriptor, offset, length):
-        assert length == 101 * handoff.TYPICAL_BLOB
+        assert length == 101 * TYPICAL_BLOB
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)

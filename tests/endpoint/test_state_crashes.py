@@ -145,6 +145,8 @@ def test_a_process_that_is_killed_at_any_moment_leaves_whole_checkpoints_and_all
         generation += 1
         with Running(path, done + 1, cwd=tmp_path, module="tests.endpoint.state_writer") as process:
             assert process.output() == f"generation {generation}"
+            with pytest.raises(StateFileError, match="in use by another process"):
+                AssociationFile(path)
             last_words = f"writing {done + 1 + draw.randrange(3)}"
             while process.output() != last_words:
                 pass

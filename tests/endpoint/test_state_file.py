@@ -259,6 +259,26 @@ def test_the_crash_at_commit_leaves_a_database_that_only_its_journal_makes_whole
     assert {b"old" * 60, b"new" * 60} == set(content(copy).values())
 
 
+def test_a_journal_that_outlived_its_file_is_not_played_into_a_new_one(path, tmp_path, faulty):
+    """An operator who removes the file, as we say, may leave the journal."""
+    journal = tmp_path / "left"
+
+    def crash(statement):
+        if statement == "COMMIT":
+            shutil.copy(f"{path}-journal", journal)
+
+    with AssociationFile(path) as file:
+        file.apply(((b"c%06d" % n, b"old" * 60) for n in range(30_000)), anchor=b"old")
+        faulty.before = staticmethod(crash)
+        file.apply(((b"c%06d" % n, b"new" * 60) for n in range(30_000)), anchor=b"new")
+    faulty.before = staticmethod(nothing)
+    assert any(journal.read_bytes()[:8])
+    path.unlink()
+    shutil.copy(journal, f"{path}-journal")
+    with AssociationFile(path) as file:
+        assert (file.generation, list(file.rows())) == (1, [])
+
+
 # --- one process at a time ---
 
 

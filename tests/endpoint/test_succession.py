@@ -11,7 +11,8 @@ import trio
 
 from endpoint.clock import ClockSources
 from endpoint.config import State
-from endpoint.handoff import STORED_ASSOCIATIONS, HandoffError
+from endpoint.handoff import HandoffError
+from endpoint.handoff_places import STORED_ASSOCIATIONS
 from endpoint.listening import STORED_SOCKET, Listeners
 from endpoint.sockets import UdpSocket
 from endpoint.state.sqlite import AssociationFile, StateFileError

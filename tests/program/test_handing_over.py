@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from endpoint.admin import ask
-from endpoint.handoff import STORED_ASSOCIATIONS
+from endpoint.handoff_places import STORED_ASSOCIATIONS
 from endpoint.listening import STORED_SOCKET
 from tests.program import supervisor
 from tests.program.supervisor import Supervisor
