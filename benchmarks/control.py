@@ -83,12 +83,15 @@ class Measured:
         theirs.close()
 
     def ask(self, question: object) -> Any:
-        self._pipe.send(question)
+        self.tell(question)
         return self.hear()
 
-    def hear(self) -> Any:
-        if not self._pipe.poll(ANSWER_TIMEOUT):
-            raise TimeoutError(f"{self._process.name} gave no answer within {ANSWER_TIMEOUT:.0f} s")
+    def tell(self, question: object) -> None:
+        self._pipe.send(question)
+
+    def hear(self, timeout: float = ANSWER_TIMEOUT) -> Any:
+        if not self._pipe.poll(timeout):
+            raise TimeoutError(f"{self._process.name} gave no answer within {timeout:.0f} s")
         try:
             return self._pipe.recv()
         except (EOFError, ConnectionError):

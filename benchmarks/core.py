@@ -17,6 +17,9 @@ from benchmarks import control, ours
 from benchmarks.harness import MICROSECONDS, PAYLOAD, Scale
 from benchmarks.load import PSK_KEY
 
+FREEZE_AFTER = 300.0
+"""Seconds; the service's default."""
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
 
@@ -31,10 +34,12 @@ def serve(pipe: Pipe) -> None:
         "handshake": handshake,
         "resumed": resumed,
         "echo": echo,
+        "echo_with_id": echo_with_id,
+        "freeze": freeze,
+        "thaw": thaw,
+        "junk": junk,
         "pre_cookie": pre_cookie,
         "pre_cookie_memory": pre_cookie_memory,
-        "memory": memory,
-        "python_memory": python_memory,
     }
     while (question := control.hear(pipe)) != "stop":
         measurement, suite, scale = question
@@ -44,14 +49,16 @@ def serve(pipe: Pipe) -> None:
 class _ServerUnderTest:
     """A ``Server`` with the little that a service adds, and the CPU it has used."""
 
-    def __init__(self, suite: sansdtls.CipherSuite) -> None:
-        config = ours.server_config(suite)
+    def __init__(self, suite: sansdtls.CipherSuite, freeze_after: float | None = None) -> None:
+        config = ours.server_config(suite, freeze_after=freeze_after)
         self.server = sansdtls.Server(config, entropy=os.urandom, now=time.monotonic())
         self.cpu = 0.0
+        self.skipped = 0.0
+        """Seconds that have passed for the server alone."""
 
     def turn(self, packets: Packets) -> list[sansdtls.Outgoing]:
         """One window of datagrams in, the answers out."""
-        now = time.monotonic()
+        now = time.monotonic() + self.skipped
         server = self.server
         before = time.process_time()
         for data, path in packets:
@@ -74,10 +81,14 @@ class _ServerUnderTest:
 
 
 def _connect(
-    under_test: _ServerUnderTest, suite: sansdtls.CipherSuite, paths: Iterable[Hashable]
+    under_test: _ServerUnderTest,
+    suite: sansdtls.CipherSuite,
+    paths: Iterable[Hashable],
+    *,
+    connection_id: bool = False,
 ) -> dict[Hashable, ours.SansIoClient]:
     """Complete a handshake for each path, all of them in step."""
-    config = ours.client_config(suite)
+    config = ours.client_config(suite, connection_id=connection_id)
     clients = {path: ours.SansIoClient(config) for path in paths}
     _complete(under_test, clients)
     return clients
@@ -117,10 +128,10 @@ def resumed(suite: sansdtls.CipherSuite, scale: Scale) -> float:
     return under_test.cpu / (len(under_test.server) - len(first)) * MICROSECONDS
 
 
-def echo(suite: sansdtls.CipherSuite, scale: Scale) -> float:
+def echo(suite: sansdtls.CipherSuite, scale: Scale, *, connection_id: bool = False) -> float:
     """Microseconds for one 64-byte datagram received, answered and handed out."""
     under_test = _ServerUnderTest(suite)
-    clients = _connect(under_test, suite, range(scale.window))
+    clients = _connect(under_test, suite, range(scale.window), connection_id=connection_id)
     bursts = [
         [(client.seal(PAYLOAD), path) for path, client in clients.items()] for _ in range(scale.echo_bursts)
     ]
@@ -129,6 +140,65 @@ def echo(suite: sansdtls.CipherSuite, scale: Scale) -> float:
     if echoed != scale.window * scale.echo_bursts:
         raise RuntimeError(f"{echoed} of {scale.window * scale.echo_bursts} datagrams were echoed")
     return under_test.cpu / echoed * MICROSECONDS
+
+
+def echo_with_id(suite: sansdtls.CipherSuite, scale: Scale) -> float:
+    """The same in records with a connection ID."""
+    return echo(suite, scale, connection_id=True)
+
+
+class _Sleepers:
+    """A server whose associations have connection IDs, have been heard once, and are then silent until it freezes them."""
+
+    def __init__(self, suite: sansdtls.CipherSuite, scale: Scale) -> None:
+        self.under_test = _ServerUnderTest(suite, FREEZE_AFTER)
+        self.clients: dict[Hashable, ours.SansIoClient] = {}
+        for burst in range(scale.handshake_bursts):
+            paths = [(0, (f"192.0.2.{burst}", 1024 + index)) for index in range(scale.handshake_window)]
+            self.clients |= _connect(self.under_test, suite, paths, connection_id=True)
+        self.say(PAYLOAD)
+        self.under_test.cpu = 0.0
+        for _ in range(2):  # the server looks once more at those that have sent something
+            self.under_test.skipped += FREEZE_AFTER + 1
+            self.under_test.turn([])  # does what is due
+
+    def say(self, payload: bytes) -> int:
+        """A datagram from each; how many were answered."""
+        return len(
+            self.under_test.turn([(client.seal(payload), path) for path, client in self.clients.items()])
+        )
+
+    def per_client(self, frozen: int) -> float:
+        """Microseconds of CPU since the last time. Checks how many are frozen."""
+        if self.under_test.server.frozen != frozen * len(self.clients):
+            raise RuntimeError(
+                f"{self.under_test.server.frozen} of {len(self.clients)} associations are frozen"
+            )
+        cpu, self.under_test.cpu = self.under_test.cpu, 0.0
+        return cpu / len(self.clients) * MICROSECONDS
+
+
+def freeze(suite: sansdtls.CipherSuite, scale: Scale) -> float:
+    """Microseconds to freeze one association that is silent."""
+    return _Sleepers(suite, scale).per_client(frozen=1)
+
+
+def thaw(suite: sansdtls.CipherSuite, scale: Scale) -> float:
+    """Microseconds to thaw one association, and receive and answer the datagram that woke it."""
+    sleepers = _Sleepers(suite, scale)
+    sleepers.per_client(frozen=1)
+    if sleepers.say(PAYLOAD) != len(sleepers.clients):
+        raise RuntimeError("not all associations woke")
+    return sleepers.per_client(frozen=0)
+
+
+def junk(suite: sansdtls.CipherSuite, scale: Scale) -> float:
+    """Microseconds for a forged record with the connection ID of a frozen association, which stays as it is."""
+    sleepers = _Sleepers(suite, scale)
+    sleepers.per_client(frozen=1)
+    genuine = [(client.seal(PAYLOAD), path) for path, client in sleepers.clients.items()]
+    sleepers.under_test.turn([(data[:-1] + bytes([data[-1] ^ 1]), path) for data, path in genuine])
+    return sleepers.per_client(frozen=1)
 
 
 def _hellos(suite: sansdtls.CipherSuite, scale: Scale) -> list[list[tuple[bytes, Hashable]]]:
@@ -163,25 +233,3 @@ def _python_bytes(work: Callable[[], object]) -> int:
     finally:
         tracemalloc.stop()
     return after - before
-
-
-def _fill(under_test: _ServerUnderTest, suite: sansdtls.CipherSuite, scale: Scale) -> None:
-    for burst in range(scale.associations // scale.handshake_window):
-        _connect(under_test, suite, [(burst, index) for index in range(scale.handshake_window)])
-
-
-def memory(suite: sansdtls.CipherSuite, scale: Scale) -> float:
-    """KiB of RAM for one live association: Python's objects and OpenSSL's behind them."""
-    under_test = _ServerUnderTest(suite)
-    _connect(under_test, suite, [("first", index) for index in range(scale.handshake_window)])
-    before = control.resident_bytes()
-    done = len(under_test.server)
-    _fill(under_test, suite, scale)
-    return (control.resident_bytes() - before) / (len(under_test.server) - done) / 1024
-
-
-def python_memory(suite: sansdtls.CipherSuite, scale: Scale) -> float:
-    """KiB of Python objects for one live association."""
-    under_test = _ServerUnderTest(suite)
-    size = _python_bytes(lambda: _fill(under_test, suite, scale))
-    return size / len(under_test.server) / 1024

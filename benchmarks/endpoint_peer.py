@@ -34,7 +34,7 @@ QUOTAS = QuotaPolicy(
 )
 
 
-class _Echo:
+class Echo:
     """The observer that sends everything back."""
 
     def received(self, association: Association, data: bytes) -> None:
@@ -60,7 +60,7 @@ async def _serve_engine(pipe: Pipe, suite: CipherSuite) -> None:
         sockets=sockets,
         keystore=DictKeyStore({PSK_IDENTITY: PSK_KEY}),
         quotas=QUOTAS,
-        observer=_Echo(),
+        observer=Echo(),
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(engine.run)

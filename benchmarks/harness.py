@@ -36,18 +36,22 @@ class Scale:
     hello_bursts: int
     """Bursts of hellos without a cookie in one run."""
     associations: int
-    """Live associations over which memory is taken."""
+    """Live associations over which memory is taken of servers behind sockets."""
+    kept: int
+    """Associations over which memory is taken of this project's endpoint, live and frozen."""
+    silent: int
+    """The same for live ones that have said nothing since their handshake."""
     repeat: int
     """Runs of each measurement, of which the median is given."""
 
 
 FULL = Scale(
     window=64, echo_bursts=48, handshake_bursts=8, handshake_window=32,
-    hello_bursts=24, associations=2_000, repeat=7,
+    hello_bursts=24, associations=2_000, kept=100_000, silent=20_000, repeat=7,
 )  # fmt: skip
 QUICK = Scale(
     window=64, echo_bursts=16, handshake_bursts=2, handshake_window=32,
-    hello_bursts=8, associations=400, repeat=3,
+    hello_bursts=8, associations=400, kept=20_000, silent=20_000, repeat=3,
 )  # fmt: skip
 WARM_UP = attrs.evolve(QUICK, echo_bursts=4, handshake_bursts=1, hello_bursts=2)
 """Done once before the runs, and not counted."""

@@ -25,21 +25,27 @@ GROUP = sansdtls.NamedGroup.X25519
 """What their key exchange uses: the defaults lead to it, as OpenSSL's do."""
 
 
-def client_config(suite: sansdtls.CipherSuite) -> sansdtls.ClientConfig:
+def client_config(suite: sansdtls.CipherSuite, *, connection_id: bool = False) -> sansdtls.ClientConfig:
+    """``connection_id``: it puts the server's ID into its records; it needs none itself."""
     if suite in WITH_CERTIFICATE:
         x509 = sansdtls.CertificateType.X509
         return sansdtls.ClientConfig(cipher_suites=(suite,), server_certificate_types=(x509,))
-    return sansdtls.ClientConfig(psk_identity=PSK_IDENTITY, psk_key=PSK_KEY, cipher_suites=(suite,))
+    return sansdtls.ClientConfig(
+        psk_identity=PSK_IDENTITY,
+        psk_key=PSK_KEY,
+        cipher_suites=(suite,),
+        connection_id=sansdtls.ConnectionIdPolicy(length=0) if connection_id else None,
+    )
 
 
-def server_config(suite: sansdtls.CipherSuite) -> sansdtls.ServerConfig:
+def server_config(suite: sansdtls.CipherSuite, *, freeze_after: float | None = None) -> sansdtls.ServerConfig:
     if suite in WITH_CERTIFICATE:
         shown, key = certificate.self_signed()
         credential = sansdtls.CertificateCredential(
             (shown.public_bytes(Encoding.DER),), sansdtls.SigningKey.wrap(key)
         )
         return sansdtls.ServerConfig(cipher_suites=(suite,), psk=False, credentials=(credential,))
-    return sansdtls.ServerConfig(cipher_suites=(suite,))
+    return sansdtls.ServerConfig(cipher_suites=(suite,), freeze_after=freeze_after)
 
 
 class SansIoClient:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from benchmarks import core, endpoint_peer, ours, trio_peer
+from benchmarks import core, endpoint_peer, keeping, ours, trio_peer
 from benchmarks.control import Measured
-from benchmarks.harness import WARM_UP, Contender, Running, Scale, Series
+from benchmarks.harness import PAYLOAD, WARM_UP, Contender, Running, Scale, Series
 from sansdtls import CipherSuite
 
 if TYPE_CHECKING:
@@ -119,8 +119,15 @@ MEMORY = Measurement(
     "memory of a live association",
     "KiB",
     lambda running, scale: running.memory(scale),
-    ((ENGINE_CCM_8, 4), (ENGINE_GCM, 4), (CHANNELS, None), (TRIO, None)),
+    ((CHANNELS, None), (TRIO, None)),
 )
+KEPT = ((ENGINE_CCM_8, CCM_8), (ENGINE_GCM, GCM))
+LIVE_AIM = 4.0
+"""KiB, of an association that is live, whether it has said anything or not."""
+FROZEN_AIM = 400.0
+"""Bytes."""
+KEEPING_TIMEOUT = 900.0
+"""Seconds in which 100,000 handshakes have to be done; they take about 75 s of CPU for each suite."""
 
 
 @attrs.frozen
@@ -137,6 +144,15 @@ class CoreMeasurement:
 CORE_REPEATED = (
     CoreMeasurement("core alone: echo of 64 bytes", "us/datagram", "echo", ((CCM_8, None), (GCM, None))),
     CoreMeasurement(
+        "core alone: echo of 64 bytes, with connection ID",
+        "us/datagram",
+        "echo_with_id",
+        ((CCM_8, None), (GCM, None)),
+    ),
+    CoreMeasurement("core alone: a silent association is frozen", "us", "freeze", ((CCM_8, None),)),
+    CoreMeasurement("core alone: one is thawed by a datagram, and answers", "us", "thaw", ((CCM_8, None),)),
+    CoreMeasurement("core alone: junk for a frozen association", "us/datagram", "junk", ((CCM_8, None),)),
+    CoreMeasurement(
         "core alone: full handshake", "us/handshake", "handshake", ((CCM_8, None), (GCM, None), (ECDSA, None))
     ),
     CoreMeasurement(
@@ -145,8 +161,6 @@ CORE_REPEATED = (
     CoreMeasurement("core alone: hello without cookie", "us/hello", "pre_cookie", ((CCM_8, None),)),
 )
 CORE_ONCE = (
-    CoreMeasurement("core alone: memory of a live association", "KiB", "memory", ((CCM_8, 4),)),
-    CoreMeasurement("core alone: of that, Python objects", "KiB", "python_memory", ((CCM_8, None),)),
     CoreMeasurement(
         "core alone: memory kept after a hello without cookie", "bytes", "pre_cookie_memory", ((CCM_8, 1),)
     ),
@@ -159,7 +173,8 @@ def run(scale: Scale, progress: Callable[[str], None]) -> list[Series]:
     """Everything, in the order of the report."""
     repeated = _behind_sockets(scale, progress)
     core_repeated, core_once = _core(scale, progress)
-    return [*repeated, *core_repeated, *_memory(scale, progress), *core_once]
+    others = _memory(scale, progress)
+    return [*repeated, *core_repeated, *_keeping(scale, progress, others), *core_once]
 
 
 def _behind_sockets(scale: Scale, progress: Callable[[str], None]) -> list[Series]:
@@ -215,6 +230,35 @@ def _core(scale: Scale, progress: Callable[[str], None]) -> tuple[list[Series], 
                 series.add(fresh.pop().ask((measurement.name, suite, scale)))
                 once.append(series)
     return list(repeated.values()), once
+
+
+def _keeping(scale: Scale, progress: Callable[[str], None], others: Sequence[Series]) -> list[Series]:
+    """Memory of live and frozen associations of this project's endpoint, beside the ``others`` of the first kind."""
+    progress(f"memory of {scale.kept:,} associations")
+    yardstick = next(series.values[0] for series in others if series.name == YARDSTICK.name)
+    asked = [(MEMORY.what, contender, suite, scale.kept, PAYLOAD) for contender, suite in KEPT]
+    asked.append((f"{MEMORY.what} that has said nothing yet", *KEPT[0], scale.silent, b""))
+    live: list[Series] = []
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(Measured(keeping.serve_live, suite, associations, words))
+            for _, _, suite, associations, words in asked
+        ]
+        for process, (what, contender, _, _, _) in zip(processes, asked, strict=True):
+            live.append(Series(what, MEMORY.unit, contender.name, contender.suite, LIVE_AIM))
+            live[-1].add(process.hear(KEEPING_TIMEOUT) / 1024, yardstick)
+        progress(f"memory of {scale.kept:,} frozen associations")
+        contender, suite = KEPT[0]
+        successor = stack.enter_context(Measured(keeping.serve_frozen, suite))
+        processes[0].tell("hand over")
+        while blobs := processes[0].hear():
+            successor.tell(blobs)
+        frozen = Series(
+            "memory of a frozen association", "bytes", contender.name, contender.suite, FROZEN_AIM
+        )
+        successor.tell([])
+        frozen.add(successor.hear(KEEPING_TIMEOUT))
+    return [*live[:-1], *others, live[-1], frozen]
 
 
 def _memory(scale: Scale, progress: Callable[[str], None]) -> Sequence[Series]:

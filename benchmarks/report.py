@@ -88,9 +88,11 @@ def heading(scale: Scale, facts: dict[str, Any]) -> str:
     )
     return (
         f"Server processes only; CPU is user + system time. Medians of {scale.repeat} interleaved runs;\n"
-        f"memory is taken once, over {scale.associations} associations. Loopback; the load comes from another\n"
-        f"process, the same for every server: bursts of {scale.window} datagrams from {scale.window} clients"
-        f" (one at a time\nwhere it says so), {scale.handshake_window} handshakes at once.\n"
+        f"memory is taken once: of endpoint.Engine over {scale.kept:,} associations with connection IDs, each with\n"
+        f"an address and an identity of its own, in a process of its own without a network; of the others over\n"
+        f"{scale.associations:,}. Loopback; the load comes from another process, the same for every server: bursts of\n"
+        f"{scale.window} datagrams from {scale.window} clients (one at a time where it says so), "
+        f"{scale.handshake_window} handshakes at once.\n"
         f"trio/this: trio's DTLSEndpoint with its default suite in the same run, divided by this row.\n"
         + ", ".join(f"{name} {value}" for name, value in facts.items())
         + f"\n{warning}"

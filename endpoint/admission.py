@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from endpoint.keystore import KeyStore
     from endpoint.observer import Observer
     from endpoint.quotas import Prefix, Quotas
-    from endpoint.roster import Roster, Sleepers
+    from endpoint.roster import Roster
+    from endpoint.sleepers import Sleepers
     from endpoint.verification import PeerRequest, Verify
     from sansdtls import Cause, Connection, ConnectionOffered, Event, FrozenStore, PskRequested, Server
 

@@ -5,21 +5,31 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+import attrs
 
 from endpoint.config import ConfigFileError, load_config
+from endpoint.handoff import HandoffError
+from endpoint.handoff_places import HandoffFile
 from endpoint.keystore.file import KeyFileError
 from endpoint.keystore.loading import LoadedCredentials, load_credentials
 from endpoint.keystore.pem import certificate_validity, parse_certificate
+from endpoint.keystore.sealing import load_sealing_keys
 from endpoint.text import show_text
 from sansdtls import CertificateCredential, ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
     from pathlib import Path
 
     from endpoint.config import EndpointConfig
     from endpoint.credentials import Credentials
+
+
+A = TypeVar("A")
+T = TypeVar("T")
 
 
 class NotRightError(Exception):
@@ -31,25 +41,38 @@ class NotRightError(Exception):
 
 
 def load_all(path: Path) -> tuple[EndpointConfig, LoadedCredentials]:
-    """The configuration and its credentials; :class:`NotRightError` lists the mistakes of both."""
+    """The configuration and its credentials; :class:`NotRightError` lists the mistakes of both.
+
+    ``config.dtls`` then has what ``[state]`` says as well: when to freeze, and the keys that seal.
+    """
     try:
         config = load_config(path)
     except ConfigFileError as error:
         problems = list(error.problems)
         if error.credentials is not None:
-            try:
-                load_credentials(error.credentials)
-            except KeyFileError as keys:
-                problems += keys.problems
+            problems += _attempted(load_credentials, error.credentials)[1]
         raise NotRightError(problems) from None
+    loaded, problems = _attempted(load_credentials, config.credentials)
+    keys: tuple[bytes, ...] | None = ()
+    if config.state.key_file:
+        keys, more = _attempted(load_sealing_keys, config.state.key_file)
+        problems += more
+    if loaded is None or keys is None:
+        raise NotRightError(problems)
     try:
-        loaded = load_credentials(config.credentials)
-        loaded.complete(config.dtls, config.credentials)
-    except KeyFileError as error:
-        raise NotRightError(list(error.problems)) from None
+        dtls = attrs.evolve(config.dtls, freeze_after=config.state.freeze_after, snapshot_keys=keys)
+        loaded.complete(dtls, config.credentials)
     except ConfigError as error:
         raise NotRightError([f"{show_text(str(path))}: {error}"]) from None
-    return config, loaded
+    return attrs.evolve(config, dtls=dtls), loaded
+
+
+def _attempted(load: Callable[[A], T], what: A) -> tuple[T | None, list[str]]:
+    """What was loaded, or its mistakes."""
+    try:
+        return load(what), []
+    except KeyFileError as error:
+        return None, list(error.problems)
 
 
 def describe(path: Path, config: EndpointConfig, loaded: LoadedCredentials, now: datetime) -> list[str]:
@@ -66,9 +89,10 @@ def describe(path: Path, config: EndpointConfig, loaded: LoadedCredentials, now:
             f"{server.mtu} bytes; at most {server.limits.max_associations} associations"
         ),
         _forward(config),
+        *_state(config),
         f"logs to standard error from level {config.log.level}; a stop takes at most {listen.drain:g} s",
     ]
-    notes = [*loaded.notes, *loaded.remarks(now)]
+    notes = [*loaded.notes, *loaded.remarks(now), *_about_state(config)]
     told = config.credentials
     if told.psk_file and not loaded.psk.keys:
         how = " with a pre-shared key" if told.shows_something else ""
@@ -111,6 +135,56 @@ def _credentials(told: Credentials, loaded: LoadedCredentials) -> list[str]:
     if told.shows_something:
         lines.append(_CLIENTS[told.asks_clients])
     return lines
+
+
+def _state(config: EndpointConfig) -> list[str]:
+    state = config.state
+    frozen = (
+        "never freezes an association"
+        if state.freeze_after is None
+        else f"freezes an association after {state.freeze_after:g} s of silence"
+    )
+    sealed = f"sealed under the first of {_count(len(config.dtls.snapshot_keys), 'key', 'keys')}"
+    if state.store == "sqlite":
+        kept = (
+            f"a restart, and a crash too, keeps all associations: written to {show_text(str(state.file))} every "
+            f"{state.checkpoint_interval:g} s, {sealed}"
+        )
+    elif state.handoff_file:
+        age = (
+            ""
+            if state.handoff_max_age is None
+            else f" if that is within {state.handoff_max_age / 86_400:.4g} days"
+        )
+        kept = (
+            f"a restart keeps all associations, a crash none: SIGTERM writes them to {show_text(str(state.handoff_file))}, "
+            f"{sealed}, and the next start takes them back{age}"
+        )
+    else:
+        kept = (
+            "a restart keeps associations if the service manager keeps descriptors (FileDescriptorStoreMax= in the unit); "
+            "else a stop tells every device, and they handshake again"
+        )
+    return [frozen, kept]
+
+
+def _about_state(config: EndpointConfig) -> list[str]:
+    state = config.state
+    files = [path for path in (state.file, state.handoff_file, state.admin_socket) if path is not None]
+    notes = [
+        f"{show_text(str(path))}: its directory is not there" for path in files if not path.parent.is_dir()
+    ]
+    if state.handoff_file:
+        try:
+            found = HandoffFile(state.handoff_file, config.dtls.snapshot_keys).find()
+        except HandoffError as error:
+            notes.append(f"{error}; the next start goes on without")
+        else:
+            if found is not None:
+                held = _count(found.count, "association", "associations")
+                notes.append(f"{found.where}: holds {held}, which the next start takes back")
+                found.close()
+    return notes
 
 
 _CLIENTS = {

@@ -1,4 +1,4 @@
-"""The command line: ``dtls-endpoint serve | check | connect``.
+"""The command line: ``dtls-endpoint serve | check | handoff | connect``.
 
 Exit status 0: done. 1: it failed (port taken, no connection). 2: the command line or a configuration
 or key file is wrong; each mistake is one line on standard error. 130: interrupted.
@@ -17,13 +17,17 @@ from typing import TYPE_CHECKING
 import trio
 
 from endpoint import check, connect
-from endpoint.config import DEFAULT_PORT
+from endpoint.admin import AdminError, ask
+from endpoint.config import DEFAULT_PORT, ConfigFileError, load_config
 from endpoint.device import Device, DeviceError
 from endpoint.forward import ForwardError
 from endpoint.logs import make_log
 from endpoint.saved import SavedSession
 from endpoint.service import Service
+from endpoint.state.sqlite import StateFileError
 from endpoint.structure import cipher_suite
+from endpoint.systemd import Supervision, SupervisionError
+from endpoint.text import show_text
 from endpoint.udp import ListenError
 from endpoint.verification import wall_clock
 from sansdtls import DEFAULT_CIPHER_SUITES, CipherSuite, ConfigError, ConnectionIdPolicy, RetransmitPolicy
@@ -33,6 +37,8 @@ if TYPE_CHECKING:
 
 PROGRAM = "dtls-endpoint"
 WRONG_USE = 2
+HANDOFF_PATIENCE = 60.0
+"""Seconds for a service to hand over; 100,000 associations take less than 20."""
 INTERRUPTED = 130
 """What a shell makes of SIGINT: 128 + 2."""
 
@@ -90,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_serve(commands)
     _add_check(commands)
+    _add_handoff(commands)
     _add_connect(commands)
     return parser
 
@@ -100,7 +107,7 @@ def _complain(lines: Iterable[str]) -> int:
     return WRONG_USE
 
 
-# --- serve and check ----------------------------------------------------------------------------------
+# --- serve, check and handoff -------------------------------------------------------------------------
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -112,7 +119,8 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "serve",
         help="run the endpoint",
         description="Run the endpoint until SIGTERM or SIGINT. Facts go to standard error, one JSON line "
-        'each, "listening" first. SIGHUP reads the credentials again, all or nothing.',
+        'each, "listening" first. SIGHUP reads the credentials again, all or nothing. SIGTERM hands associations over '
+        "to the next run, where [state] says how; SIGINT tells every device that this is the end.",
     )
     _add_config(parser)
     parser.set_defaults(run=_serve)
@@ -121,17 +129,27 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _serve(options: argparse.Namespace) -> int:
     try:
         config, credentials = check.load_all(options.config)
+        supervision = Supervision.taken_from(os.environ)
     except check.NotRightError as error:
         return _complain(error.problems)
+    except SupervisionError as error:
+        return _complain([str(error)])
     if sys.stderr is None:
         return 1  # it was closed, and there is nowhere to say anything
     log = make_log(sys.stderr.buffer, level=config.log.level)
+    service = Service(config, credentials=credentials, log=log, supervision=supervision)
     try:
-        return trio.run(lambda: Service(config, credentials=credentials, log=log).run())
+        return trio.run(service.run)
     except ListenError as error:
         event, what = "listen_failed", f"{options.config}: {error}"
+    except SupervisionError as error:
+        event, what = "listen_failed", str(error)
     except ForwardError as error:
         event, what = "forward_failed", str(error)
+    except StateFileError as error:
+        event, what = "state_failed", str(error)
+    except AdminError as error:
+        event, what = "admin_failed", str(error)
     except Exception:  # noqa: BLE001 - the last words go into the log, as one line like all others
         log.critical("crashed", traceback=traceback.format_exc())
         return 1
@@ -160,6 +178,38 @@ def _check(options: argparse.Namespace) -> int:
     if lapses:
         return _complain(lapses)
     print("\n".join(check.describe(options.config, config, credentials, now)), flush=True)
+    return 0
+
+
+def _add_handoff(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "handoff",
+        help="have the running service hand over to the next one, and end",
+        description="Have the running service hand all associations over to the next one, as SIGTERM would, and end. "
+        "Needs state.admin_socket. Exit status 1 if no service answers, or it has nothing to hand over to and goes on.",
+    )
+    _add_config(parser)
+    parser.set_defaults(run=_handoff)
+
+
+def _handoff(options: argparse.Namespace) -> int:
+    where = show_text(str(options.config))
+    try:
+        socket = load_config(options.config).state.admin_socket
+    except ConfigFileError as error:
+        return _complain(error.problems)
+    if socket is None:
+        return _complain([f'{where}: state.admin_socket: missing; remedy: add  admin_socket = "admin.sock"'])
+    try:
+        answer = ask(socket, "handoff", seconds=HANDOFF_PATIENCE)
+    except AdminError as error:
+        print(f"{PROGRAM} handoff: {error}", file=sys.stderr)
+        return 1
+    if not answer.get("ok"):
+        print(f"{PROGRAM} handoff: {show_text(str(answer.get('error')))}", file=sys.stderr)
+        return 1
+    count, to = answer.get("associations"), show_text(str(answer.get("to")))
+    print(f"handed over {count} {'association' if count == 1 else 'associations'} to {to}", flush=True)
     return 0
 
 

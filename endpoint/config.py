@@ -12,8 +12,10 @@ that a file is put right in one go. Values under ``[credentials]`` are never rep
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,10 +36,16 @@ NOT_IN_DTLS = (
     "client_authentication",
     "client_certificate_types",
     "client_certificate_authorities",
+    # What [state] says.
+    "freeze_after",
+    "snapshot_keys",
     # No setting for a service.
     "log_secrets",
 )
 """Fields of ``ServerConfig`` that are no keys of ``[dtls]``."""
+
+MAX_SOCKET_NAME = 107
+"""Bytes that the name of a UNIX socket can have."""
 
 DEFAULT_PORT = 5684
 """CoAP over DTLS, the registered port that most devices are built with (RFC 7252 §6.2)."""
@@ -117,6 +125,83 @@ class Log:
     """Lines of one cause that may come at once, after quiet."""
 
 
+def _file_name(_instance: object, attribute: attrs.Attribute[Path | None], value: Path | None) -> None:
+    if value is not None and "\0" in str(value):
+        raise ValueError(f"{attribute.name}: a file name cannot hold a NUL character")
+
+
+def _seconds(instance: object, attribute: attrs.Attribute[Any], value: float | None) -> None:
+    """Up to a year, or never."""
+    if value is not None:
+        within(0.001, 31_536_000, "seconds")(instance, attribute, value)
+
+
+@attrs.frozen(kw_only=True)
+class State:
+    """``[state]``: associations that are put to sleep, and those that outlive the process.
+
+    What a stop keeps: see ``endpoint.handoff`` for the file and the service manager's store, and
+    ``endpoint.state`` for SQLite, which keeps associations also when the process is killed.
+    """
+
+    freeze_after: float | None = attrs.field(default=300.0, validator=_seconds)
+    """Seconds of silence after which an association is frozen to a few hundred bytes, and woken by its next
+    datagram; ``"never"`` = not at all. Five minutes: most devices speak in bursts, hours apart."""
+    store: Literal["memory", "sqlite"] = "memory"
+    """Where frozen associations are kept. ``sqlite`` also keeps all that are live, every
+    ``checkpoint_interval``, so that they survive a crash."""
+    file: Path | None = attrs.field(default=None, validator=_file_name)
+    """The SQLite database, on a local disk, in a directory that nobody else can write."""
+    checkpoint_interval: float = attrs.field(default=1.0, validator=within(0.01, 3600, "seconds"))
+    """Seconds. For ``sqlite``: how often what has changed is written; what a device sent within that time before a
+    crash can be replayed once."""
+    handoff_file: Path | None = attrs.field(default=None, validator=_file_name)
+    """For ``memory``: SIGTERM writes all associations there, and the next start takes them back. Without it a service
+    manager that keeps descriptors is used, if there is one, which lasts for restarts but not for a stop and a start."""
+    handoff_max_age: float | None = attrs.field(default=7_776_000.0, validator=_seconds)
+    """Seconds after which what was handed over is not taken back; ``"never"`` = always. 90 days is when associations
+    with a connection ID expire."""
+    key_file: Path | None = attrs.field(default=None, validator=_file_name)
+    """Keys that seal what is saved: see ``endpoint.keystore.sealing`` for the file. Mode 0600."""
+    admin_socket: Path | None = attrs.field(default=None, validator=_file_name)
+    """A UNIX socket for ``dtls-endpoint handoff``; its owner only (0600) may use it. By default there is none."""
+
+    def below(self, directory: Path) -> State:
+        """The same with every file name completed by ``directory``."""
+        files: dict[str, Any] = {
+            field.name: directory / value
+            for field in attrs.fields(State)
+            if isinstance(value := getattr(self, field.name), Path)
+        }
+        return attrs.evolve(self, **files)
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        """What does not go together, as (key, text) pairs."""
+        durable = self.store == "sqlite"
+        if durable and not self.file:
+            yield "file", 'missing; remedy: add  file = "associations.db"'
+        if self.file and not durable:
+            yield "file", 'is of no use with store = "memory"; remedy: store = "sqlite"'
+        if self.handoff_file and durable:
+            yield (
+                "handoff_file",
+                'is of no use with store = "sqlite", which keeps everything; remedy: remove it',
+            )
+        if (durable or self.handoff_file) and not self.key_file:
+            what = 'store = "sqlite"' if durable else "handoff_file"
+            yield "key_file", f'missing; {what} needs it; remedy: add  key_file = "state.key"'
+        seen: dict[Path, str] = {}
+        for name in ("key_file", "file", "handoff_file", "admin_socket"):
+            path = getattr(self, name)
+            if path is not None and seen.setdefault(path, name) != name:
+                yield name, f"is the same file as {seen[path]}; remedy: name another"
+        if self.admin_socket and len(os.fsencode(self.admin_socket)) > MAX_SOCKET_NAME:
+            yield (
+                "admin_socket",
+                f"the name has more than {MAX_SOCKET_NAME} bytes; remedy: a shorter directory",
+            )
+
+
 @attrs.frozen(kw_only=True)
 class EndpointConfig:
     """The whole file."""
@@ -131,6 +216,7 @@ class EndpointConfig:
     )
     quotas: QuotaPolicy = attrs.field(factory=QuotaPolicy)
     forward: Forward = Forward()
+    state: State = State()
     log: Log = Log()
 
 
@@ -160,13 +246,15 @@ def parse_config(content: bytes, *, name: str, directory: Path) -> EndpointConfi
     except StructureError as error:
         problems = [f"{where}: {key}: {what}" if key else f"{where}: {what}" for key, what in error.mistakes]
         raise ConfigFileError(problems, _credentials_in(tables, directory)) from None
-    credentials = config.credentials.below(directory)
-    mistakes = list(credentials.contradictions())
+    credentials, state = config.credentials.below(directory), config.state.below(directory)
+    mistakes = [
+        f"{where}: {table}{key and '.'}{key}: {what}"
+        for table, told in (("credentials", credentials), ("state", state))
+        for key, what in told.contradictions()
+    ]
     if mistakes:
-        raise ConfigFileError(
-            [f"{where}: credentials{key and '.'}{key}: {what}" for key, what in mistakes], credentials
-        )
-    return attrs.evolve(config, credentials=credentials)
+        raise ConfigFileError(mistakes, credentials)
+    return attrs.evolve(config, credentials=credentials, state=state)
 
 
 def _credentials_in(tables: dict[str, Any], directory: Path) -> Credentials | None:

@@ -31,7 +31,8 @@ from endpoint.addresses import address_text
 from endpoint.admission import Admission
 from endpoint.population import Population
 from endpoint.quotas import Quotas
-from endpoint.roster import Roster, Sleepers
+from endpoint.roster import Roster
+from endpoint.sleepers import Sleepers
 from endpoint.sockets import errno_name, why_unreachable
 from endpoint.verification import reject_all
 from sansdtls import (
@@ -102,6 +103,8 @@ class Engine:
         if turn < 1:
             raise ValueError(f"turn: {turn!r} is not 1 or more")
         self.sockets = tuple(sockets)
+        self.on_checkpoint_due: Callable[[], None] | None = None
+        """Called when an association will soon have used all record numbers that are reserved for it."""
         self._observer = observer
         self._clock = clock
         self._turn_limit = turn
@@ -257,6 +260,8 @@ class Engine:
             self._armed = deadline
             if self._timer is not None:
                 self._timer.deadline = self._on_trios_clock(deadline)
+        if self._server.checkpoint_due and self.on_checkpoint_due is not None:
+            self.on_checkpoint_due()
 
     def _send_failed(self, index: int, address: Address, code: int) -> None:
         self._dropped["send"] += 1
@@ -395,13 +400,15 @@ class Engine:
         finally:  # also where not all could be taken
             self._population.left()
 
-    def restore(self, blob: bytes, *, saved: bool = False) -> None:
+    def restore(self, blob: bytes, *, saved: bool = False, unsealed: bool = False) -> None:
         """Take over an association from the process before; see ``sansdtls.Server.restore``.
 
         Raises SnapshotError if it cannot be used, or nothing can be sent to its peer: its socket is not there any
         more, or has other addresses.
         """
-        restored = self._server.restore(blob, now=self.now(), saved=saved, check_path=self._check_path)
+        restored = self._server.restore(
+            blob, now=self.now(), saved=saved, unsealed=unsealed, check_path=self._check_path
+        )
         self._population.restored(restored)
         self.settle()
 
@@ -415,9 +422,9 @@ class Engine:
         """See ``sansdtls.Server.checkpoint_due``."""
         return self._server.checkpoint_due
 
-    def checkpoint(self) -> Checkpoint:
+    def checkpoint(self, *, limit: int | None = None) -> Checkpoint:
         """See ``sansdtls.Server.checkpoint``."""
-        return self._server.checkpoint(now=self.now())
+        return self._server.checkpoint(now=self.now(), limit=limit)
 
     def confirm(self, checkpoint: Checkpoint) -> None:
         """See ``sansdtls.Server.confirm``."""

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from endpoint.association import Carrier
     from endpoint.observer import Observer
     from endpoint.quotas import Prefix, Quotas
-    from endpoint.roster import Roster, Sleepers
+    from endpoint.roster import Roster
+    from endpoint.sleepers import Sleepers
     from sansdtls import (
         Cause,
         Connection,

@@ -1,4 +1,4 @@
-"""Who is here: the live associations by connection, path and identity, and by identity those that are frozen.
+"""Who is here: the live associations, by connection, path and identity.
 
 Several associations may be on one path. Behind a NAT the port that one device has lost is soon another's, and the first
 one is still found by its connection ID, wherever it is. What concerns a path and no record, such as an error of
@@ -7,7 +7,6 @@ the socket, is then put down to the one that came there last.
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
     from endpoint.addresses import Path
     from endpoint.association import Association
     from sansdtls import Connection
-
-_TIME = struct.Struct("=d")
 
 
 class Roster:
@@ -30,7 +27,8 @@ class Roster:
         self._by_path: dict[Path, Association] = {}
         self._below: dict[Path, list[Association]] = {}
         """Those that were on a path when another one came, which are few."""
-        self._by_identity: dict[bytes, dict[Association, None]] = {}
+        self._by_identity: dict[bytes, Association | dict[Association, None]] = {}
+        """A dict, which takes 230 bytes, only where there are several."""
 
     def __len__(self) -> int:
         """Live associations."""
@@ -59,20 +57,28 @@ class Roster:
 
     def of(self, identity: bytes) -> list[Association]:
         """The live associations of an identity, the oldest first."""
-        return list(self._by_identity.get(identity, ()))
+        held = self._by_identity.get(identity)
+        if held is None:
+            return []
+        return list(held) if isinstance(held, dict) else [held]
 
     def add(self, association: Association) -> None:
         """A live association."""
         self._by_connection[association.connection] = association
         self._come(association)
         if association.identified:
-            self._by_identity.setdefault(association.identity, {})[association] = None
+            held = self._by_identity.setdefault(association.identity, association)
+            if isinstance(held, dict):
+                held[association] = None
+            elif held is not association:
+                self._by_identity[association.identity] = {held: None, association: None}
 
     def disown(self, association: Association) -> None:
         """It is about to end, and is not to be counted for its identity any more."""
-        siblings = self._by_identity.get(association.identity, {})
-        siblings.pop(association, None)
-        if not siblings:
+        held = self._by_identity.get(association.identity)
+        if isinstance(held, dict):
+            held.pop(association, None)
+        if not held or held is association:
             self._by_identity.pop(association.identity, None)
 
     def remove(self, connection: Connection) -> Association | None:
@@ -107,50 +113,3 @@ class Roster:
             del self._by_path[path]
         if below is not None and not below:
             del self._below[path]
-
-
-class Sleepers:
-    """The frozen associations of identities. One costs its identity and 8 bytes more than its handle, and no object."""
-
-    __slots__ = ("_by_identity",)
-
-    def __init__(self) -> None:
-        self._by_identity: dict[bytes, bytes | dict[bytes, float]] = {}
-        """One handle, after the time when it was last heard; or, where there are several, such times by handle."""
-
-    def __len__(self) -> int:
-        """Identities that have a frozen association."""
-        return len(self._by_identity)
-
-    def add(self, identity: bytes, handle: bytes, last_received: float) -> None:
-        """An association of ``identity`` is frozen."""
-        known = self._by_identity.get(identity)
-        if known is None:
-            self._by_identity[identity] = _TIME.pack(last_received) + handle
-            return
-        if isinstance(known, bytes):
-            known = self._by_identity[identity] = {known[_TIME.size :]: _TIME.unpack_from(known)[0]}
-        known[handle] = last_received
-
-    def remove(self, identity: bytes, handle: bytes) -> None:
-        """It is not any more."""
-        known = self._by_identity.get(identity)
-        if isinstance(known, dict):
-            known.pop(handle, None)
-            if not known:
-                del self._by_identity[identity]
-        elif known is not None and known[_TIME.size :] == handle:
-            del self._by_identity[identity]
-
-    def of(self, identity: bytes) -> list[bytes]:
-        """The handles of an identity's, the one that has been silent longest first."""
-        known = self._by_identity.get(identity)
-        if known is None:
-            return []
-        if isinstance(known, bytes):
-            return [known[_TIME.size :]]
-        return sorted(known, key=known.__getitem__)
-
-    def clear(self) -> None:
-        """All have gone elsewhere."""
-        self._by_identity.clear()

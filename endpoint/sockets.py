@@ -139,6 +139,17 @@ class UdpSocket:
         size = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         return size // 2 if sys.platform == "linux" else size
 
+    def ask_for_buffer(self, size: int) -> None:
+        """Ask the kernel for a receive buffer of so many bytes; see ``receive_buffer`` for what it gave."""
+        with contextlib.suppress(OSError):  # a smaller buffer serves as well, only less through a burst
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+
+    def is_bound_to(self, address: Address) -> bool:
+        """Whether this is its own address, as ``getsockname`` would tell it; port 0 stands for any port."""
+        host, port, *rest = self._socket.getsockname()
+        scope, wanted = (rest[1:] or [0])[0], (address[3:] or (0,))[0]
+        return host == address[0] and address[1] in (0, port) and scope == wanted
+
     @property
     def dropped_by_kernel(self) -> int | None:
         """Datagrams the kernel dropped because its buffer was full; ``None`` where it does not tell."""

@@ -14,7 +14,7 @@ import enum
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -25,7 +25,7 @@ from endpoint.text import show_text
 from sansdtls import CipherSuite, ConfigError, RetransmitPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
 T = TypeVar("T")
 
@@ -36,6 +36,8 @@ RETRANSMIT_PRESETS: Mapping[str, Callable[[], RetransmitPolicy]] = {
 """Names that stand for a whole ``[dtls.retransmit]`` table."""
 NO_NUMBER = ("never", "unlimited")
 """Either stands for None where a number may be absent; TOML has no null."""
+NO_TABLE = "off"
+"""Stands for None where a whole table may be absent."""
 
 
 class StructureError(Exception):
@@ -184,6 +186,14 @@ def _protocol_name(value: Any) -> bytes:
     return _text(value, str).encode()
 
 
+def _bytes(value: Any, _: Any) -> bytes:
+    if not isinstance(value, str):
+        raise _is_needed("text in hex digits", value)
+    if not re.fullmatch(r"([0-9A-Fa-f]{2})*", value):
+        raise _mistake(f"{_shown(value)} is not an even number of hex digits")
+    return bytes.fromhex(value)
+
+
 def _named_tables(kind: Any) -> Callable[[Any, Any], dict[str, Any]]:
     """The hook for a table whose keys are free and whose values are tables of one class."""
     table = _Table(typing.get_args(kind)[1])
@@ -249,7 +259,7 @@ class _Table:
         self._fields = {
             field.name: (hints[field.name], field)
             for field in attrs.fields(cls)
-            if field.init and field.name not in without
+            if field.init and field.name not in without and not _is_function(hints[field.name])
         }
 
     def __call__(self, table: Any, _: Any) -> Any:
@@ -301,8 +311,9 @@ class _Table:
         """The dotted keys of the tables below this one."""
         found = []
         for name, (kind, field) in self._fields.items():
-            if attrs.has(kind):
-                inner = _Table(kind, field.metadata.get("without", ()))
+            table = _table_in(kind)
+            if table is not None:
+                inner = _Table(table, field.metadata.get("without", ()))
                 found += [f"{name}.{path}" for path in [*inner._fields, *inner._paths()]]
         return found
 
@@ -353,7 +364,28 @@ def _is_optional(kind: Any) -> bool:
 def _unless_absent(kind: Any) -> Callable[[Any, Any], Any]:
     """The hook for what may be left out; TOML has no null, so a value that is there is of the type itself."""
     inner = next(member for member in typing.get_args(kind) if member is not type(None))
-    return lambda value, _: _CONVERTER.structure(value, inner)
+    if not attrs.has(inner):
+        return lambda value, _: _CONVERTER.structure(value, inner)
+
+    def hook(value: Any, _: Any) -> Any:
+        if isinstance(value, str):
+            _choice(value, (NO_TABLE,))
+            return None
+        return _CONVERTER.structure(value, inner)
+
+    return hook
+
+
+def _table_in(kind: Any) -> type | None:
+    """The class that a table stands for, also where the table may be absent."""
+    members = typing.get_args(kind) if _is_optional(kind) else (kind,)
+    return next((member for member in members if attrs.has(member)), None)
+
+
+def _is_function(kind: Any) -> bool:
+    """A function, or perhaps none, cannot stand in a file."""
+    members = typing.get_args(kind) if _is_optional(kind) else (kind,)
+    return any(typing.get_origin(member) is Callable for member in members)
 
 
 def _is_tuple_of_choices(kind: Any) -> bool:
@@ -376,7 +408,14 @@ def _is_named_choice(kind: Any) -> bool:
 
 def _make_converter() -> cattrs.Converter:
     converter = cattrs.Converter(detailed_validation=False, forbid_extra_keys=True)
-    for kind, hook in ((str, _text), (bool, _flag), (int, _whole_number), (float, _number), (Path, _path)):
+    for kind, hook in (
+        (str, _text),
+        (bool, _flag),
+        (int, _whole_number),
+        (float, _number),
+        (Path, _path),
+        (bytes, _bytes),
+    ):
         converter.register_structure_hook(kind, hook)
     # Later registrations are asked first.
     converter.register_structure_hook_factory(attrs.has, _Table)

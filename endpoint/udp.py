@@ -16,7 +16,7 @@ from endpoint.addresses import Address, Path, address_text, path_text
 from endpoint.sockets import UdpSocket
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 __all__ = [
     "RECEIVE_BUFFER_SIZE",
@@ -94,8 +94,12 @@ async def bind_udp(
     receive_buffer: int = RECEIVE_BUFFER_SIZE,
     retry: RetryPolicy | None = None,
     on_retry: Callable[[ListenError, float], None] | None = None,
+    handed: Sequence[UdpSocket] = (),
 ) -> list[UdpSocket]:
     """Bind to every address that ``address`` stands for; all or none.
+
+    ``handed`` are sockets that are bound already: one that is bound to such an address is used instead of a
+    new one. Those that are not used, or not yet when this raises, stay the caller's.
 
     ``address`` is an IPv4 or IPv6 address or a name. ``None`` and ``"::"`` are all interfaces, IPv4
     and IPv6 in one socket (``None`` falls back to IPv4 where the kernel has no IPv6). ``port`` 0 lets
@@ -112,7 +116,7 @@ async def bind_udp(
     first_failure = 0.0
     while True:
         try:
-            return await _bind_all(address, port, receive_buffer)
+            return await _bind_all(address, port, receive_buffer, handed)
         except ListenError as error:
             if retry is None or error.errno not in _WORTH_RETRYING:
                 raise
@@ -128,10 +132,12 @@ async def bind_udp(
         await trio.sleep(delay)
 
 
-async def _bind_all(address: str | None, port: int, receive_buffer: int) -> list[UdpSocket]:
+async def _bind_all(
+    address: str | None, port: int, receive_buffer: int, handed: Sequence[UdpSocket]
+) -> list[UdpSocket]:
     if address is None:
         try:
-            return [_bind_one(socket.AF_INET6, ("::", port, 0, 0), receive_buffer)]
+            return [_take_or_bind(socket.AF_INET6, ("::", port, 0, 0), receive_buffer, handed, None)]
         except ListenError as error:
             if error.errno not in _NO_IPV6:
                 raise
@@ -150,9 +156,25 @@ async def _bind_all(address: str | None, port: int, receive_buffer: int) -> list
             # A name with several addresses gets one port: the one that is announced.
             at = sockets[0].port if sockets else port
             target: Address = (str(host), at) if len(rest) < 3 else (str(host), at, 0, int(rest[2]))
-            sockets.append(opened.enter_context(_bind_one(family, target, receive_buffer)))
+            sockets.append(_take_or_bind(family, target, receive_buffer, handed, opened))
         opened.pop_all()
     return sockets
+
+
+def _take_or_bind(
+    family: int,
+    target: Address,
+    receive_buffer: int,
+    handed: Sequence[UdpSocket],
+    opened: contextlib.ExitStack | None,
+) -> UdpSocket:
+    """One of ``handed``, or a new one, which ``opened`` closes if another address fails."""
+    for udp in handed:
+        if udp.is_bound_to(target):
+            udp.ask_for_buffer(receive_buffer)
+            return udp
+    bound = _bind_one(family, target, receive_buffer)
+    return bound if opened is None else opened.enter_context(bound)
 
 
 def _bind_one(family: int, target: Address, receive_buffer: int) -> UdpSocket:
@@ -165,13 +187,13 @@ def _bind_one(family: int, target: Address, receive_buffer: int) -> UdpSocket:
             # "::" serves IPv4 as well; any other IPv6 address leaves IPv4 to a socket of its own.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, target[0] != "::")
         # SO_REUSEADDR is left alone: for UDP it lets a second program take the port silently.
-        with contextlib.suppress(OSError):  # a smaller buffer serves as well, only less through a burst
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.bind(target)
-        return UdpSocket(sock)
+        udp = UdpSocket(sock)
     except OSError as error:
         sock.close()
         raise _listen_error(target, error) from error
+    udp.ask_for_buffer(receive_buffer)
+    return udp
 
 
 def _listen_error(target: Address, error: OSError) -> ListenError:

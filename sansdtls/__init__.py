@@ -51,6 +51,7 @@ from sansdtls.events import (
     key_log_line,
 )
 from sansdtls.freezer import Checkpoint, Saved
+from sansdtls.freezing_server import Restored
 from sansdtls.frozen import FrozenStore, MemoryStore
 from sansdtls.handshake.negotiation import Negotiated
 from sansdtls.handshake.outcome import Peer
@@ -64,7 +65,7 @@ from sansdtls.iana import (
     SignatureScheme,
 )
 from sansdtls.record.layer import Outgoing
-from sansdtls.server import Restored, Server
+from sansdtls.server import Server
 from sansdtls.session import Session
 from sansdtls.statistics import ConnectionStatistics, ServerStatistics, cause_name
 

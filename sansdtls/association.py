@@ -10,8 +10,6 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, Protocol, cast
 
-import attrs
-
 from sansdtls.errors import DecodeError
 from sansdtls.events import (
     AlertReceived,
@@ -32,7 +30,7 @@ from sansdtls.wire.handshake import decode_fragments_untrusted
 from sansdtls.wire.record import MAX_PLAINTEXT_LENGTH, MAX_SEQUENCE_NUMBER, decode_alert_untrusted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Sequence
 
     from sansdtls.config import ClientConfig, ServerConfig
     from sansdtls.connection import Connection
@@ -42,6 +40,7 @@ if TYPE_CHECKING:
     from sansdtls.handshake.handshake import Handshake
     from sansdtls.handshake.negotiation import Negotiated
     from sansdtls.handshake.outcome import Outcome, Peer
+    from sansdtls.record.ciphers import Ciphers
     from sansdtls.record.layer import RecordLayer
     from sansdtls.session import Session
     from sansdtls.wire.record import Record
@@ -75,14 +74,6 @@ class ConnectionState(enum.Enum):
     """The association lives on as bytes, or in another object made of them; this one is of no more use."""
 
 
-@attrs.frozen
-class Exporter:
-    """What RFC 5705 needs of the handshake."""
-
-    master_secret: bytes = attrs.field(repr=False)
-    randoms: bytes
-
-
 class Watcher(Protocol):
     """How a :class:`~sansdtls.Server` learns of direct calls on its connections."""
 
@@ -109,11 +100,11 @@ class Association(PathFollower):
         "_config",
         "_entropy",
         "_events",
-        "_exporter",
         "_handshake",
         "_is_client",
         "_last_flight",
         "_layer",
+        "_master_secret",
         "_max_accepted",
         "_max_payload",
         "_max_plaintext",
@@ -121,12 +112,14 @@ class Association(PathFollower):
         "_next_receive_seq",
         "_origin",
         "_peer",
+        "_randoms",
         "_repeat_until",
         "_repeats",
         "_session",
         "_state",
         "_watcher",
         "last_received",
+        "last_sent",
         "serial",
     )
 
@@ -153,8 +146,9 @@ class Association(PathFollower):
         self._negotiated: Negotiated | None = None
         self._peer: Peer | None = None
         self._session: Session | None = None
-        self._exporter: Exporter | None = None
-        self._last_flight: list[FlightPart] = []
+        self._master_secret = b""
+        self._randoms = b""  # those of both sides; they name the association
+        self._last_flight: Sequence[FlightPart] = ()
         self._repeat_until = now
         self._repeats = 0
         self._next_receive_seq = 0
@@ -163,6 +157,8 @@ class Association(PathFollower):
         """Of the next blob that is made of the association; 0 as long as there has been none."""
         self.last_received = now
         """When something authentic last arrived (or the connection began), in seconds."""
+        self.last_sent = now
+        """When application data were last sent (or this object was made), in seconds."""
         self._watcher: Watcher | None = None
 
     def receive_record(self, record: Record, now: float, path: Hashable = None) -> bool:
@@ -212,8 +208,9 @@ class Association(PathFollower):
         if record.connection_id != read.connection_id:
             layer.discard(DiscardReason.UNKNOWN_CONNECTION_ID)
             return False
-        sequence_number = record.number & MAX_SEQUENCE_NUMBER
-        if not read.window.accepts(sequence_number):
+        sequence_number, window = record.number & MAX_SEQUENCE_NUMBER, read.window
+        newer = sequence_number > window.highest
+        if not newer and not window.accepts(sequence_number):
             layer.discard(DiscardReason.REPLAY)
             return False
         opened = read.open(record)
@@ -226,8 +223,7 @@ class Association(PathFollower):
         if handshake is not None and opened[0] in AFTER_FINISHED:
             handshake.defer(record)  # its type was hidden
             return True
-        newer = sequence_number > read.window.highest
-        read.window.mark(sequence_number)
+        window.mark(sequence_number)
         self.last_received = now
         about_paths = handshake is None and (
             (path is not None and path != layer.path)
@@ -245,7 +241,7 @@ class Association(PathFollower):
             statistics.records_received += 1
             statistics.bytes_received += len(plaintext)
             if self._last_flight:
-                self._last_flight = []  # who sends data has received it: nobody will ask for it again
+                self._last_flight = ()  # who sends data has received it: nobody will ask for it again
             self._events.append(DataReceived(cast("Connection", self), plaintext))
         elif len(plaintext) > self._max_accepted:
             # RFC 5246 §6.2.1: "The length MUST NOT exceed 2^14."; RFC 8449 §4 and RFC 6066 §4 for less
@@ -371,8 +367,9 @@ class Association(PathFollower):
         self._negotiated = outcome.negotiated
         self._peer = outcome.peer
         self._session = outcome.session
-        self._exporter = Exporter(outcome.master_secret, outcome.client_random + outcome.server_random)
-        self._last_flight = outcome.last_flight
+        self._master_secret = outcome.master_secret
+        self._randoms = outcome.client_random + outcome.server_random
+        self._last_flight = tuple(outcome.last_flight)
         self._expect_repeats_until(now)
         self._next_receive_seq = outcome.next_receive_seq
         self.last_received = now
@@ -405,8 +402,9 @@ class Association(PathFollower):
 
     @property
     def _idle_timeout(self) -> float | None:
-        limits = self._config.limits
-        return limits.idle_timeout_with_connection_id if self._layer.connection_id else limits.idle_timeout
+        limits, layer = self._config.limits, self._layer
+        with_id = layer.connection_id or layer.write.connection_id
+        return limits.idle_timeout_with_connection_id if with_id else limits.idle_timeout
 
     def fail(self, failure: HandshakeFailure) -> None:
         """End as ``failure`` says, with its alert."""
@@ -423,8 +421,8 @@ class Association(PathFollower):
         if self._handshake is not None:
             self._handshake.release()
             self._handshake = None
-        self._exporter = None
-        self._last_flight = []
+        self._master_secret = b""
+        self._last_flight = ()
         self._layer.forget_keys()
         self._events.append(ConnectionTerminated(cast("Connection", self), cause))
 
@@ -433,6 +431,10 @@ class Association(PathFollower):
         self.last_received = now
         if self._watcher is not None:
             self._watcher.wake(now)
+
+    def share_ciphers(self, ciphers: Ciphers) -> None:
+        """For :class:`~sansdtls.Server`: have cipher objects only while they are used."""
+        self._layer.share_ciphers(ciphers)
 
     def take_events(self) -> list[Event]:
         """What happened since the last call."""

@@ -133,12 +133,13 @@ class Limits:
     idle_timeout: float | None = attrs.field(
         default=86_400.0, validator=optional(in_range(0.001, 315_360_000, "seconds"))
     )
-    """An association without a connection ID of ours that received nothing authentic for this long is closed;
-    ``None`` = never."""
+    """An association without connection IDs that received nothing authentic for this long is closed; ``None`` =
+    never."""
     idle_timeout_with_connection_id: float | None = attrs.field(
         default=7_776_000.0, validator=optional(in_range(0.001, 315_360_000, "seconds"))
     )
-    """The same for one with a connection ID, which a device finds again from wherever it wakes up: 90 days."""
+    """The same for one with a connection ID in either direction, which is found again from wherever a device wakes
+    up: 90 days."""
     max_failed_opens: int | None = attrs.field(default=None, validator=optional(whole(1, 2**36, "records")))
     """Forged records after which keys are given up; ``None`` = the cipher suite's own limit (see
     ``sansdtls/crypto/suites.py``). Lower values stop forgery sooner and make it easier to end an
@@ -403,7 +404,7 @@ class ServerConfig(_CommonConfig):
         default=None, validator=optional(in_range(0.001, 31_536_000, "seconds"))
     )
     """Silence, in both directions, after which the server turns an association into a few hundred bytes, until
-    its next record; ``None`` = it does so only to make room. See ``Server``."""
+    its next record, and the longest silent one sooner to make room; ``None`` = it does neither."""
     connection_id: ConnectionIdPolicy | None = attrs.field(
         default=ConnectionIdPolicy(), validator=optional(instance_of(ConnectionIdPolicy))
     )

@@ -31,7 +31,7 @@ from sansdtls.handshake.failure import HandshakeFailure
 from sansdtls.handshake.server12 import MAX_KEYS, ServerHandshake12
 from sansdtls.iana import AlertDescription, AlertLevel, ContentType
 from sansdtls.record.layer import Outgoing, RecordLayer
-from sansdtls.snapshot import MAX_ANNOTATION_LENGTH
+from sansdtls.saved import MAX_ANNOTATION_LENGTH
 from sansdtls.wire.record import MAX_PLAINTEXT_LENGTH, read_record_untrusted
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ _OVER = (ConnectionState.CLOSED, ConnectionState.FROZEN)
 
 class Connection(FreezableAssociation):
     """A DTLS 1.2 association, or the attempt at one. Not thread-safe. Made by :meth:`client` or by a server."""
+
+    __slots__ = ()
 
     @classmethod
     def client(
@@ -136,7 +138,7 @@ class Connection(FreezableAssociation):
 
     @property
     def path(self) -> Hashable:
-        """Where datagrams go."""
+        """Where datagrams go, but for those that go to a new path while it is asked."""
         return self._layer.path
 
     @property
@@ -198,15 +200,15 @@ class Connection(FreezableAssociation):
             raise UsageError(f"length {length} is not within 1 to {MAX_PLAINTEXT_LENGTH} bytes")
         if context is not None and len(context) > 0xFFFF:
             raise UsageError(f"context of {len(context)} bytes is above 65535 bytes")
-        if self._negotiated is None or self._exporter is None:
+        if self._negotiated is None or not self._master_secret:
             raise WrongState("keying material can be exported only while connected")
         if not self._negotiated.extended_master_secret:
             raise WrongState("without extended_master_secret exported keying material is not safe, RFC 7627")
-        seed = self._exporter.randoms
+        seed = self._randoms
         if context is not None:
             seed += len(context).to_bytes(2) + context
         algorithm = SUITES[self._negotiated.cipher_suite].prf_hash
-        return prf(algorithm, self._exporter.master_secret, label.encode(), seed, length)
+        return prf(algorithm, self._master_secret, label.encode(), seed, length)
 
     # --- input --------------------------------------------------------------------------------------
 
@@ -369,10 +371,10 @@ class Connection(FreezableAssociation):
         if write.next_sequence_number >= write.ask_at:
             self._ask_for_numbers()
         if path is None or path == layer.path:
-            layer.send_datagrams((write.record(_APPLICATION_DATA, data),))
+            layer.send_datagram(write.record(_APPLICATION_DATA, data))
         else:
-            check = self._path_in_question(path, write.overhead + len(data))
-            check.send(write.record(_APPLICATION_DATA, data))
+            self._send_to_unproven(path, data)
+        self.last_sent = now
         layer.statistics.records_sent += 1
         layer.statistics.bytes_sent += len(data)
         if write.remaining <= 1:  # the last one is for close_notify
@@ -381,7 +383,7 @@ class Connection(FreezableAssociation):
     def _ask_for_numbers(self) -> None:
         if self._watcher is not None:
             self._watcher.numbers_low()
-        if not self._layer.write.available:
+        if self._layer.write.available <= 0:  # below 0: waking leaves some numbers out
             raise WrongState(
                 "cannot send: no further record numbers are reserved until a checkpoint is confirmed"
             )

@@ -21,12 +21,14 @@ was saved before, nothing else can be found.
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from sansdtls.association import ConnectionState
 from sansdtls.errors import SnapshotError
 from sansdtls.frozen import MemoryStore
-from sansdtls.snapshot import RESERVE, decode_snapshot, encode_path
+from sansdtls.saved_paths import encode_path
+from sansdtls.snapshot import RESERVE, decode_snapshot
 from sansdtls.wire.record import CONNECTION_ID_OFFSET, MAX_SEQUENCE_NUMBER
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
     from sansdtls.connection import Connection
     from sansdtls.frozen import FrozenStore
-    from sansdtls.snapshot import SavedAssociation
+    from sansdtls.saved import SavedAssociation
 
 BY_CONNECTION_ID = b"c"
 BY_PATH = b"p"
@@ -63,7 +65,9 @@ class Checkpoint(NamedTuple):
 
     saved: list[Saved]
     removed: list[bytes]
-    """Handles of associations that have ended."""
+    """Handles of associations that have ended, or were taken out."""
+    bounds: tuple[tuple[bytes, tuple[bytes, int]], ...] = ()
+    """What those that were taken out have to keep to until it is confirmed."""
 
 
 def handle_of(connection_id: bytes, path: Hashable) -> bytes:
@@ -134,6 +138,11 @@ class Freezer:
                 return handle
         return None
 
+    @property
+    def any_by_path(self) -> bool:
+        """Whether any association here is found by its path."""
+        return self._by_path > 0
+
     def at(self, path: Hashable) -> bytes | None:
         """The handle of the association that is found by this path, as it has no connection ID."""
         if not self._by_path:
@@ -197,18 +206,29 @@ class Freezer:
         bound = saved.write_sequence_number + RESERVE * generations
         return min(bound, self._bounds.get(handle, (b"", bound))[1])
 
-    def checkpoint(self) -> Checkpoint:
-        """All that has changed since the last one."""
+    def checkpoint(self, keys: tuple[bytes, ...], limit: int | None) -> Checkpoint:
+        """All that has changed since the last one, or the ``limit`` changes that have waited longest.
+
+        What has a path that cannot be saved is not among it.
+        """
         changed, self._changed = self._changed, {}
-        self.reserve_low = False
-        checkpoint = Checkpoint([], [])
+        if limit is not None and len(changed) > limit:
+            self._changed, changed = changed, dict(islice(changed.items(), limit))
+            for handle in changed:
+                del self._changed[handle]
+        else:
+            self.reserve_low = False
+        removed = [handle for handle, state in changed.items() if state is None]
+        bounds = tuple((handle, self._bounds[handle]) for handle in removed if handle in self._bounds)
+        checkpoint = Checkpoint([], removed, bounds)
         for handle, state in changed.items():
-            if state is None:
-                checkpoint.removed.append(handle)
-            elif isinstance(state, bytes):
+            if isinstance(state, bytes):
                 checkpoint.saved.append(Saved(handle, state))
-            elif state.state is ConnectionState.CONNECTED:  # else its end will be noted
-                blob, bound = state.checkpoint(generation=self.generation)
+            elif state is not None and state.state is ConnectionState.CONNECTED:  # else its end will be noted
+                try:
+                    blob, bound = state.checkpoint(generation=self.generation, keys=keys)
+                except SnapshotError:
+                    continue
                 checkpoint.saved.append(Saved(handle, blob, state, bound))
         return checkpoint
 
@@ -219,6 +239,9 @@ class Freezer:
                 saved.connection.reserve_until(saved.reserved_until)
             elif self._bounds.get(saved.handle, (None,))[0] is saved.blob:
                 del self._bounds[saved.handle]
+        for handle, bound in checkpoint.bounds:
+            if self._bounds.get(handle) is bound:
+                del self._bounds[handle]
 
     # --- inside -------------------------------------------------------------------------------------
 
@@ -232,11 +255,11 @@ class Freezer:
             self._by_path += change
             return
         length = len(handle) - len(BY_CONNECTION_ID)
-        count = self._id_lengths.get(length, 0) + change
-        if count:
-            self._id_lengths[length] = count
-        else:
-            del self._id_lengths[length]
+        lengths = {**self._id_lengths, length: self._id_lengths.get(length, 0) + change}
+        # Longest first: what begins like a shorter one is meant, if it is here.
+        self._id_lengths = {
+            known: lengths[known] for known in sorted(lengths, reverse=True) if lengths[known]
+        }
 
 
 def _path_handle(path: Hashable) -> bytes | None:

@@ -13,19 +13,20 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from sansdtls.association import Association, ConnectionState, Exporter
+from sansdtls.association import Association, ConnectionState
 from sansdtls.config import ClientConfig
 from sansdtls.crypto.suites import SUITES
 from sansdtls.errors import SnapshotError, WrongState
 from sansdtls.handshake.flight import FlightPart
 from sansdtls.handshake.keys import HandshakeParameters, derive_epoch_keys, room_for_plaintext
-from sansdtls.handshake.negotiation import Negotiated
+from sansdtls.handshake.negotiation import Negotiated, shared
 from sansdtls.handshake.outcome import Peer
 from sansdtls.iana import HandshakeType, ProtocolVersion
 from sansdtls.record.epochs import WriteEpoch
 from sansdtls.record.layer import RecordLayer
+from sansdtls.saved import SavedAssociation
 from sansdtls.session import Session
-from sansdtls.snapshot import RESERVE, THAW_JUMP, SavedAssociation, decode_snapshot, encode_snapshot
+from sansdtls.snapshot import RESERVE, THAW_JUMP, decode_snapshot, encode_snapshot
 from sansdtls.wire.handshake import HandshakeMessage
 from sansdtls.wire.messages import RANDOM_LENGTH
 from sansdtls.wire.record import MAX_SEQUENCE_NUMBER
@@ -61,11 +62,14 @@ class FreezableAssociation(Association):
         must come from a clock that goes on until they are thawed. Counters and a check of a new path under
         way are not kept.
 
-        Raises WrongState unless connected or while events wait, SnapshotError if the path cannot be saved.
+        Raises WrongState unless connected, while events wait and for a server's connection, SnapshotError if
+        the path cannot be saved.
         """
+        if self._watcher is not None:
+            raise WrongState("cannot freeze: the connection has its place in a server; use server.freeze")
         if self._events:
             raise WrongState("cannot freeze: events wait to be fetched")
-        blob = self.snapshot(generation=0)
+        blob = self.snapshot(generation=0, keys=self._config.snapshot_keys)
         self.leave()
         return blob
 
@@ -91,21 +95,25 @@ class FreezableAssociation(Association):
 
     # --- for the server -----------------------------------------------------------------------------
 
-    def snapshot(self, *, generation: int) -> bytes:
-        """The bytes, without ending anything. Each has a serial above that of all before."""
+    def snapshot(self, *, generation: int, keys: tuple[bytes, ...]) -> bytes:
+        """The bytes, without ending anything. Each has a serial above that of all before.
+
+        ``keys`` are those of today: the connection may be older, and its own may have been replaced.
+        """
         if self._state is not ConnectionState.CONNECTED:
             raise WrongState(f"cannot freeze: the connection is {self._state.value}")
         saved = self._saved(generation)
         self.serial += 1
-        return encode_snapshot(saved, keys=self._config.snapshot_keys, entropy=self._entropy)
+        return encode_snapshot(saved, keys=keys, entropy=self._entropy)
 
-    def checkpoint(self, *, generation: int) -> tuple[bytes, int]:
+    def checkpoint(self, *, generation: int, keys: tuple[bytes, ...]) -> tuple[bytes, int]:
         """The bytes, and the number that may not be reached before the checkpoint after this one is confirmed."""
         write = self._layer.write
         bound = write.next_sequence_number + RESERVE
+        blob = self.snapshot(generation=generation, keys=keys)
         if write.reserved_until == MAX_SEQUENCE_NUMBER:
             write.reserve_until(bound)  # the first: until now nothing could have been found
-        return self.snapshot(generation=generation), bound
+        return blob, bound
 
     def reserve_until(self, number: int) -> None:
         """The numbers below this one may be used."""
@@ -134,21 +142,31 @@ class FreezableAssociation(Association):
 
     @property
     def client_random(self) -> bytes:
-        """Of the handshake; none before it is complete, or when all is over."""
-        return b"" if self._exporter is None else self._exporter.randoms[:RANDOM_LENGTH]
+        """Of the handshake; none before it is complete."""
+        return self._randoms[:RANDOM_LENGTH]
 
     @property
     def server_random(self) -> bytes:
         """The same; on a server it names the association, because nobody else has drawn it."""
-        return b"" if self._exporter is None else self._exporter.randoms[RANDOM_LENGTH:]
+        return self._randoms[RANDOM_LENGTH:]
 
     def leave(self) -> None:
         """End this object, but not the association."""
         self._state = ConnectionState.FROZEN
         self._max_payload = 0
-        self._exporter = None
-        self._last_flight = []
+        self._master_secret = b""
+        self._last_flight = ()
         self._layer.forget_keys()
+
+    def drop_last_flight(self, now: float) -> None:
+        """Forget it if nobody may ask for it any more: it need not be saved."""
+        if now >= self._repeat_until:
+            self._last_flight = ()
+
+    def rests_at(self, freeze_after: float) -> float:
+        """When it will have been silent for so many seconds, and nobody may ask for the last flight any more."""
+        rest = max(self.last_received, self.last_sent) + freeze_after
+        return max(rest, self._repeat_until) if self._last_flight else rest
 
     def rests(self, now: float) -> bool:
         """Whether nothing would be lost by freezing: nobody may need what only a live object can do."""
@@ -162,7 +180,6 @@ class FreezableAssociation(Association):
     def _saved(self, generation: int) -> SavedAssociation:
         assert self._negotiated is not None  # noqa: S101 - connected
         assert self._peer is not None  # noqa: S101 - connected
-        assert self._exporter is not None  # noqa: S101 - connected
         layer, negotiated, peer = self._layer, self._negotiated, self._peer
         origin = self._origin
         number = layer.write.next_sequence_number
@@ -181,7 +198,7 @@ class FreezableAssociation(Association):
             server_name=negotiated.server_name,
             alpn_protocol=negotiated.alpn_protocol,
             return_routability=negotiated.return_routability,
-            master_secret=self._exporter.master_secret,
+            master_secret=self._master_secret,
             client_random=self.client_random,
             server_random=self.server_random,
             connection_id=layer.connection_id,
@@ -267,25 +284,29 @@ class FreezableAssociation(Association):
             layer.write.reserve_until(reserved_until)
         connection._origin = Origin(base, first)
         connection.serial = saved.serial + 1
+        connection.last_sent = now  # whoever wakes it has something to send
         connection._state = ConnectionState.CONNECTED
         connection._watcher = watcher
         connection._settle_sizes(saved.max_plaintext, saved.max_accepted)
-        connection._negotiated = Negotiated(
-            version=ProtocolVersion.DTLS_1_2,
-            cipher_suite=saved.cipher_suite,
-            extended_master_secret=saved.extended_master_secret,
-            secure_renegotiation=saved.secure_renegotiation,
-            group=saved.group,
-            server_name=saved.server_name,
-            alpn_protocol=saved.alpn_protocol,
-            resumed=saved.resumed,
-            return_routability=saved.return_routability,
+        connection._negotiated = shared(
+            Negotiated(
+                version=ProtocolVersion.DTLS_1_2,
+                cipher_suite=saved.cipher_suite,
+                extended_master_secret=saved.extended_master_secret,
+                secure_renegotiation=saved.secure_renegotiation,
+                group=saved.group,
+                server_name=saved.server_name,
+                alpn_protocol=saved.alpn_protocol,
+                resumed=saved.resumed,
+                return_routability=saved.return_routability,
+            )
         )
         connection._peer = Peer(
             saved.psk_identity, saved.psk_key_index, saved.certificate_chain, saved.raw_public_key
         )
         connection._session = Session.from_bytes(saved.session) if saved.session else None
-        connection._exporter = Exporter(saved.master_secret, saved.client_random + saved.server_random)
+        connection._master_secret = saved.master_secret
+        connection._randoms = saved.client_random + saved.server_random
         connection._next_receive_seq = saved.next_receive_seq
         connection._annotation = saved.annotation
         connection._restore_last_flight(saved, now)
@@ -293,7 +314,7 @@ class FreezableAssociation(Association):
 
     def _restore_last_flight(self, saved: SavedAssociation, now: float) -> None:
         epoch_0 = WriteEpoch(0, first_sequence_number=saved.epoch_0_sequence_number)
-        self._last_flight = [
+        self._last_flight = tuple(
             FlightPart(
                 self._layer.write if epoch else epoch_0,
                 None
@@ -301,5 +322,5 @@ class FreezableAssociation(Association):
                 else HandshakeMessage(HandshakeType(message_type), message_seq, body),
             )
             for epoch, message_type, message_seq, body in saved.last_flight
-        ]
+        )
         self._expect_repeats_until(now)

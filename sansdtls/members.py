@@ -6,6 +6,7 @@ to end leads through :meth:`Members.release`, so that each slot is given back ex
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from sansdtls.association import ConnectionState
@@ -16,6 +17,7 @@ from sansdtls.events import (
     ConnectionFrozen,
     ConnectionTerminated,
     ConnectionThawed,
+    DiscardReason,
     HandshakeCompleted,
     IdleTimeout,
     LimitExceeded,
@@ -26,8 +28,9 @@ from sansdtls.freezer import NEVER, Expiry, Freezer, handle_of
 from sansdtls.handshake.failure import HandshakeFailure
 from sansdtls.handshake.outcome import Peer
 from sansdtls.iana import AlertDescription
+from sansdtls.record.ciphers import Ciphers
 from sansdtls.routes import Member, Pending, Route, Routes
-from sansdtls.statistics import ServerStatistics, cause_name
+from sansdtls.statistics import ServerStatistics, cause_name, count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -35,12 +38,17 @@ if TYPE_CHECKING:
     from sansdtls.config import ServerConfig
     from sansdtls.events import Cause, Event
     from sansdtls.record.layer import Outgoing
-    from sansdtls.snapshot import SavedAssociation
+    from sansdtls.saved import SavedAssociation
     from sansdtls.wire.record import Record
 
 EXPIRED_AT_ONCE = 64
 """Frozen associations that one call may end for idleness; the next call is then due at once. Each is thawed
 to tell its peer, if that is wanted, and its owner."""
+LOOKED_AT_FOR_ROOM = 64
+"""Associations, the ones that have been silent longest, among which one is sought that can be frozen for a newcomer.
+All others could be looked at for each hello otherwise, where handshakes are so fresh that none can be frozen."""
+_EPOCH = 1
+"""Of all records of an established association, as nobody renegotiates."""
 
 
 class Members:
@@ -61,6 +69,7 @@ class Members:
         self.freezer = freezer
         self.deadlines: Deadlines[Member | Pending | Expiry] = Deadlines()
         self.outbox: list[Outgoing] = []
+        self.ciphers = Ciphers()
         self.events: list[Event] = []
         """That arose where no list of events is returned."""
         self.now = now
@@ -106,10 +115,10 @@ class Members:
         """A newcomer has authenticated itself: it takes its place, if there is one."""
         route, connection = member.route, member.connection
         before: list[Event] = []
-        holder = route.established
-        if holder is not None and _gives_way(holder.connection_id, holder.connection.peer, connection.peer):
-            self.end(holder, PeerClose(replaced=True), now, before)
-        elif not self._room_made(now, before):
+        rivals = route.rivals_of(connection)
+        for rival in rivals:
+            self.end(rival, PeerClose(replaced=True), now, before)
+        if not rivals and not self._room_made(now, before):
             # An alert under the new keys: the device knows at once, and that it is no key problem.
             cause = LimitExceeded("max_associations")
             connection.fail(HandshakeFailure(AlertDescription.INTERNAL_ERROR, cause))
@@ -124,7 +133,7 @@ class Members:
         return before + events
 
     def _admit(self, member: Member) -> None:
-        member.server_random = member.connection.server_random
+        member.connection.share_ciphers(self.ciphers)
         self.routes.established[member] = None
         self.routes.settle_at(member, member.connection.path)
         self.statistics.associations += 1
@@ -144,11 +153,11 @@ class Members:
         return self._room_made(now, self.events)
 
     def _room_made(self, now: float, events: list[Event]) -> bool:
+        self.now = now
         if len(self.routes.established) < self._limits.max_associations:
             return True
         rester = self._rester(now)
-        if rester is not None:
-            self.freeze(rester, events)
+        if rester is not None and self.freeze(rester, events):
             return True
         stale = self._stale(now)
         if stale is None:
@@ -165,16 +174,19 @@ class Members:
 
     def _rester(self, now: float) -> Member | None:
         """The association that may be frozen to make room, if the server freezes at all."""
-        if self.config.freeze_after is None:
+        if self._freeze_after is None:
             return None
-        return next((member for member in self.routes.established if member.connection.rests(now)), None)
+        silent_longest = islice(self.routes.established, LOOKED_AT_FOR_ROOM)
+        return next((member for member in silent_longest if member.connection.rests(now)), None)
+
+    @property
+    def _freeze_after(self) -> float | None:
+        return self.config.freeze_after if self._limits.max_frozen else None
 
     def follow(self, member: Member) -> None:
         """An established connection may have changed its path."""
-        path, route = member.connection.path, member.route
-        moved = path is not route.path and path != route.path
-        # Or it had lost its claim to this path, and is the one heard here now.
-        if moved or route.established is not member:
+        path = member.connection.path
+        if path is not member.route.path and path != member.route.path:
             self.routes.settle_at(member, path)
 
     def end(
@@ -200,9 +212,9 @@ class Members:
                     failed[name] = failed.get(name, 0) + 1
         elif member in self.routes.established:
             if member.connection.serial:
-                self.freezer.remember(member.server_random, NEVER)
-            if self.freezer.durable:
-                self.freezer.note(_handle(member), None)
+                self.freezer.remember(member.connection.server_random, NEVER)
+            if self.freezer.durable and (handle := self._handle_or_none(member)) is not None:
+                self.freezer.note(handle, None)
         self._forget(member)
 
     def abandon(self, member: Member) -> None:
@@ -220,19 +232,17 @@ class Members:
         if member in self.routes.established:
             del self.routes.established[member]
             self.statistics.associations -= 1
-        route = member.route
-        if route.established is member:
-            route.established = None
-        self.routes.drop(route)
+        member.route.leave(member)
+        self.routes.drop(member.route)
 
     # --- deadlines ----------------------------------------------------------------------------------
 
     def schedule(self, member: Member) -> None:
         """See to it that the member is looked at when it is due."""
         deadline = member.connection.next_timeout()
-        freeze_after = self.config.freeze_after
+        freeze_after = self._freeze_after
         if freeze_after is not None and member in self.routes.established:
-            rest = member.connection.last_received + freeze_after
+            rest = member.connection.rests_at(freeze_after)
             deadline = rest if deadline is None else min(deadline, rest)
         if deadline is not None:
             self.deadlines.schedule(member, deadline)
@@ -241,17 +251,14 @@ class Members:
         """The member's time has come, for whatever it was."""
         connection = member.connection
         events = self.settle_member(member, connection.handle_timeout(now=now), now)
-        freeze_after = self.config.freeze_after
+        freeze_after = self._freeze_after
         if events or freeze_after is None or member not in self.routes.established:
             return events
-        if now < connection.last_received + freeze_after:
+        if now < connection.rests_at(freeze_after):
             return events
-        sent = connection.statistics.records_sent
-        if member.records_sent == sent and connection.rests(now):
-            self.freeze(member, events)
+        if connection.rests(now) and self.freeze(member, events):
             return events
-        # It has sent, or may be asked to repeat something: look again later.
-        member.records_sent = sent
+        # A check of its path is under way, or its path cannot be saved: look again later.
         self.deadlines.cancel(member)
         deadline = connection.next_timeout()
         again = now + freeze_after
@@ -279,30 +286,42 @@ class Members:
 
     def note(self, member: Member) -> None:
         """An established association has changed."""
-        if self.freezer.durable:
-            self.freezer.note(_handle(member), member.connection)
+        if self.freezer.durable and (handle := self._handle_or_none(member)) is not None:
+            self.freezer.note(handle, member.connection)
 
-    def freeze(self, member: Member, events: list[Event]) -> None:
-        """Put an established association into the store. One whose path cannot be saved stays as it is."""
+    def freeze(self, member: Member, events: list[Event]) -> bool:
+        """Put an established association into the store. One whose path cannot be saved stays as it is: False."""
         connection = member.connection
         path, reserved_until = connection.path, connection.reserved_until
         try:
             handle, blob = _handle(member), self.take_out(member)
         except SnapshotError:
-            self.deadlines.schedule(member, self.now + (self.config.freeze_after or 0.0))
-            return
+            return False
         connection.leave()
         self.freezer.hold_bound(handle, blob, reserved_until)
         self.freezer.note(handle, blob)
         self._store(handle, path, blob, events)
         self.statistics.freezes += 1
         events.append(ConnectionFrozen(connection, handle))
+        return True
 
     def take_out(self, member: Member) -> bytes:
         """The bytes of an established association, which has no place any more then."""
-        blob = member.connection.snapshot(generation=self.freezer.generation)
+        member.connection.drop_last_flight(self.now)
+        blob = self._snapshot(member)
         self._forget(member)
         return blob
+
+    def _snapshot(self, member: Member) -> bytes:
+        keys = self.config.snapshot_keys
+        return member.connection.snapshot(generation=self.freezer.generation, keys=keys)
+
+    def _handle_or_none(self, member: Member) -> bytes | None:
+        """``None`` for an association without connection ID whose path cannot be saved: it lives only here."""
+        try:
+            return _handle(member)
+        except SnapshotError:
+            return None
 
     def _store(self, handle: bytes, path: Hashable, blob: bytes, events: list[Event]) -> None:
         if len(self.freezer) >= self._limits.max_frozen:
@@ -343,7 +362,9 @@ class Members:
         return ConnectionThawed(connection, handle)
 
     def thaw(self, handle: bytes, now: float, events: list[Event]) -> Member | None:
-        """Take an association out of the store, unconditionally; ``None`` if there is none, or it is damaged."""
+        """Take an association out of the store; ``None`` if there is none, it is damaged, or nobody gives way."""
+        if not self.has_room(None, now):
+            return None
         taken = self._take(handle)
         if taken is None:
             return None
@@ -359,6 +380,12 @@ class Members:
     ) -> Member | None:
         """A record for a frozen association: wakes it if it is authentic, changes nothing but a count if not."""
         self.now = now
+        if record.epoch != _EPOCH:
+            count(self.statistics.records_discarded, DiscardReason.UNKNOWN_EPOCH)
+            return None
+        if not self.has_room(None, now):
+            count(self.statistics.records_discarded, DiscardReason.ASSOCIATION_LIMIT)
+            return None
         taken = self._take(handle)
         if taken is None:
             return None
@@ -369,7 +396,7 @@ class Members:
         connection = member.connection
         if not connection.receive_record(record, now, path) and connection.state is ConnectionState.CONNECTED:
             if connection.failed_opens != saved.failed_opens:
-                blob = connection.snapshot(generation=self.freezer.generation)
+                blob = self._snapshot(member)
             self.freezer.put(handle, saved.path, blob)
             self.statistics.frozen = len(self.freezer)
             self.statistics.thaws_refused += 1
@@ -384,11 +411,18 @@ class Members:
         blob = self.freezer.take(handle)
         if blob is None:
             return None
+        saved = self._decode_or_count(handle, blob)
+        return None if saved is None else (saved, blob)
+
+    def _decode_or_count(self, handle: bytes, blob: bytes) -> SavedAssociation | None:
         try:
-            return self.freezer.decode(blob, self.config.snapshot_keys), blob
+            saved = self.freezer.decode(blob, self.config.snapshot_keys)
+            if handle_of(saved.connection_id, saved.path) == handle:
+                return saved
         except SnapshotError:
-            self._lost(handle)
-            return None
+            pass
+        self._lost(handle)  # nor is another's blob of any use: its association may be live
+        return None
 
     def _revive_or_count(self, handle: bytes, saved: SavedAssociation, now: float) -> Member | None:
         try:
@@ -414,10 +448,8 @@ class Members:
         notify: bool = False,
     ) -> None:
         """End an association that was taken out of the store, as if it had been live."""
-        try:
-            saved = self.freezer.decode(blob, self.config.snapshot_keys)
-        except SnapshotError:
-            self._lost(handle)
+        saved = self._decode_or_count(handle, blob)
+        if saved is None:
             return
         member = self._revive_or_count(handle, saved, now)
         if member is None:
@@ -431,30 +463,26 @@ class Members:
         events += connection.take_events()
 
     def _replace_frozen(self, newcomer: Member, now: float, events: list[Event]) -> None:
-        """A handshake has succeeded where a frozen association was last heard: the same rule as for a live one."""
+        """A handshake has succeeded where frozen associations were last heard: the same rule as for a live one."""
         path = newcomer.connection.path
         for handle in self.freezer.last_heard_at(path):
             taken = self._take(handle)
             if taken is None:
                 continue
             saved, blob = taken
-            peer = Peer(saved.psk_identity, None, saved.certificate_chain, saved.raw_public_key)
-            if _gives_way(saved.connection_id, peer, newcomer.connection.peer):
+            if not saved.connection_id or _peer_of(saved).is_same_as(newcomer.connection.peer or Peer()):
                 self._end_frozen(handle, blob, lambda _: PeerClose(replaced=True), now, events)
-                return
-            self.freezer.put(handle, path, blob)
+            else:
+                self.freezer.put(handle, path, blob)
 
 
 def _idle(saved: SavedAssociation) -> IdleTimeout:
-    return IdleTimeout(saved.expires_at - saved.last_received)
+    return IdleTimeout(round(saved.expires_at - saved.last_received, 3))  # what is beyond is the clock's
 
 
 def _handle(member: Member) -> bytes:
     return handle_of(member.connection_id, member.connection.path)
 
 
-def _gives_way(connection_id: bytes, peer: Peer | None, newcomer: Peer | None) -> bool:
-    """Whether an association ends when another handshake succeeds on its path."""
-    if not connection_id or peer is None or newcomer is None:
-        return True  # nothing finds it any more
-    return peer.is_same_as(newcomer)
+def _peer_of(saved: SavedAssociation) -> Peer:
+    return Peer(saved.psk_identity, None, saved.certificate_chain, saved.raw_public_key)

@@ -36,7 +36,8 @@ client that opens a new socket does so below its path, and is followed like one 
 
 Left out. BASIC lets an off-path forwarder become on-path: the challenge and its answer pass through it, and nothing
 tells it from a NAT (RFC 9853 §8.1); it then holds what any router holds. ENHANCED resists unless it wins every
-race in both directions. Without RFC 9853 ``PathPolicy`` says what is risked. Padding challenges to probe the MTU is
+race in both directions. In BASIC a copy from a spoofed address diverts what is sent in answer to it, up to the
+budget, until the peer's next record. Without RFC 9853 ``PathPolicy`` says what is risked. Padding challenges to probe the MTU is
 left out, and a round-trip time is not measured: devices that sleep have none.
 """
 
@@ -149,9 +150,7 @@ class PathCheck:
         self._begin(Stage.AWAIT_NEW_PATH, now)
 
     def handle_timeout(self, now: float) -> bool:
-        """Ask again, or ask the next; False if there is nobody left to ask. Early calls do nothing."""
-        if self.deadline is None or now < self.deadline:
-            return True
+        """Nobody has answered by ``deadline``: ask again, or the next; False if there is nobody left to ask."""
         if self._turns < self._policy.max_probes:
             self._take_turn(now)
         elif self._stage is Stage.AWAIT_OLD_PATH:
@@ -404,20 +403,25 @@ class PathFollower:
         if check is not None and check.request is request:
             self._move(check.candidate, PathProof.APPLICATION)
 
-    def _path_in_question(self, path: Hashable, length: int) -> PathCheck:
-        """What is to be sent to a path that waits for the caller's word. Raises WrongState for others."""
-        check = self._layer.path_check
+    def _send_to_unproven(self, path: Hashable, data: bytes) -> None:
+        """Send data to a path that waits for the caller's word. Raises WrongState for others."""
+        write, check = self._layer.write, self._layer.path_check
         if check is None or check.request is None or path != check.candidate:
             raise WrongState(f"cannot send: {path!r} is neither in use nor waits to be confirmed")
-        if not check.affords(length):
-            raise WrongState(
-                f"cannot send: {length} bytes are more than may go to {path!r} before it is confirmed"
-            )
-        return check
+        length = write.overhead + len(data)
+        if check.affords(length):
+            record = write.record(ContentType.APPLICATION_DATA, data)
+            length = len(record)  # padding included
+            if check.affords(length):
+                check.send(record)
+                return
+        raise WrongState(
+            f"cannot send: {length} bytes are more than may go to {path!r} before it is confirmed"
+        )
 
 
 def _path_record(layer: RecordLayer, message_type: PathMessageType, cookie: bytes) -> bytes | None:
-    """A record with such a message; ``None`` if the keys are nearly used up."""
+    """A record with such a message; ``None`` if hardly any numbers are left."""
     if layer.write.available <= KEPT_RECORDS:
         return None
     # RFC 9853 §4: it "MUST be authenticated and encrypted using the currently active security context."

@@ -30,19 +30,70 @@ class Keeper(Protocol):
 
 
 class Route:
-    """What belongs to one path. Exists as long as one of the three does.
+    """What belongs to one path. Exists as long as anything does.
 
-    ``established`` is who was heard there last. An association with a connection ID may have a path without
-    being found by it: another one has moved there, or is found by its path alone and so cannot give way.
+    ``established`` is found by its path, if it has no connection ID; with one it is whoever came here last. Others that
+    have an ID may have the same path: behind a NAT or a gateway it is soon another's.
     """
 
-    __slots__ = ("established", "half_open", "path", "pending")
+    __slots__ = ("established", "half_open", "others", "path", "pending")
 
     def __init__(self, path: Hashable) -> None:
         self.path = path
         self.established: Member | None = None
         self.half_open: Member | None = None
         self.pending: Pending | None = None
+        self.others: dict[object, Member] | None = None
+        """By who they are, the latest last."""
+
+    @property
+    def in_use(self) -> bool:
+        """Whether anything belongs to it."""
+        return bool(self.half_open or self.established or self.pending or self.others)
+
+    def rivals_of(self, newcomer: Connection) -> list[Member]:
+        """Those that end when the handshake of ``newcomer`` succeeds here."""
+        found = []
+        if self.established is not None and gives_way(self.established.connection, newcomer):
+            found.append(self.established)
+        if self.others is not None and newcomer.peer is not None:
+            other = self.others.get(newcomer.peer.name)
+            if other is not None:
+                found.append(other)
+        return found
+
+    def enter(self, member: Member) -> None:
+        """An association is to be reached here from now on."""
+        holder = self.established
+        if holder is None:
+            self.established = member
+        elif holder.connection_id:
+            self._add_other(holder)
+            self.established = member
+        else:
+            self._add_other(member)
+
+    def leave(self, member: Member) -> None:
+        """It is not any more."""
+        others = self.others
+        if self.established is member:
+            self.established = others.popitem()[1] if others else None
+        elif others is not None and others.get(member.name) is member:
+            del others[member.name]
+        if not others:
+            self.others = None
+
+    def _add_other(self, member: Member) -> None:
+        others = self.others = {} if self.others is None else self.others
+        others.pop(member.name, None)
+        others[member.name] = member
+
+
+def gives_way(holder: Connection, newcomer: Connection) -> bool:
+    """Whether an association ends when another handshake succeeds on its path."""
+    if not holder.connection_id or holder.peer is None or newcomer.peer is None:
+        return True  # nothing finds it any more
+    return holder.peer.is_same_as(newcomer.peer)
 
 
 class Pending:
@@ -60,7 +111,7 @@ class Pending:
 class Member:
     """A connection and its place in the server. The connection's ``Watcher``."""
 
-    __slots__ = ("_keeper", "connection", "hello", "records_sent", "route", "scheduled", "server_random")
+    __slots__ = ("_keeper", "connection", "hello", "route", "scheduled")
 
     connection: Connection
 
@@ -69,16 +120,18 @@ class Member:
         self.route = route
         self.hello = hello
         """The hello it answers, to recognise its repetitions; ``None`` once established."""
-        self.server_random = b""
-        """Names the association once it is established."""
-        self.records_sent = 0
-        """When the connection was last looked at for its silence."""
         self.scheduled: float | None = None
 
     @property
     def connection_id(self) -> bytes:
         """By which it is found, besides its path; none = by its path alone."""
         return self.connection.connection_id
+
+    @property
+    def name(self) -> object:
+        """Who the peer is."""
+        peer = self.connection.peer
+        return None if peer is None else peer.name
 
     def wake(self, now: float) -> None:
         """Pass it on."""
@@ -122,20 +175,15 @@ class Routes:
 
     def drop(self, route: Route) -> None:
         """Forget a route that nothing uses any more."""
-        in_use = route.half_open or route.established or route.pending
-        if not in_use and self._by_path.get(route.path) is route:
+        if not route.in_use and self._by_path.get(route.path) is route:
             del self._by_path[route.path]
 
     def settle_at(self, member: Member, path: Hashable) -> None:
         """An established connection is to be reached at ``path`` from now on."""
-        before = member.route
-        if before.established is member:
-            before.established = None
-            self.drop(before)
-        route = member.route = self.hold(path)
-        holder = route.established
-        if holder is None or holder.connection_id:
-            route.established = member
+        member.route.leave(member)
+        self.drop(member.route)
+        member.route = self.hold(path)
+        member.route.enter(member)
 
     # --- connection IDs -----------------------------------------------------------------------------
 

@@ -26,14 +26,14 @@ does not know; the caller answers each ``ConnectionOffered``.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from sansdtls.association import ConnectionState
 from sansdtls.connection import Connection
-from sansdtls.errors import DecodeError, SnapshotError, WrongState
+from sansdtls.errors import DecodeError
 from sansdtls.events import DiscardReason, PeerClose
-from sansdtls.freezer import BY_CONNECTION_ID, Expiry, Freezer, handle_of
-from sansdtls.handshake.outcome import Peer
+from sansdtls.freezer import BY_CONNECTION_ID, Expiry, Freezer
+from sansdtls.freezing_server import FreezingServer
 from sansdtls.handshake.resumption import Sessions
 from sansdtls.hello import Answer, HelloVerifier, is_client_hello, read_hello_untrusted
 from sansdtls.iana import ContentType
@@ -50,9 +50,7 @@ if TYPE_CHECKING:
 
     from sansdtls.config import ServerConfig
     from sansdtls.events import ConnectionOffered, Event
-    from sansdtls.freezer import Checkpoint
     from sansdtls.frozen import FrozenStore
-    from sansdtls.snapshot import SavedAssociation
     from sansdtls.wire.record import Record
 
 _HANDSHAKE_BYTE = bytes([ContentType.HANDSHAKE])
@@ -61,19 +59,12 @@ _TLS12_CID_BYTE = bytes([ContentType.TLS12_CID])
 _ID_ATTEMPTS = 16
 """How often a connection ID in use is asked for again. Random IDs of a sensible length never need it; where
 so many are taken, the association gets none, and is found by its path."""
+MAX_REFUSED_THAWS = 4
+"""Records of one datagram that may turn out not to be a frozen association's; what follows them is not looked at.
+Each costs as much as ten records of a live one, and a datagram has room for thousands."""
 
 
-class Restored(NamedTuple):
-    """A frozen association that was taken over."""
-
-    handle: bytes
-    path: Hashable
-    peer: Peer
-    annotation: bytes
-    last_received: float
-
-
-class Server:
+class Server(FreezingServer):
     """All the associations that arrive at one place. Not thread-safe; makes no calls of its own."""
 
     def __init__(
@@ -119,11 +110,6 @@ class Server:
         return len(self._routes.established)
 
     @property
-    def frozen(self) -> int:
-        """Frozen associations."""
-        return len(self._freezer)
-
-    @property
     def connections(self) -> Iterator[Connection]:
         """The established connections, the least recently used first. Do not let time pass while iterating."""
         return (member.connection for member in self._routes.established)
@@ -142,7 +128,8 @@ class Server:
             route = self._routes.at(path)
             if route is not None and not (route.half_open or route.pending):
                 member = route.established
-                if member is not None:
+                # One with a connection ID takes no record without, which may be meant for a frozen association.
+                if member is not None and not (member.connection_id and self._freezer.any_by_path):
                     return self._receive_established(member, data, None, now)
         return self._receive_records(data, path, now)
 
@@ -175,14 +162,17 @@ class Server:
     def handle_timeout(self, *, now: float) -> list[Event]:
         """Do what is due at ``now``, for all connections. Early calls do nothing."""
         events = self._take_events()
+        expiry_due = False
         while (due := self._deadlines.pop_due(now)) is not None:
             if isinstance(due, Pending):
                 self._offers.drop(due)
                 self._routes.drop(due.route)
             elif isinstance(due, Expiry):
-                events += self._members.expire(now)
+                expiry_due = True  # once for each call: what is left over is due again, at once
             else:
                 events += self._members.handle_due(due, now)
+        if expiry_due:
+            events += self._members.expire(now)
         return events
 
     def accept(self, offer: ConnectionOffered, *, now: float) -> Connection:
@@ -236,141 +226,16 @@ class Server:
     def replace_config(self, config: ServerConfig, *, now: float) -> None:
         """Use ``config`` for the handshakes that begin from now on; what is under way or established stays.
 
+        ``freeze_after`` and ``snapshot_keys`` count for all from now on.
         The cookie's policy cannot be replaced, nor what bounds this object, ``limits``: they stay as they are.
         """
         if config.resumption != self._config.resumption:
             self._sessions = _sessions(config, self._entropy, now)
+        freeze_after = self._config.freeze_after
         self._config = self._members.config = config
-
-    # --- freezing and thawing -----------------------------------------------------------------------
-
-    def freeze(self, connection: Connection, *, now: float) -> bytes:
-        """Turn an established association into bytes that the caller keeps, see :meth:`Connection.freeze`.
-
-        Raises WrongState if it is not one of this server's established ones, or if events of it wait, and
-        SnapshotError if its path cannot be saved.
-        """
-        self._members.now = now
-        member = connection.watcher
-        if not isinstance(member, Member) or member not in self._routes.established:
-            raise WrongState("cannot freeze: this is no established association of this server")
-        if connection.has_events:
-            raise WrongState("cannot freeze: events wait to be fetched")
-        handle = handle_of(connection.connection_id, connection.path)
-        blob = self._members.take_out(member)
-        self._freezer.remember(member.server_random, connection.serial - 1)
-        connection.leave()
-        self._freezer.note(handle, None)
-        return blob
-
-    def thaw(self, blob: bytes, *, now: float) -> Connection:
-        """Go on with a frozen association of this server, or of one with the same ``snapshot_keys``.
-
-        Raises SnapshotError for a blob that is damaged, of another version or under another key, of an
-        association that is here already, that was loaded before, or whose time is over.
-        """
-        self._members.now = now
-        saved, handle = self._new_here(blob, now)
-        member = self._members.revive(handle, saved, now)
-        if not self._members.make_room(now):
-            raise SnapshotError("no room: max_associations are live, and none may give way")
-        self._members.admit(member, handle, saved)
-        return member.connection
-
-    def restore(
-        self,
-        blob: bytes,
-        *,
-        now: float,
-        saved: bool = False,
-        check_path: Callable[[Hashable], None] | None = None,
-    ) -> Restored:
-        """As :meth:`thaw`, but it stays frozen until it is heard.
-
-        ``saved`` says that it comes from where checkpoints are kept, so the next one need not have it.
-        ``check_path`` may raise SnapshotError for a path that leads nowhere here, before anything is kept.
-        """
-        self._members.now = now
-        association, handle = self._new_here(blob, now)
-        if check_path is not None:
-            check_path(association.path)
-        if len(self._freezer) >= self._limits.max_frozen:
-            raise SnapshotError("no room: max_frozen associations are here")
-        self._freezer.put(handle, association.path, blob)
-        if not saved:
-            self._freezer.note(handle, blob)
-        self.statistics.frozen = len(self._freezer)
-        self._members.schedule_expiry()
-        peer = Peer(
-            association.psk_identity,
-            association.psk_key_index,
-            association.certificate_chain,
-            association.raw_public_key,
-        )
-        return Restored(handle, association.path, peer, association.annotation, association.last_received)
-
-    def freeze_all(self, *, now: float) -> Iterator[bytes]:
-        """All associations as bytes, the frozen ones too; handshakes under way are not among them.
-
-        Each is gone from here when it has been yielded. Events that wait are lost: fetch them before.
-        """
-        self._members.now = now
-        for member in list(self._routes.established):
-            connection = member.connection
-            if connection.state is ConnectionState.CONNECTED:
-                blob = self._members.take_out(member)
-                connection.leave()
-                yield blob
-        for handle in list(self._freezer.store.handles()):
-            frozen = self._freezer.take(handle)
-            if frozen is not None:
-                yield frozen
-        self.statistics.frozen = len(self._freezer)
-
-    def wake(self, handle: bytes, *, now: float) -> Connection | None:
-        """Thaw the association with this handle, so that something can be sent to it; ``None`` if there is none.
-
-        ``ConnectionThawed`` comes with the next call that returns events; :meth:`next_timeout` is due at once.
-        """
-        self._members.now = now
-        member = self._members.thaw(handle, now, self._members.events)
-        return None if member is None else member.connection
-
-    @property
-    def checkpoint_due(self) -> bool:
-        """Whether an association will soon have used all the record numbers that are reserved for it."""
-        return self._freezer.reserve_low
-
-    def checkpoint(self, *, now: float) -> Checkpoint:
-        """All that has changed since the last checkpoint, of live and frozen associations.
-
-        Make it durable as a whole, then :meth:`confirm` it. Until then associations go on with the numbers that
-        the last confirmed one reserves, and cannot send when these are used up.
-        """
-        self._members.now = now
-        return self._freezer.checkpoint()
-
-    def confirm(self, checkpoint: Checkpoint) -> None:
-        """``checkpoint`` is durable. Checkpoints that were put together into one may be confirmed one by one."""
-        self._freezer.confirm(checkpoint)
-
-    def _new_here(self, blob: bytes, now: float) -> tuple[SavedAssociation, bytes]:
-        """A blob that may be loaded. Raises SnapshotError."""
-        saved = self._freezer.decode(blob, self._config.snapshot_keys)
-        if saved.expires_at <= now:
-            raise SnapshotError("the frozen association's time is over: nothing was heard of it for too long")
-        if not self._freezer.is_good(saved):
-            raise SnapshotError("the frozen association has been loaded before: a blob is good for one use")
-        handle = handle_of(saved.connection_id, saved.path)
-        if saved.connection_id:
-            free = self._routes.is_free(saved.connection_id) and self._freezer.is_free(saved.connection_id)
-        else:
-            route = self._routes.at(saved.path)
-            held = route is not None and route.established is not None
-            free = handle not in self._freezer.store and not held
-        if not free:
-            raise SnapshotError("the frozen association is here already: a blob is good for one use")
-        return saved, handle
+        if config.freeze_after != freeze_after:
+            for member in self._routes.established:
+                self._members.schedule(member)
 
     # --- records ------------------------------------------------------------------------------------
 
@@ -378,6 +243,7 @@ class Server:
         """The general way: one record after the other."""
         events = self._take_events()
         taken_by = set()
+        enough_refused = self.statistics.thaws_refused + MAX_REFUSED_THAWS
         offset = 0
         while True:
             owner, length, handle = None, 0, None
@@ -404,7 +270,7 @@ class Server:
             else:
                 taken_by.add(self._route_record(record, path, now, events))
             offset += record.length
-            if offset == len(data):
+            if offset == len(data) or self.statistics.thaws_refused >= enough_refused:
                 break
         for member in taken_by:
             if member is not None:
@@ -434,7 +300,9 @@ class Server:
             events += self._members.settle_member(member, member.connection.take_events(), now)
             if belongs_here or record.epoch == 0:
                 return member
-        return None if members else self._receive_unknown(record, path, now, events)
+        if members and self._freezer.at(path) is None:
+            return None
+        return self._receive_unknown(record, path, now, events)
 
     def _receive_unknown(
         self, record: Record, path: Hashable, now: float, events: list[Event]

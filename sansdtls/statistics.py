@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from sansdtls.events import DiscardReason
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, weakref_slot=False)
 class ConnectionStatistics:
     """Counters of one connection. Bytes are application data."""
 
@@ -34,7 +34,26 @@ class ConnectionStatistics:
     path_responses_ignored: int = 0
     """Answers to no challenge that is open: late, repeated, forged or from a path that was not asked. RFC 9853 §7.1:
     several for one challenge could suggest an attack."""
-    records_discarded: dict[DiscardReason, int] = attrs.field(factory=dict)
+    records_discarded: dict[DiscardReason, int] = attrs.field(init=False)
+    """Made when somebody looks: of 100,000 connections most never discard anything."""
+
+
+def _make_when_looked_at() -> None:
+    # Not with __getattr__, which would slow down every other counter.
+    slot: Any = vars(ConnectionStatistics)["records_discarded"]
+
+    def records_discarded(statistics: ConnectionStatistics) -> dict[DiscardReason, int]:
+        try:
+            return cast("dict[DiscardReason, int]", slot.__get__(statistics))
+        except AttributeError:
+            made: dict[DiscardReason, int] = {}
+            slot.__set__(statistics, made)
+            return made
+
+    type.__setattr__(ConnectionStatistics, "records_discarded", property(records_discarded))
+
+
+_make_when_looked_at()
 
 
 @attrs.define(eq=False)

@@ -1,5 +1,6 @@
 """Configuration: what is refused, what the defaults are, and what a repr must not show."""
 
+import re
 from typing import Any
 
 import attrs
@@ -15,6 +16,7 @@ from sansdtls.config import (
     RetransmitPolicy,
     ServerConfig,
 )
+from sansdtls.connection_ids import ConnectionIdPolicy
 from sansdtls.errors import ConfigError, UsageError
 from sansdtls.iana import CipherSuite
 
@@ -43,6 +45,10 @@ NUMBERS = [
     (CookiePolicy, "cookie_length", 32, 8, 32, "bytes"),
     (CookiePolicy, "key_length", 32, 16, 64, "bytes"),
     (CookiePolicy, "rotation", 60.0, 1, 86_400, "seconds"),
+    (ConnectionIdPolicy, "length", 8, 0, 20, "bytes"),
+    (ConnectionIdPolicy, "padding", 1, 1, 1024, "bytes"),
+    (ConnectionIdPolicy, "probe_timeout", 1.0, 0.01, 600, "seconds"),
+    (ConnectionIdPolicy, "max_probes", 3, 1, 20, "challenges"),
 ]
 NUMBER_IDS = [f"{row[0].__name__}.{row[1]}" for row in NUMBERS]
 
@@ -60,8 +66,9 @@ def psk_client(**changes) -> ClientConfig:
 def test_the_table_of_numbers_has_every_field_of_every_policy():
     fields = {
         (policy, field.name)
-        for policy in (RetransmitPolicy, Limits, CookiePolicy)
+        for policy in (RetransmitPolicy, Limits, CookiePolicy, ConnectionIdPolicy)
         for field in attrs.fields(policy)
+        if re.search("int|float", str(field.type))
     }
     assert {(row[0], row[1]) for row in NUMBERS} == fields
 
@@ -280,3 +287,28 @@ def test_the_cookie_is_never_longer_than_keeps_the_answer_below_the_question():
     answer = 13 + 12 + 2 + 1 + CookiePolicy().cookie_length
     assert answer == 60
     assert answer <= 13 + 12 + 2 + 32 + 1 + 1 + 4 + 2 == 67
+
+
+def test_an_association_is_frozen_after_no_time_at_all_by_default_and_after_up_to_a_year():
+    assert ServerConfig().freeze_after is None
+    for bound in (0.001, 31_536_000):
+        assert ServerConfig(freeze_after=bound).freeze_after == bound
+    wrongs: tuple[Any, ...] = (0, 31_536_001, "60")
+    for wrong in wrongs:
+        with pytest.raises(
+            ConfigError, match=r"^ServerConfig\.freeze_after: .* is not within 0\.001 to 31536000"
+        ):
+            ServerConfig(freeze_after=wrong)
+
+
+@pytest.mark.parametrize("make", [psk_client, ServerConfig])
+def test_keys_that_seal_have_32_bytes_and_are_not_shown(make):
+    keys = (b"\x5a" * 32, b"Z" * 32)
+    config = make(snapshot_keys=list(keys))
+    assert config.snapshot_keys == keys
+    assert "Z" * 8 not in repr(config)
+    assert make().snapshot_keys == ()
+    for length in (0, 31, 33):
+        with pytest.raises(ConfigError) as caught:
+            make(snapshot_keys=[b"Z" * length])
+        assert str(caught.value) == "snapshot_keys: each is 32 bytes"

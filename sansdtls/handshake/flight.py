@@ -13,6 +13,8 @@ from sansdtls.wire.handshake import HANDSHAKE_HEADER_LENGTH, encode_fragment
 from sansdtls.wire.record import MAX_PLAINTEXT_LENGTH
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sansdtls.record.epochs import WriteEpoch
     from sansdtls.wire.handshake import HandshakeMessage
 
@@ -31,7 +33,9 @@ class FlightPart(NamedTuple):
     message: HandshakeMessage | None
 
 
-def pack_flight(parts: list[FlightPart], size: int, max_plaintext: int = MAX_PLAINTEXT_LENGTH) -> list[bytes]:
+def pack_flight(
+    parts: Sequence[FlightPart], size: int, max_plaintext: int = MAX_PLAINTEXT_LENGTH
+) -> list[bytes]:
     """The flight as datagrams of at most ``size`` bytes, each filled before the next begins.
 
     ``max_plaintext`` is what the peer takes in one record.

@@ -40,6 +40,7 @@ from sansdtls.events import (
 from sansdtls.handshake.failure import HandshakeFailure, violation
 from sansdtls.handshake.flight import MINIMUM_DATAGRAM_SIZE, FlightPart, pack_flight
 from sansdtls.handshake.keys import DECOY, HandshakeParameters, room_for_plaintext, verify_data
+from sansdtls.handshake.negotiation import shared
 from sansdtls.handshake.outcome import Outcome, Peer
 from sansdtls.handshake.reassembly import Reassembler
 from sansdtls.handshake.states import WAITING_FOR_CALLER, Request, State
@@ -408,7 +409,7 @@ class Handshake(abc.ABC):
     ) -> None:
         """Both Finished are verified: hand over what the connection keeps."""
         self.outcome = Outcome(
-            negotiated=self._agreement.negotiated,
+            negotiated=shared(self._agreement.negotiated),
             peer=peer,
             master_secret=chosen.keys.master_secret,
             client_random=self._parameters.client_random,

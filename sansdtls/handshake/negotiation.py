@@ -7,6 +7,7 @@ public keys at the same time, and each client gets the best that it can do.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import attrs
@@ -63,7 +64,7 @@ _X509_ONLY = (CertificateType.X509,)
 """What a peer that does not send the certificate type extensions speaks, RFC 7250 §4.1."""
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class Negotiated:
     """What the hellos settled."""
 
@@ -83,6 +84,16 @@ class Negotiated:
     """Whether the keys come from an earlier handshake."""
     return_routability: bool = False
     """Whether a new path can be proven by RFC 9853."""
+
+
+_SHARED = 256
+"""Agreements of which one object serves all. A fleet has a handful; names that clients ask for make more."""
+
+
+@lru_cache(_SHARED)
+def shared(negotiated: Negotiated) -> Negotiated:
+    """``negotiated``, or an equal object that other associations have already."""
+    return negotiated
 
 
 @attrs.frozen

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sansdtls.session import Session
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class Peer:
     """Who is at the other end, as far as the handshake proved it. All ``None``: a client that showed nothing."""
 
@@ -26,13 +26,14 @@ class Peer:
     raw_public_key: bytes | None = attrs.field(default=None, repr=False)
     """SubjectPublicKeyInfo in DER; the caller has accepted it."""
 
+    @property
+    def name(self) -> tuple[object, ...]:
+        """Who it is, whichever of its keys it had. Peers that showed nothing are all alike."""
+        return self.psk_identity, self.certificate_chain, self.raw_public_key
+
     def is_same_as(self, other: Peer) -> bool:
-        """Whether both are the same peer, whichever of its keys it had. Peers that showed nothing are all alike."""
-        return (self.psk_identity, self.certificate_chain, self.raw_public_key) == (
-            other.psk_identity,
-            other.certificate_chain,
-            other.raw_public_key,
-        )
+        """Whether both are the same peer, as far as that was shown."""
+        return self.name == other.name
 
 
 @attrs.frozen(kw_only=True)

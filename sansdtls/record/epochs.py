@@ -7,6 +7,7 @@ connection is the owner's business.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from sansdtls.iana import ProtocolVersion
@@ -19,18 +20,24 @@ if TYPE_CHECKING:
     from sansdtls.wire.record import Record
 
 
+@lru_cache
+def _first_number(epoch: int) -> int:
+    """Of an epoch's records. One object of 36 bytes for all associations."""
+    return epoch << 48
+
+
 class WriteEpoch:
     """Sending side. ``protection`` is ``None`` in epoch 0."""
 
     __slots__ = (
         "_base",
-        "_protection",
         "_sequence_number_limit",
         "ask_at",
         "connection_id",
         "inner_overhead",
         "next_sequence_number",
         "overhead",
+        "protection",
         "reserved_until",
     )
 
@@ -43,8 +50,8 @@ class WriteEpoch:
         first_sequence_number: int = 0,
         connection_id: bytes = b"",
     ) -> None:
-        self._base = epoch << 48
-        self._protection = protection
+        self._base = _first_number(epoch)
+        self.protection = protection
         self._sequence_number_limit = min(max_sealed, MAX_SEQUENCE_NUMBER)
         self.next_sequence_number = first_sequence_number
         self.reserved_until = MAX_SEQUENCE_NUMBER
@@ -82,21 +89,21 @@ class WriteEpoch:
         """A whole record under the next sequence number. The caller has looked at ``remaining``."""
         number = self._base | self.next_sequence_number
         self.next_sequence_number += 1
-        if self._protection is None:
+        if self.protection is None:
             return encode_record(content_type, ProtocolVersion.DTLS_1_2, number, plaintext)
-        return self._protection.seal(content_type, number, plaintext)
+        return self.protection.seal(content_type, number, plaintext)
 
 
 class ReadEpoch:
     """Receiving side. ``protection`` is ``None`` in epoch 0, where nothing is authenticated."""
 
     __slots__ = (
-        "_protection",
         "connection_id",
         "epoch",
         "failed_opens",
         "max_failed_opens",
         "protected",
+        "protection",
         "window",
     )
 
@@ -117,7 +124,7 @@ class ReadEpoch:
         self.max_failed_opens = max_failed_opens
         self.protected = protection is not None
         """Whether records are authenticated."""
-        self._protection = protection
+        self.protection = protection
 
     @property
     def exhausted(self) -> bool:
@@ -126,9 +133,9 @@ class ReadEpoch:
 
     def open(self, record: Record) -> tuple[int, bytes] | None:
         """Type and plaintext, or ``None`` and one more failure counted. Does not move the window."""
-        if self._protection is None:
+        if self.protection is None:
             return record.content_type, record.fragment
-        opened = self._protection.open(record)
+        opened = self.protection.open(record)
         if opened is None:
             self.failed_opens += 1
         return opened

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from sansdtls.events import DiscardReason
     from sansdtls.paths import PathCheck
+    from sansdtls.record.ciphers import Ciphers
+    from sansdtls.record.protection import Protection
 
 
 class Outgoing(NamedTuple):
@@ -56,8 +58,12 @@ class RecordLayer:
     def send_datagrams(self, datagrams: Iterable[bytes]) -> None:
         """Queue datagrams on the connection's path, or the one that is about to become it."""
         for data in datagrams:
-            check = self.path_check
-            self.send_on(self.path if check is None else check.path_for(len(data)), data)
+            self.send_datagram(data)
+
+    def send_datagram(self, data: bytes) -> None:
+        """The same for one."""
+        check = self.path_check
+        self.send_on(self.path if check is None else check.path_for(len(data)), data)
 
     def send_on(self, path: Hashable, data: bytes) -> None:
         """Queue one datagram on ``path``."""
@@ -90,8 +96,18 @@ class RecordLayer:
         if self.totals is not None:
             self.totals.retransmissions += 1
 
+    def share_ciphers(self, ciphers: Ciphers) -> None:
+        """Keep cipher objects for as long as ``ciphers`` has room for them."""
+        for protection in self._protections():
+            protection.share(ciphers)
+
     def forget_keys(self) -> None:
         """Drop both epochs; nothing is read or written any more, and no path asked."""
         self.path_check = None
+        for protection in self._protections():
+            protection.forget_key()
         self.read = ReadEpoch(0, 1)
         self.write = WriteEpoch(0)
+
+    def _protections(self) -> list[Protection]:
+        return [each for each in (self.read.protection, self.write.protection) if each is not None]

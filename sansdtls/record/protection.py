@@ -9,7 +9,8 @@ records). With a connection ID the true type is sealed with the content, and pad
 additional data begin with what no record number can be, so that neither format passes for the other.
 Left out: hiding the number of records, which DTLS 1.2 cannot do, and type and length without a connection ID.
 
-Two nonce schemes times two record formats: each class below is one of each.
+Two nonce schemes times two record formats: each class below is one of each. The cipher object is made when it is
+first needed, and again after it was dropped to save memory (``ciphers.py``).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from sansdtls.wire.record import MAX_PLAINTEXT_LENGTH, RECORD_HEADER, encode_rec
 
 if TYPE_CHECKING:
     from sansdtls.crypto.suites import Aead, SuiteParameters
+    from sansdtls.record.ciphers import Ciphers
     from sansdtls.wire.record import Record
 
 _VERSION = int(ProtocolVersion.DTLS_1_2)
@@ -36,33 +38,79 @@ TYPE_LENGTH = 1
 """Bytes of the true content type inside a record with a connection ID."""
 
 
-class _ExplicitNonce:
+class _Cipher:
+    """The cipher object, and what it is made of: the key, and behind it the part of the nonce that nobody sends."""
+
+    __slots__ = ("_aead", "_ciphers", "_secret", "_suite", "overhead")
+
+    def __init__(self, suite: SuiteParameters, key: bytes, fixed_iv: bytes) -> None:
+        self._aead: Aead | None = None
+        self._ciphers: Ciphers | None = None
+        self._secret = key + fixed_iv
+        self._suite = suite
+        self.overhead = suite.overhead
+
+    def _made(self) -> Aead:
+        if self._ciphers is not None:
+            self._ciphers.add(self)
+        length = self._suite.key_length
+        aead = self._aead = self._suite.aead(self._secret[:length])
+        self._use_iv(self._secret[length:])
+        return aead
+
+    def _use_iv(self, fixed_iv: bytes) -> None:
+        raise NotImplementedError
+
+    def share(self, ciphers: Ciphers) -> None:
+        """From now on ``ciphers`` decides how long the cipher object is kept."""
+        self._ciphers = ciphers
+        if self._aead is not None:
+            ciphers.add(self)
+
+    def drop_cipher(self) -> None:
+        """Do without the cipher object until it is needed."""
+        self._aead = None
+        self._use_iv(b"")
+
+    def forget_key(self) -> None:
+        """Nothing can be sealed or opened any more."""
+        self._secret = b""
+        self.drop_cipher()
+        if self._ciphers is not None:
+            self._ciphers.discard(self)
+
+
+class _ExplicitNonce(_Cipher):
     """AES-GCM and AES-CCM: eight bytes of the nonce stand in front of the ciphertext."""
 
-    __slots__ = ()
-    _aead: Aead
-    _salt: bytes
+    __slots__ = ("_salt",)
+
+    def _use_iv(self, fixed_iv: bytes) -> None:
+        self._salt = fixed_iv
 
     def _encrypt(self, number: int, plaintext: bytes, additional: bytes) -> bytes:
         explicit = number.to_bytes(8)
-        return explicit + self._aead.encrypt(self._salt + explicit, plaintext, additional)
+        return explicit + (self._aead or self._made()).encrypt(self._salt + explicit, plaintext, additional)
 
     def _decrypt(self, number: int, fragment: bytes, additional: bytes) -> bytes:
-        return self._aead.decrypt(self._salt + fragment[:8], fragment[8:], additional)
+        return (self._aead or self._made()).decrypt(self._salt + fragment[:8], fragment[8:], additional)
 
 
-class _ImplicitNonce:
+class _ImplicitNonce(_Cipher):
     """ChaCha20-Poly1305, RFC 7905 §2."""
 
-    __slots__ = ()
-    _aead: Aead
-    _iv: int
+    __slots__ = ("_iv",)
+
+    def _use_iv(self, fixed_iv: bytes) -> None:
+        self._iv = int.from_bytes(fixed_iv)
 
     def _encrypt(self, number: int, plaintext: bytes, additional: bytes) -> bytes:
-        return self._aead.encrypt((self._iv ^ number).to_bytes(12), plaintext, additional)
+        aead = self._aead or self._made()
+        return aead.encrypt((self._iv ^ number).to_bytes(12), plaintext, additional)
 
     def _decrypt(self, number: int, fragment: bytes, additional: bytes) -> bytes:
-        return self._aead.decrypt((self._iv ^ number).to_bytes(12), fragment, additional)
+        aead = self._aead or self._made()
+        return aead.decrypt((self._iv ^ number).to_bytes(12), fragment, additional)
 
 
 class _PlainFormat:
@@ -122,7 +170,7 @@ class _ConnectionIdFormat:
     def seal(self, content_type: int, number: int, plaintext: bytes) -> bytes:
         """A whole protected record, header included."""
         inner = plaintext + content_type.to_bytes(TYPE_LENGTH)
-        if content_type in _PADDED:
+        if self._padding > 1 and content_type in _PADDED:
             padded = len(inner) + -len(inner) % self._padding
             inner = inner.ljust(min(padded, self._max_plaintext), b"\0")
         fragment = self._encrypt(number, inner, self._additional(_VERSION, number, len(inner)))
@@ -149,67 +197,53 @@ class _ConnectionIdFormat:
 class ExplicitNonceProtection(_ExplicitNonce, _PlainFormat):
     """One direction of one epoch."""
 
-    __slots__ = ("_aead", "_salt", "overhead")
-
-    def __init__(self, suite: SuiteParameters, key: bytes, salt: bytes) -> None:
-        self._aead = suite.aead(key)
-        self._salt = salt
-        self.overhead = suite.overhead
+    __slots__ = ()
 
 
 class ImplicitNonceProtection(_ImplicitNonce, _PlainFormat):
     """One direction of one epoch."""
 
-    __slots__ = ("_aead", "_iv", "overhead")
-
-    def __init__(self, suite: SuiteParameters, key: bytes, iv: bytes) -> None:
-        self._aead = suite.aead(key)
-        self._iv = int.from_bytes(iv)
-        self.overhead = suite.overhead
+    __slots__ = ()
 
 
 class ExplicitNonceIdProtection(_ExplicitNonce, _ConnectionIdFormat):
     """One direction of one epoch, with a connection ID."""
 
-    __slots__ = ("_aead", "_connection_id", "_max_plaintext", "_padding", "_salt", "overhead")
+    __slots__ = ("_connection_id", "_max_plaintext", "_padding")
 
     def __init__(
         self,
         suite: SuiteParameters,
         key: bytes,
-        salt: bytes,
+        fixed_iv: bytes,
         connection_id: bytes,
         padding: int,
         max_plaintext: int,
     ) -> None:
-        self._aead = suite.aead(key)
-        self._salt = salt
+        super().__init__(suite, key, fixed_iv)
         self._connection_id = connection_id
         self._padding = padding
         self._max_plaintext = max_plaintext
-        self.overhead = suite.overhead
 
 
 class ImplicitNonceIdProtection(_ImplicitNonce, _ConnectionIdFormat):
     """One direction of one epoch, with a connection ID."""
 
-    __slots__ = ("_aead", "_connection_id", "_iv", "_max_plaintext", "_padding", "overhead")
+    __slots__ = ("_connection_id", "_max_plaintext", "_padding")
 
     def __init__(
         self,
         suite: SuiteParameters,
         key: bytes,
-        iv: bytes,
+        fixed_iv: bytes,
         connection_id: bytes,
         padding: int,
         max_plaintext: int,
     ) -> None:
-        self._aead = suite.aead(key)
-        self._iv = int.from_bytes(iv)
+        super().__init__(suite, key, fixed_iv)
         self._connection_id = connection_id
         self._padding = padding
         self._max_plaintext = max_plaintext
-        self.overhead = suite.overhead
 
 
 Protection = (

@@ -6,6 +6,14 @@ succeeds." A window moved by a forged record would make the receiver drop genuin
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+
+@lru_cache
+def _mask(width: int) -> int:
+    """As many ones. One object of 36 bytes for all windows."""
+    return (1 << width) - 1
+
 
 class ReplayWindow:
     """Which of the last ``width`` sequence numbers of an epoch have been seen."""
@@ -14,7 +22,7 @@ class ReplayWindow:
 
     def __init__(self, width: int) -> None:
         self._width = width
-        self._mask = (1 << width) - 1
+        self._mask = _mask(width)
         self.highest = -1
         """The newest sequence number seen; -1 before the first."""
         self.seen = 0

@@ -12,11 +12,13 @@ Time, entropy and the network are virtual and come from a seed: what failed once
     assert pair.server_received() == [b"21.5"]
 
 :class:`Fleet` is the same for many clients, :class:`Network` and :class:`VirtualClock` stand alone, and
-:class:`CounterEntropy` replaces ``os.urandom``.
+:class:`CounterEntropy` replaces ``os.urandom``. A :class:`Nat` puts clients behind a router that may forget
+them.
 """
 
 from sansdtls.testing.entropy import CounterEntropy
 from sansdtls.testing.fleet import Client, Fleet, NotReached
+from sansdtls.testing.nat import Nat
 from sansdtls.testing.network import Carried, Datagram, Fate, Network, VirtualClock
 from sansdtls.testing.pair import Pair
 
@@ -27,6 +29,7 @@ __all__ = [
     "Datagram",
     "Fate",
     "Fleet",
+    "Nat",
     "Network",
     "NotReached",
     "Pair",

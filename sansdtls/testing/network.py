@@ -17,6 +17,8 @@ from sansdtls.testing.entropy import CounterEntropy
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable
 
+    from sansdtls.testing.nat import Nat
+
 
 class VirtualClock:
     """Monotonic seconds that pass only when told to."""
@@ -115,6 +117,7 @@ class Network:
         """Every datagram that was sent, with its fate, in the order of sending."""
         self._chance = CounterEntropy(seed)
         self._taps: list[Callable[[Datagram], Iterable[bytes]]] = []
+        self._nats: list[Nat] = []
         self._numbers: dict[tuple[Hashable, Hashable], int] = {}
         self._under_way: list[tuple[float, int, Datagram]] = []
         self._order = 0
@@ -122,7 +125,9 @@ class Network:
     # --- sending and receiving ---
 
     def send(self, source: Hashable, destination: Hashable, data: bytes) -> None:
-        """Put a datagram on its way, past the taps."""
+        """Put a datagram on its way, through the NAT where there is one, past the taps."""
+        for nat in self._nats:
+            source = nat.outward(source)
         route = (source, destination)
         number = self._numbers.get(route, 0)
         self._numbers[route] = number + 1
@@ -142,8 +147,22 @@ class Network:
         """Take out what has arrived by now, first come first."""
         arrived = []
         while self._under_way and self._under_way[0][0] <= self.clock.now:
-            arrived.append(heapq.heappop(self._under_way)[2])
+            datagram = heapq.heappop(self._under_way)[2]
+            for nat in self._nats:
+                datagram = attrs.evolve(datagram, destination=nat.inward(datagram.destination))
+            arrived.append(datagram)
         return arrived
+
+    def add_nat(self, nat: Nat) -> None:
+        """Let the addresses behind ``nat`` be seen as it says; a new :class:`Nat` calls this itself."""
+        self._nats.append(nat)
+
+    def seen_as(self, address: Hashable) -> Hashable:
+        """Where others see ``address``: elsewhere if it is behind a NAT, ``None`` if it has no path there."""
+        for nat in self._nats:
+            if address in nat.inside:
+                return nat.public(address)
+        return address
 
     # --- interference ---
 

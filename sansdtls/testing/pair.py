@@ -66,7 +66,7 @@ class Pair(Fleet):
     @property
     def connected(self) -> bool:
         """Whether both sides have completed the handshake and neither has ended."""
-        path = self.client_end.path
+        path = self.network.seen_as(self.client_end.path)
         return self.client.state is ConnectionState.CONNECTED and any(
             connection.path == path for connection in self.server.connections
         )

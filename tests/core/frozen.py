@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from sansdtls import CipherSuite, NamedGroup, Session
 from sansdtls.iana import HandshakeType
-from sansdtls.snapshot import SavedAssociation, encode_snapshot
+from sansdtls.saved import SavedAssociation
+from sansdtls.snapshot import encode_snapshot
 from sansdtls.testing import CounterEntropy
 
 HEADER_LENGTH = 9

@@ -11,7 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from sansdtls import SnapshotError
 from sansdtls import frozen as module
 from sansdtls.frozen import FrozenStore, MemoryStore
-from sansdtls.snapshot import encode_path, expires_at
+from sansdtls.saved_paths import encode_path
+from sansdtls.snapshot import expires_at
 from tests.core import frozen
 
 

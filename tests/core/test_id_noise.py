@@ -2,82 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sansdtls import (
-    AlertDescription,
-    Connection,
     ConnectionIdPolicy,
-    ConnectionState,
     DataReceived,
     DiscardReason,
-    HandshakeCompleted,
     PathPolicy,
     ServerConfig,
 )
 from sansdtls.testing import Network, Pair
 from tests.core import raw
+from tests.core.id_noise import ELSEWHERE, READING, assert_untouched, counters, each_role, give_from, make
 from tests.core.id_puppets import IdClient, IdServer, offering
 from tests.core.puppet import ClientRig, PuppetClient, ServerRig
-
-if TYPE_CHECKING:
-    from collections.abc import Hashable
-
-READING = b"21.5 degrees"
-ELSEWHERE = "elsewhere"
-
-
-def make(role: str, **more) -> IdClient | IdServer:
-    """A puppet across a connected ``role`` under test."""
-    return (IdClient if role == "server" else IdServer)(**more).handshake()
-
-
-def counters(puppet: IdClient | IdServer) -> dict[DiscardReason, int]:
-    rig = puppet.rig
-    if isinstance(rig, ServerRig):
-        return rig.server.statistics.records_discarded
-    return rig.connection.statistics.records_discarded
-
-
-def give_from(puppet: IdClient | IdServer, data: bytes, path: Hashable) -> None:
-    """Hand over what came from ``path``; nothing may come of it and nothing may be sent."""
-    rig = puppet.rig
-    before = len(rig.events)
-    if isinstance(rig, ServerRig):
-        rig._take(rig.server.receive_datagram(data, path=path, now=rig.now))
-        assert rig.server.datagrams_to_send() == []
-    else:
-        assert rig.give(data, path) == []
-    assert rig.events[before:] == []
-
-
-def association(puppet: IdClient | IdServer) -> Connection:
-    """The puppet's, under test."""
-    if not isinstance(puppet.rig, ServerRig):
-        return puppet.rig.connection
-    (found,) = (
-        each for each in puppet.rig.server.connections if each.connection_id == (puppet.peers_id or b"")
-    )
-    return found
-
-
-def assert_untouched(puppet: IdClient | IdServer) -> None:
-    """It lives, its path is what it was, and it still receives."""
-    connection = association(puppet)
-    assert connection.path == puppet.path
-    before = list(puppet.rig.received)
-    puppet.give(puppet.data(b"still here"))
-    assert puppet.rig.received == [*before, b"still here"]
-    assert connection.state is ConnectionState.CONNECTED
-    assert puppet.rig.causes == []
-
-
-each_role = pytest.mark.parametrize("role", ["server", "client"])
-
 
 # --- truncated and altered ------------------------------------------------------------------------------
 
@@ -210,143 +150,17 @@ def test_the_type_tls12_cid_in_another_epoch_is_noise(epoch):
         assert_untouched(puppet)
 
 
-# --- what an authentic record may hold ------------------------------------------------------------------
-
-
 @each_role
-@pytest.mark.parametrize("zeros", [1, 2, 17, 1000, 2**14])
-def test_an_inner_plaintext_of_zeros_ends_the_association(role, zeros):
-    # RFC 8446 §5.4: "... terminate the connection with an "unexpected_message" alert."
+def test_an_authentic_record_of_another_version_is_dropped(role):
     puppet = make(role)
-    puppet.give(puppet.inner(bytes(zeros)))
-    puppet.wait(0)
-    assert puppet.alerts() == [(2, AlertDescription.UNEXPECTED_MESSAGE)]
-    assert len(puppet.rig.causes) == 1
-    assert puppet.rig.received == []
-
-
-@each_role
-@pytest.mark.parametrize("kind", [1, 19, raw.HEARTBEAT, raw.TLS12_CID, 26, 28, 255])
-def test_an_unknown_inner_type_ends_the_association(role, kind):
-    puppet = make(role)
-    puppet.give(puppet.inner(READING + bytes([kind]) + bytes(4)))
-    puppet.wait(0)
-    assert puppet.alerts() == [(2, AlertDescription.UNEXPECTED_MESSAGE)]
-    assert len(puppet.rig.causes) == 1
-    assert puppet.rig.received == []
-
-
-@each_role
-def test_a_change_cipher_spec_inside_is_counted(role):
-    puppet = make(role)
-    give_from(puppet, puppet.record(raw.CHANGE_CIPHER_SPEC, b"\x01", epoch=1), puppet.path)
-    assert counters(puppet)[DiscardReason.UNEXPECTED_CHANGE_CIPHER_SPEC] == 1
+    sealing = puppet.sealing(puppet.role)
+    assert sealing is not None
+    inner = READING + bytes([raw.APPLICATION_DATA])
+    for path in (puppet.path, ELSEWHERE):
+        record = sealing.seal_inner(inner, epoch=1, seq=puppet.take_seq(), version=raw.DTLS_1_0)
+        give_from(puppet, record, path)
+    assert counters(puppet) == {DiscardReason.BAD_RECORD_HEADER: 2}
     assert_untouched(puppet)
-
-
-@each_role
-def test_an_alert_inside_is_an_alert(role):
-    puppet = make(role)
-    puppet.give(puppet.record(raw.ALERT, b"\x01\x64", epoch=1, zeros=20))
-    assert_untouched(puppet)
-    puppet.give(puppet.record(raw.ALERT, b"\x01\x00", epoch=1, zeros=20))
-    puppet.wait(0)
-    assert puppet.alerts() == [(1, AlertDescription.CLOSE_NOTIFY)]
-    assert len(puppet.rig.causes) == 1
-
-
-@each_role
-def test_a_handshake_message_inside_is_one(role):
-    puppet = make(role)
-    ask = (raw.HELLO_REQUEST, b"") if role == "client" else (raw.CLIENT_HELLO, raw.client_hello())
-    before = len(puppet.answers)
-    puppet.give(puppet.message(*ask, epoch=1, in_transcript=False))
-    assert puppet.alerts(puppet.answers[before:]) == [(1, AlertDescription.NO_RENEGOTIATION)]
-    assert_untouched(puppet)
-
-
-@each_role
-@pytest.mark.parametrize(("content", "zeros", "taken"), [
-    (2**14 - 1, 0, True),
-    (1, 2**14 - 2, True),
-    (2**14, 0, False),
-    (2**14 - 1, 1, False),
-    (1, 2**14 - 1, False),
-    (0, 2**14, False),
-])  # fmt: skip
-def test_an_inner_plaintext_above_2_14_bytes_is_record_overflow(role, content, zeros, taken):
-    # RFC 9146 §5: "The length MUST NOT exceed 2^14." It is content, type and padding.
-    puppet = make(role)
-    puppet.give(puppet.record(raw.APPLICATION_DATA, b"x" * content, epoch=1, zeros=zeros))
-    if taken:
-        assert puppet.rig.received == [b"x" * content]
-        assert_untouched(puppet)
-    else:
-        puppet.wait(0)
-        assert puppet.alerts() == [(2, AlertDescription.RECORD_OVERFLOW)]
-        assert puppet.rig.received == []
-
-
-# --- early data -----------------------------------------------------------------------------------------
-
-
-def test_data_before_finished_are_delivered_behind_it_and_once():
-    for split in (False, True):
-        puppet = IdClient()
-        puppet.hello()
-        key_exchange, finished_body = puppet.key_exchange(), puppet.verify_data()
-        finished = raw.fragment(raw.FINISHED, finished_body, message_seq=puppet.message_seq)
-        early = [puppet.data(b"%d" % number) for number in range(3)]
-        for record in (*early, early[1]):
-            puppet.give(record)
-        puppet.give(key_exchange, early[0], puppet.change_cipher_spec(), early[2])
-        assert puppet.rig.received == []
-        if split:  # the first piece makes epoch 1 readable, and proves nothing
-            puppet.give(puppet.record(raw.HANDSHAKE, raw.fragment(
-                raw.FINISHED, finished_body[:5], message_seq=puppet.message_seq, total=12), epoch=1))  # fmt: skip
-            puppet.give(early[0])
-            assert puppet.rig.received == []
-            assert not [event for event in puppet.rig.events if isinstance(event, HandshakeCompleted)]
-            finished = raw.fragment(
-                raw.FINISHED, finished_body[5:], message_seq=puppet.message_seq, offset=5, total=12
-            )
-        puppet.give(early[1], puppet.record(raw.HANDSHAKE, finished, epoch=1))
-        assert sorted(puppet.rig.received) == [b"0", b"1", b"2"]
-        kinds = [type(event) for event in puppet.rig.events[-4:]]
-        assert kinds == [HandshakeCompleted, DataReceived, DataReceived, DataReceived]
-        for record in early:
-            puppet.give(record)
-        assert len(puppet.rig.received) == 3
-
-
-def test_data_before_finished_are_never_delivered_where_finished_is_wrong():
-    puppet = IdClient()
-    puppet.hello()
-    puppet.give(puppet.key_exchange(), puppet.change_cipher_spec(), puppet.data(READING))
-    puppet.give(puppet.finished(bytes(12)))
-    puppet.wait(10)
-    assert puppet.rig.received == []
-    assert len(puppet.rig.causes) == 1
-
-
-def test_a_clients_data_before_the_servers_finished_wait_too():
-    server = IdServer()
-    server.verify_request()
-    server.answer_hello()
-    server.give(server.data(READING))
-    server.give(server.change_cipher_spec(), server.data(b"more"))
-    assert server.rig.received == []
-    server.give(server.finished())
-    assert sorted(server.rig.received) == sorted([READING, b"more"])
-
-
-def test_handshake_messages_as_early_data_are_no_finished():
-    # An alert or another message under the new keys, before Finished.
-    for kind, body in ((raw.ALERT, b"\x01\x00"), (raw.HANDSHAKE, raw.fragment(raw.CLIENT_HELLO, b"x"))):
-        puppet = IdClient()
-        puppet.hello()
-        puppet.give(puppet.key_exchange(), puppet.change_cipher_spec(), puppet.record(kind, body, epoch=1))
-        assert not [event for event in puppet.rig.events if isinstance(event, HandshakeCompleted)]
 
 
 # --- several records in a datagram ----------------------------------------------------------------------
@@ -478,6 +292,19 @@ def test_records_with_ids_of_random_content_change_counters_only(records):
     pair.client.send(READING, now=pair.now)
     pair.run_for(0.1)
     assert pair.server_received() == [READING]
+
+
+def test_a_client_stays_with_the_servers_address_until_the_handshake_is_complete():
+    server = IdServer()
+    server.verify_request()
+    flight_4 = b"".join(server.flight_4())
+    give_from(server, flight_4, ELSEWHERE)
+    server.read_flight_5(server.give(flight_4))
+    last = server.change_cipher_spec() + server.finished()
+    give_from(server, last, ELSEWHERE)
+    assert counters(server) == {DiscardReason.WRONG_PATH: 2}
+    server.give(last)
+    assert_untouched(server)
 
 
 def test_a_client_without_an_id_of_its_own_keeps_to_its_path():

@@ -125,6 +125,15 @@ def test_a_record_with_an_id_does_not_open_as_one_without_nor_with_another(suite
     assert ours.open(parsed(theirs.seal(23, b"data", epoch=1, seq=5), 2)) == (23, b"data")
 
 
+@each_suite
+def test_the_version_of_a_record_with_an_id_is_authenticated(suite):
+    ours, theirs = protections(suite, b"ab")
+    sealed = theirs.seal_inner(b"data\x17", epoch=1, seq=5, version=raw.DTLS_1_0)
+    assert ours.open(parsed(sealed, 2)) == (raw.APPLICATION_DATA, b"data")
+    (record,) = raw.records(sealed, 2)
+    assert ours.open(parsed(record._replace(version=raw.DTLS_1_2).encoded, 2)) is None
+
+
 def test_the_header_is_laid_out_as_the_rfc_says():
     ours, _ = protections(raw.AES_128_CCM_8, bytes.fromhex("c0ffee"))
     sealed = ours.seal(raw.APPLICATION_DATA, 1 << 48 | 0x0203, b"x" * 5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
 from sansdtls import (
@@ -14,13 +16,16 @@ from sansdtls import (
     ReturnRoutability,
     SecretDerived,
     ServerConfig,
+    key_log_line,
 )
 from sansdtls.testing import CounterEntropy, Network, Pair
+from tests.conftest import require_program
 from tests.core import raw
 from tests.core.id_puppets import IdClient, offering
 from tests.core.puppet import KEY, ClientRig, ServerRig
 from tests.core.test_noise import variants
 from tests.core.test_reproducible import replay
+from tests.core.test_secrets import pcap_of
 
 READING = b"21.5 degrees"
 POLICY = ConnectionIdPolicy(length=5, padding=16)
@@ -154,16 +159,19 @@ def test_no_repr_of_anything_shows_a_secret_of_an_association_with_ids():
     things = [
         *pair.client_events, *pair.server_events, pair.client, pair.server_connection, pair.server, POLICY,
         offering(POLICY), ServerConfig(connection_id=POLICY), *layers, *inside,
-        *(part._protection for part in inside), pair.server._routes, *pair.server._routes.established,
+        *(part.protection for part in inside), pair.server._routes, *pair.server._routes.established,
     ]  # fmt: skip
     shown = "".join(f"{thing!r} {thing}" for thing in things)
     for secret in secrets:
         assert secret.hex() not in shown
         assert repr(secret)[2:-1] not in shown
     for part in inside:
-        salt = part._protection._salt  # type: ignore[union-attr]
-        assert salt.hex() not in shown
-        assert repr(salt)[2:-1] not in shown
+        assert part.protection is not None
+        keys = part.protection._secret
+        for secret in (keys[:16], keys[16:]):
+            assert len(secret) >= 4
+            assert secret.hex() not in shown
+            assert repr(secret)[2:-1] not in shown
 
 
 @pytest.mark.parametrize("suite", [raw.AES_128_CCM_8, raw.CHACHA20], ids=hex)
@@ -175,6 +183,33 @@ def test_the_key_log_opens_records_with_ids(suite):
     assert (event.client_random, event.secret) == (puppet.random, puppet.keys.master_secret)
     puppet.give(puppet.data(READING))
     assert [event.data for event in rig.events if isinstance(event, DataReceived)] == [READING]
+
+
+@pytest.mark.slow
+def test_tshark_decrypts_our_records_with_ids(tmp_path):
+    tshark = require_program("tshark")
+    policy = ConnectionIdPolicy(length=5)
+    suite = CipherSuite.TLS_PSK_WITH_AES_128_CCM_8
+    pair = Pair(offering(policy, log_secrets=True, cipher_suites=[suite]), ServerConfig(connection_id=policy))
+    pair.handshake()
+    pair.client.send(b"reading 21.5", now=pair.now)
+    pair.server_connection.send(b"thank you", now=pair.now)
+    pair.run_for(0.1)
+    (event,) = [event for event in pair.client_events if isinstance(event, SecretDerived)]
+    key_log, capture = tmp_path / "keys.log", tmp_path / "session.pcap"
+    key_log.write_text(key_log_line(event) + "\n")
+    capture.write_bytes(pcap_of(pair.network))
+    shown = subprocess.run(
+        [tshark, "-r", capture, "-o", f"tls.keylog_file:{key_log}", "-d", "udp.port==5684,dtls", "-x", "-V"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout
+    assert "Connection ID" in shown
+    for data in (b"reading 21.5", b"thank you"):
+        assert data.hex(" ") in shown
+    assert pair.client.peer_connection_id.hex() in shown
 
 
 def test_an_id_tells_nothing_of_keys_or_identity():

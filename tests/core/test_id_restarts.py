@@ -288,22 +288,57 @@ STRANGERS = [
 class Observed:
     """A device's association, whose every record must arrive, whatever strangers do at its path."""
 
-    def __init__(self) -> None:
-        self.rig = ServerRig(keys={IDENTITY: [KEY], STRANGER: [STRANGERS_KEY]})
+    def __init__(self, **more) -> None:
+        self.rig = ServerRig(ServerConfig(**more), {IDENTITY: [KEY], STRANGER: [STRANGERS_KEY]})
         self.device = IdClient(self.rig, path=PATH).handshake()
         self.connection = self.rig.connection
         self.number = 0
 
-    def assert_undisturbed(self) -> None:
+    def assert_heard(self) -> bytes:
         self.number += 1
         data = b"%d" % self.number
         self.device.give(self.device.data(data))
         assert self.rig.received[-1] == data
         assert len(self.rig.received) == self.number
+        return data
+
+    def assert_undisturbed(self) -> None:
+        data = self.assert_heard()
         assert self.connection.state is ConnectionState.CONNECTED
         assert self.connection.path == PATH
         self.connection.send(data, now=self.rig.now)
         assert self.device.opened(self.rig.sent(PATH)) == [(raw.APPLICATION_DATA, data)]
+
+
+@pytest.mark.parametrize("own_id", [b"old", None], ids=["with ID", "without ID"])
+def test_a_device_that_lost_its_state_replaces_its_frozen_association_too(own_id):
+    rig = ServerRig(ServerConfig(freeze_after=5, connection_id=ConnectionIdPolicy(length=8)))
+    old = IdClient(rig, own_id=own_id).handshake()
+    old.give(old.data(b"old"))
+    rig.wait(20)
+    assert (len(rig.server), rig.server.frozen) == (0, 1)
+    new = IdClient(rig, random=b"n" * 32)
+    new.hello()
+    rig.wait(0)
+    assert rig.server.frozen == 1, "not before its Finished"
+    new.finish()
+    assert (len(rig.server), rig.server.frozen) == (1, 0)
+    for path in (old.path, ELSEWHERE):
+        rig.give(old.data(b"too late"), path)
+    new.give(new.data(b"new"))
+    assert rig.received == [b"old", b"new"]
+    rig.wait(20)
+    assert (len(rig.server), rig.server.frozen) == (0, 1)
+
+
+def test_a_strangers_handshake_at_the_address_of_a_frozen_association_leaves_it_be():
+    observed = Observed(freeze_after=5)
+    observed.assert_undisturbed()
+    for act in STRANGERS:
+        observed.rig.wait(20, PATH)
+        assert observed.rig.server.frozen >= 1
+        act(observed.rig, b"s")
+        observed.assert_heard()
 
 
 @pytest.mark.parametrize("act", STRANGERS, ids=lambda act: act.__name__)
@@ -319,8 +354,8 @@ def test_a_stranger_at_the_devices_address_disturbs_nothing(act, own_id):
     observed.rig.wait(200, PATH)
     observed.assert_undisturbed()
     assert observed.rig.server.statistics.half_open == 0
-    finished = act is has_another_identity
-    assert len(observed.rig.server) == (2 if finished else 1)
+    # A stranger that comes again replaces its own.
+    assert len(observed.rig.server) == (2 if act is has_another_identity else 1)
 
 
 @pytest.mark.parametrize("act", STRANGERS[:-1], ids=lambda act: act.__name__)
@@ -365,15 +400,27 @@ def test_a_device_comes_back_although_a_stranger_with_another_identity_has_its_a
     assert observed.rig.received == [b"new", b"the stranger's"]
 
 
-def test_many_devices_behind_one_address_come_and_go():
-    keys = {b"dev%d" % number: [b"key %d" % number] for number in range(4)}
-    rig = ServerRig(ServerConfig(connection_id=ConnectionIdPolicy(length=4)), keys)
-    for round_ in range(3):
-        for number in range(4):
-            identity = b"dev%d" % number
-            device = IdClient(
+@pytest.mark.parametrize("freeze_after", [None, 5], ids=["live", "frozen"])
+def test_each_of_many_devices_behind_one_address_replaces_its_own_association_and_no_other(freeze_after):
+    keys = {b"dev%d" % number: [b"key %d" % number] for number in range(5)}
+    rig = ServerRig(ServerConfig(freeze_after=freeze_after), keys)
+    devices: dict[bytes, IdClient] = {}
+    for round_ in range(4):
+        for number in range(5):
+            identity = b"dev%d" % ((number * (round_ + 1)) % 5)
+            old = devices.get(identity)
+            devices[identity] = IdClient(
                 rig, identity=identity, psk=keys[identity][0], random=bytes([round_, number] * 16), path="nat"
             ).handshake()
-            device.give(device.data(identity))
-            assert rig.received[-1] == identity
-    assert rig.server.statistics.handshakes_completed == 12
+            assert len(rig.server) + rig.server.frozen == len(devices)
+            before = len(rig.received)
+            if old is not None:
+                old.give(old.data(b"old"))
+            assert len(rig.received) == before
+            for each, device in devices.items():
+                device.give(device.data(each))
+                assert rig.received[-1] == each
+            rig.wait(20, "nat")
+    if freeze_after is not None:
+        assert rig.server.frozen == 5
+    assert len(rig.server) + rig.server.frozen == 5

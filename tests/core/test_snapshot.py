@@ -12,16 +12,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sansdtls import CipherSuite, NamedGroup, Outgoing, SnapshotError, UsageError
-from sansdtls import snapshot as module
-from sansdtls.snapshot import (
-    RESERVE,
-    THAW_JUMP,
-    decode_path,
-    decode_snapshot,
-    encode_path,
-    encode_snapshot,
-    expires_at,
-)
+from sansdtls import saved as module
+from sansdtls.saved_paths import decode_path, encode_path
+from sansdtls.snapshot import RESERVE, THAW_JUMP, decode_snapshot, encode_snapshot, expires_at
 from sansdtls.testing import CounterEntropy
 from sansdtls.wire.compact import encode_number
 from tests.core import frozen

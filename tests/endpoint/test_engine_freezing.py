@@ -6,7 +6,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from endpoint.association import CredentialKind
 from endpoint.quotas import IdentityOverflow, QuotaPolicy
-from endpoint.roster import Sleepers
+from endpoint.sleepers import Sleepers
 from endpoint.verification import reject_all
 from sansdtls import (
     ClientConfig,
@@ -32,7 +32,7 @@ LONG = 301.0 + 240.0
 def asleep(served):
     """Frozen associations, as core and engine know them."""
     sleepers = served.engine._sleepers
-    known = sum(len(sleepers.of(identity)) for identity in sleepers._by_identity)
+    known = sleepers.handles
     assert known == served.engine.statistics()["frozen"]
     return known
 

@@ -6,12 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from endpoint.config import ConfigFileError, EndpointConfig, load_config, parse_config
+from endpoint.config import ConfigFileError, EndpointConfig, State, load_config, parse_config
 from endpoint.credentials import Credentials
 from endpoint.keystore.loading import LoadedCredentials
 from endpoint.quotas import IdentityOverflow
 from endpoint.structure import StructureError, structure
-from sansdtls import CipherSuite, ExtendedMasterSecret, RetransmitPolicy
+from sansdtls import (
+    CipherSuite,
+    ConnectionIdPolicy,
+    ExtendedMasterSecret,
+    PathPolicy,
+    RetransmitPolicy,
+    ReturnRoutability,
+)
 
 HOME = Path("/etc/dtls-endpoint")
 CREDENTIALS = '[credentials]\npsk_file = "psk.txt"\n'
@@ -88,6 +95,120 @@ def test_every_table_is_read():
     assert config.log.level == "warning"
 
 
+def test_connection_ids_are_a_table_and_can_be_switched_off():
+    policy = parsed(
+        CREDENTIALS
+        + """
+        [dtls.connection_id]
+        length = 10
+        prefix = "00ff"
+        padding = 16
+        return_routability = "enhanced"
+        path_policy = "never"
+        probe_timeout = 2
+        max_probes = 5
+        """
+    ).dtls.connection_id
+    assert policy == ConnectionIdPolicy(
+        length=10,
+        prefix=b"\x00\xff",
+        padding=16,
+        return_routability=ReturnRoutability.ENHANCED,
+        path_policy=PathPolicy.NEVER,
+        probe_timeout=2,
+        max_probes=5,
+    )
+    assert parsed(CREDENTIALS).dtls.connection_id == ConnectionIdPolicy()
+    assert parsed(CREDENTIALS + '[dtls]\nconnection_id = "off"').dtls.connection_id is None
+    assert parsed(CREDENTIALS + '[dtls]\nresumption = "off"').dtls.resumption is None
+
+
+def test_every_key_of_connection_ids_but_the_function_can_stand_in_the_file():
+    assert problems(CREDENTIALS + '[dtls.connection_id]\ngenerator = "x"') == (
+        "endpoint.toml: dtls.connection_id.generator: unknown key",
+    )
+
+
+def test_what_is_saved_and_where_is_a_table():
+    state = parsed(
+        CREDENTIALS
+        + """
+        [state]
+        freeze_after = "never"
+        store = "sqlite"
+        file = "/var/lib/dtls/associations.db"
+        checkpoint_interval = 0.5
+        key_file = "state.key"
+        handoff_max_age = "never"
+        admin_socket = "/run/dtls/admin"
+        """
+    ).state
+    assert state == State(
+        freeze_after=None,
+        store="sqlite",
+        file=Path("/var/lib/dtls/associations.db"),
+        checkpoint_interval=0.5,
+        key_file=HOME / "state.key",
+        handoff_max_age=None,
+        admin_socket=Path("/run/dtls/admin"),
+    )
+    handed = parsed(CREDENTIALS + '[state]\nhandoff_file = "h"\nkey_file = "k"').state
+    assert (handed.handoff_file, handed.freeze_after) == (HOME / "h", 300.0)
+    assert parsed(CREDENTIALS).state == State()
+
+
+@pytest.mark.parametrize(
+    ("state", "mistakes"),
+    [
+        (
+            'store = "sqlite"',
+            [
+                'file: missing; remedy: add  file = "associations.db"',
+                'key_file: missing; store = "sqlite" needs it; remedy: add  key_file = "state.key"',
+            ],
+        ),
+        ('file = "f"', ['file: is of no use with store = "memory"; remedy: store = "sqlite"']),
+        (
+            'handoff_file = "f"',
+            ['key_file: missing; handoff_file needs it; remedy: add  key_file = "state.key"'],
+        ),
+        (
+            'store = "sqlite"\nfile = "f"\nkey_file = "k"\nhandoff_file = "h"',
+            ['handoff_file: is of no use with store = "sqlite", which keeps everything; remedy: remove it'],
+        ),
+        (
+            'handoff_file = "f"\nkey_file = "./f"\nadmin_socket = "/etc/dtls-endpoint/f"',
+            [
+                "handoff_file: is the same file as key_file; remedy: name another",
+                "admin_socket: is the same file as key_file; remedy: name another",
+            ],
+        ),
+        (
+            f'admin_socket = "{"x" * 90}"',
+            ["admin_socket: the name has more than 107 bytes; remedy: a shorter directory"],
+        ),
+        ("freeze_after = 0", ["freeze_after: 0 is not within 0.001 to 31536000 seconds"]),
+        ("handoff_max_age = 0", ["handoff_max_age: 0 is not within 0.001 to 31536000 seconds"]),
+        ("checkpoint_interval = 0", ["checkpoint_interval: 0 is not within 0.01 to 3600 seconds"]),
+        ('admin_socket = "\\u0000x"', ["admin_socket: a file name cannot hold a NUL character"]),
+        ('store = "disk"', ['store: "disk" is not one of memory, sqlite']),
+    ],
+)
+def test_what_does_not_go_together_in_the_state_table_is_told_with_a_remedy(state, mistakes):
+    assert list(problems(CREDENTIALS + "[state]\n" + state)) == [
+        f"endpoint.toml: state.{mistake}" for mistake in mistakes
+    ]
+
+
+def test_contradictions_of_credentials_and_state_are_told_together():
+    found = problems('[credentials]\nprivate_key = "k"\n[state]\nstore = "sqlite"')
+    assert [line.split(": ")[1] for line in found] == [
+        "credentials.certificate",
+        "state.file",
+        "state.key_file",
+    ]
+
+
 def test_the_retransmission_timer_may_be_a_table():
     policy = parsed(CREDENTIALS + "[dtls.retransmit]\ninitial_timeout = 2").dtls.retransmit
     assert policy == RetransmitPolicy(initial_timeout=2)
@@ -109,7 +230,7 @@ def test_the_retransmission_timer_may_be_a_table():
         (CREDENTIALS + "[listn]", 'listn: unknown key (did you mean "listen"?)'),
         (CREDENTIALS + "[listen]\nprot = 1", 'listen.prot: unknown key (did you mean "port"?)'),
         ("mtu = 512\n" + CREDENTIALS, 'mtu: unknown key (did you mean "dtls.mtu"?)'),
-        (CREDENTIALS + "[state]", "state: unknown key"),
+        (CREDENTIALS + "[metrics]", "metrics: unknown key"),
         (CREDENTIALS + "[listen]\nport = '5684'", 'listen.port: a whole number is needed, not text ("5684")'),
         (CREDENTIALS + "[listen]\nport = 2.5", "listen.port: a whole number is needed, not a number (2.5)"),
         (
@@ -171,6 +292,33 @@ def test_the_retransmission_timer_may_be_a_table():
         (CREDENTIALS + "[log]\nlevel = 3", "log.level: 3 is not one of debug, info, warning, error"),
         (CREDENTIALS + "identity_hint = ''", "credentials.identity_hint: has 0 bytes, not 1 to 128"),
         (CREDENTIALS + "[quotas]\nmystery = 1", "quotas.mystery: unknown key"),
+        (
+            CREDENTIALS + '[dtls.connection_id]\nprefix = "0"',
+            'dtls.connection_id.prefix: "0" is not an even number of hex digits',
+        ),
+        (
+            CREDENTIALS + "[dtls.connection_id]\nprefix = 7",
+            "dtls.connection_id.prefix: text in hex digits is needed, not a whole number (7)",
+        ),
+        (
+            CREDENTIALS + '[dtls.connection_id]\nprefix = "0102030405060708"',
+            "dtls.connection_id.prefix: 8 bytes leave no random byte of 8",
+        ),
+        (
+            CREDENTIALS + '[dtls.connection_id]\npath_policy = "always"',
+            'dtls.connection_id.path_policy: "always" is not one of move, application, never',
+        ),
+        (CREDENTIALS + '[dtls]\nconnection_id = "on"', 'dtls.connection_id: "on" is not one of off'),
+        (
+            CREDENTIALS + "[dtls]\nconnection_id = 8",
+            "dtls.connection_id: a table is needed, not a whole number (8)",
+        ),
+        (CREDENTIALS + "[dtls]\nfreeze_after = 8", "dtls.freeze_after: unknown key"),
+        (CREDENTIALS + "[dtls]\nsnapshot_keys = 8", "dtls.snapshot_keys: unknown key"),
+        (
+            CREDENTIALS + "[dtls]\npath_policy = 8",
+            'dtls.path_policy: unknown key (did you mean "connection_id.path_policy"?)',
+        ),
         ("[credentials\n", "line 1, column 13: Expected ']' at the end of a table declaration"),
     ],
 )
@@ -252,9 +400,10 @@ KEYS = st.sampled_from(
     "address port retry psk_file identity_hint cipher_suites extended_master_secret mtu retransmit limits cookie "
     "initial_timeout maximum_timeout idle_timeout replay_window handshake_burst identity_overflow kind buffer "
     "level failures_burst unknown certificate private_key names client_ca client_identity client_authentication "
-    "raw_public_keys groups signature_schemes alpn_protocols record_size_limit resumption lifetime".split()
+    "raw_public_keys groups signature_schemes alpn_protocols record_size_limit resumption lifetime connection_id length "
+    "prefix generator padding path_policy store file key_file handoff_file checkpoint_interval admin_socket".split()
 )
-TABLES = st.sampled_from(["listen", "credentials", "dtls", "quotas", "forward", "log", "other"])
+TABLES = st.sampled_from(["listen", "credentials", "dtls", "quotas", "forward", "state", "log", "other"])
 
 
 @given(st.dictionaries(TABLES, VALUES | st.dictionaries(KEYS, VALUES | st.dictionaries(KEYS, VALUES))))

@@ -1,0 +1,130 @@
+"""Which frozen associations an identity has.
+
+There may be a million, most of them the only one of their identity, and the limit for a frozen association is 400 bytes, of
+which the core's store takes 300. An entry of a dict with its two objects would take 165. So those that are alone
+stand in buckets: bytes objects of some eight entries, each a time, two lengths, the identity and the handle. An
+identity's second one moves both into a dict, where adding and removing takes the same time however many they are:
+whole fleets share an identity.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_ENTRY = struct.Struct("!dHH")
+"""When it was last heard; lengths of identity and handle."""
+_BUCKET_SIZE = 8
+"""Entries of a bucket, on average. Fewer take more memory, more take longer to look through: 8 take 1.5 us."""
+
+
+class Sleepers:
+    """The frozen associations of identities, by handle."""
+
+    __slots__ = ("_alone", "_buckets", "_families", "_mask")
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """All have gone elsewhere."""
+        self._families: dict[bytes, dict[bytes, float]] = {}
+        """Of identities that have had several at once: when each was last heard."""
+        self._buckets = [b""]
+        self._alone = 0
+        """Entries in the buckets."""
+        self._mask = 0
+        """The lowest bits of a hash that number at least as many buckets as there are."""
+
+    def __len__(self) -> int:
+        """Identities that have a frozen association."""
+        return self._alone + len(self._families)
+
+    @property
+    def handles(self) -> int:
+        """Frozen associations."""
+        return self._alone + sum(map(len, self._families.values()))
+
+    def of(self, identity: bytes) -> list[bytes]:
+        """The handles of an identity's, the one that has been silent longest first."""
+        family = self._families.get(identity)
+        if family is not None:
+            return sorted(family, key=family.__getitem__)
+        found = self._find(identity)
+        return [] if found is None else [found[1]]
+
+    def add(self, identity: bytes, handle: bytes, last_received: float) -> None:
+        """An association of ``identity`` is frozen. Identity and handle are below 65,536 bytes."""
+        family = self._families.get(identity)
+        if family is None:
+            found = self._find(identity)
+            if found is None:
+                self._put(last_received, identity, handle)
+                return
+            self._take_out(identity, found[1])
+            family = self._families[identity] = {found[1]: found[0]}
+        family[handle] = last_received
+
+    def remove(self, identity: bytes, handle: bytes) -> None:
+        """It is not any more. Does nothing if it is not there."""
+        family = self._families.get(identity)
+        if family is None:
+            self._take_out(identity, handle)
+            return
+        family.pop(handle, None)
+        if not family:
+            del self._families[identity]
+
+    # --- buckets: one more for each eight entries, whose entries come from one of the others -----------
+
+    def _number(self, identity: bytes) -> int:
+        number = hash(identity) & self._mask
+        return number if number < len(self._buckets) else number & (self._mask >> 1)
+
+    def _find(self, identity: bytes) -> tuple[float, bytes] | None:
+        for last_received, other, handle in _entries(self._buckets[self._number(identity)]):
+            if other == identity:
+                return last_received, handle
+        return None
+
+    def _put(self, last_received: float, identity: bytes, handle: bytes) -> None:
+        self._alone += 1
+        if self._alone > len(self._buckets) * _BUCKET_SIZE:
+            self._split()
+        self._buckets[self._number(identity)] += _entry(last_received, identity, handle)
+
+    def _take_out(self, identity: bytes, handle: bytes) -> None:
+        number = self._number(identity)
+        bucket = self._buckets[number]
+        left = b"".join(_entry(*entry) for entry in _entries(bucket) if entry[1:] != (identity, handle))
+        if len(left) != len(bucket):
+            self._buckets[number] = left
+            self._alone -= 1
+
+    def _split(self) -> None:
+        new = len(self._buckets)
+        if new > self._mask:
+            self._mask = self._mask << 1 | 1
+        old = new & (self._mask >> 1)
+        entries = _entries(self._buckets[old])
+        self._buckets[old] = b""
+        self._buckets.append(b"")
+        for entry in entries:
+            self._buckets[self._number(entry[1])] += _entry(*entry)
+
+
+def _entry(last_received: float, identity: bytes, handle: bytes) -> bytes:
+    return _ENTRY.pack(last_received, len(identity), len(handle)) + identity + handle
+
+
+def _entries(bucket: bytes) -> Iterator[tuple[float, bytes, bytes]]:
+    at = 0
+    while at < len(bucket):
+        last_received, identity_length, handle_length = _ENTRY.unpack_from(bucket, at)
+        at += _ENTRY.size
+        middle, end = at + identity_length, at + identity_length + handle_length
+        yield last_received, bucket[at:middle], bucket[middle:end]
+        at = end
