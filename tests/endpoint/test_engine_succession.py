@@ -21,7 +21,7 @@ from sansdtls import (
     ServerConfig,
     SnapshotError,
 )
-from tests.endpoint.devices import KEY, KEYS, Device, Recorder
+from tests.endpoint.devices import IDENTITY, KEY, KEYS, Device, Recorder
 from tests.endpoint.test_engine_freezing import LONG, SLEEPY
 from tests.endpoint.test_lookups import SlowStore
 
@@ -274,12 +274,14 @@ async def test_what_a_saved_path_would_have_the_kernel_do_with_an_answer_is_look
 async def test_handshakes_that_have_just_begun_do_not_stand_in_the_way_of_the_others():
     # A ticket or certificate is asked about in a timer's events; without running tasks there is nobody to ask.
     async with bound() as sockets:
-        engine = engine_on(sockets, keystore=SlowStore([KEY], slow=b"meter-2"))
+        engine = engine_on(sockets)
         with roamer(sockets) as device:
             async with running(engine):
                 await device.connect()
                 session = device.connection.session
-            config = ClientConfig(psk_identity=b"meter-2", psk_key=KEY, session=session)
+            slow = SlowStore([KEY])
+            engine.use_keystore(slow)
+            config = ClientConfig(psk_identity=IDENTITY, psk_key=KEY, session=session)
             with Device(sockets[0].port, config=config) as resuming:
                 await resuming.start()
                 engine._turn(0, sockets[0])
@@ -287,6 +289,7 @@ async def test_handshakes_that_have_just_begun_do_not_stand_in_the_way_of_the_ot
                 engine._turn(0, sockets[0])
                 assert engine.statistics()["handshakes"] == 1
                 blobs = list(engine.freeze_all())
+                assert not slow.asked.is_set()
             second = engine_on(sockets)
             (blob,) = blobs
             second.restore(blob)
