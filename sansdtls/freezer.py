@@ -150,11 +150,19 @@ class Freezer:
         return handle if handle is not None and handle in self.store else None
 
     def last_heard_at(self, path: Hashable) -> list[bytes]:
-        """The handles of associations that were last heard on this path, the latest first; not very many."""
+        """The handles of associations that were last heard on this path, the latest first; not very many.
+
+        The one that is found by this path is always among them: nobody else can be, as long as it is here.
+        """
         if not len(self.store):
             return []
         handle = _path_handle(path)
-        return [] if handle is None else self.store.handles_at(handle[len(BY_PATH) :], MAX_AT_ONE_PATH)
+        if handle is None:
+            return []
+        handles = self.store.handles_at(handle[len(BY_PATH) :], MAX_AT_ONE_PATH)
+        if handle in self.store and handle not in handles:
+            handles.append(handle)
+        return handles
 
     def is_free(self, connection_id: bytes) -> bool:
         """Whether no frozen association could be meant by this ID."""
