@@ -64,7 +64,7 @@ class FreezingServer:
         member = connection.watcher
         if not isinstance(member, Member) or member not in self._routes.established:
             raise WrongState("cannot freeze: this is no established association of this server")
-        if connection.has_events:
+        if connection.has_events or any(event.connection is connection for event in self._members.events):
             raise WrongState("cannot freeze: events wait to be fetched")
         handle = handle_of(connection.connection_id, connection.path)
         reserved_until = connection.reserved_until
