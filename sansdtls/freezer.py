@@ -58,6 +58,10 @@ class Saved(NamedTuple):
     """Whose numbers it reserves; ``None`` for a frozen one."""
     reserved_until: int = 0
 
+    def __repr__(self) -> str:
+        """Without the blob, which holds the association's secrets, and may not be sealed."""
+        return f"<Saved {self.handle.hex()} {len(self.blob)} bytes>"
+
 
 class Checkpoint(NamedTuple):
     """What has changed since the one before: to be made durable as one, then confirmed."""
@@ -67,6 +71,10 @@ class Checkpoint(NamedTuple):
     """Handles of associations that have ended, or were taken out."""
     bounds: tuple[tuple[bytes, tuple[bytes, int]], ...] = ()
     """What those that were taken out have to keep to until it is confirmed."""
+
+    def __repr__(self) -> str:
+        """Without the blobs."""
+        return f"<Checkpoint {len(self.saved)} saved, {len(self.removed)} removed>"
 
 
 def handle_of(connection_id: bytes, path: Hashable) -> bytes:
