@@ -11,11 +11,13 @@ from sansdtls import (
     ConnectionIdPolicy,
     ConnectionOffered,
     ConnectionState,
+    Limits,
     LocalClose,
     PskRequested,
     ReturnRoutability,
     WrongState,
 )
+from sansdtls.snapshot import RESERVE, decode_snapshot
 from sansdtls.testing import CounterEntropy
 from sansdtls.wire.record import read_record_untrusted
 from tests.core.freezing import (
@@ -26,6 +28,7 @@ from tests.core.freezing import (
     connect,
     freeze,
     freezing_fleet,
+    only,
     record_of,
     say,
     told,
@@ -123,3 +126,73 @@ def test_one_whose_waking_was_not_told_yet_cannot_be_taken_out():
         fleet.server.freeze(woken, now=fleet.now)
     assert told(fleet.server.handle_timeout(now=fleet.now)) == ["thawed"]
     assert fleet.server.freeze(woken, now=fleet.now)
+
+
+def test_one_that_cannot_be_saved_makes_no_room_and_no_limit_is_exceeded():
+    fleet = freezing_fleet(limits=Limits(max_associations=2))
+    sleeper = connect(fleet, 0)
+    freeze(fleet, sleeper)
+    for number in (1, 2):
+        connect(fleet, number, frozenset({number}))
+    fleet.network.send(sleeper.path, fleet.server_path, record_of(fleet, sleeper, b"no room"))
+    fleet.run_for(0)
+    assert len(fleet.server) == fleet.server.statistics.associations == 2
+    assert fleet.server.frozen == fleet.server.statistics.frozen == 1
+    (handle,) = fleet.server._freezer.store.handles()
+    assert fleet.server.wake(handle, now=fleet.now) is None
+
+
+def test_one_that_cannot_be_saved_does_not_stand_in_the_way_of_one_that_can():
+    fleet = freezing_fleet(limits=Limits(max_associations=2))
+    sleeper = connect(fleet, 0)
+    freeze(fleet, sleeper)
+    connect(fleet, 1, frozenset({1}))
+    connect(fleet, 2)
+    say(fleet, sleeper, b"awake")
+    assert len(fleet.server) == 2
+    assert fleet.server.frozen == 1
+
+
+def test_the_gauge_of_the_frozen_is_right_wherever_the_caller_stops_taking_them_out():
+    fleet = freezing_fleet()
+    freeze(fleet, *[connect(fleet, number) for number in range(3)])
+    for left in fleet.server.freeze_all(now=fleet.now):
+        assert left
+        assert fleet.server.statistics.frozen == fleet.server.frozen
+        break
+    assert fleet.server.statistics.frozen == fleet.server.frozen == 2
+
+
+def test_all_that_were_taken_out_and_put_back_stay_below_what_the_disk_says():
+    fleet = freezing_fleet(durable=True, generation=1)
+    connect(fleet, 0)
+    server = fleet.server
+    server.confirm(server.checkpoint(now=fleet.now))
+    connection = only(fleet)
+    saved_at = connection._layer.write.next_sequence_number
+    for _ in range(RESERVE - 100):
+        connection.send(b"x", now=fleet.now)
+    (blob,) = server.freeze_all(now=fleet.now)
+    again = server.thaw(blob, now=fleet.now)
+    with pytest.raises(WrongState, match="checkpoint"):
+        for _ in range(RESERVE):
+            again.send(b"x", now=fleet.now)
+    assert again._layer.write.next_sequence_number == saved_at + RESERVE
+
+
+def test_a_checkpoint_does_not_show_what_it_saves():
+    fleet = freezing_fleet(durable=True, generation=1)
+    connect(fleet, 0)
+    checkpoint = fleet.server.checkpoint(now=fleet.now)
+    (saved,) = checkpoint.saved
+    assert repr(checkpoint) == "<Checkpoint 1 saved, 0 removed>"
+    assert repr(saved) == f"<Saved {saved.handle.hex()} {len(saved.blob)} bytes>"
+
+
+def test_what_the_caller_keeps_with_an_association_is_in_the_next_checkpoint():
+    fleet = freezing_fleet(durable=True, generation=1)
+    connect(fleet, 0)
+    fleet.server.confirm(fleet.server.checkpoint(now=fleet.now))
+    only(fleet).annotation = b"note"
+    (saved,) = fleet.server.checkpoint(now=fleet.now).saved
+    assert decode_snapshot(saved.blob, keys=()).annotation == b"note"
