@@ -59,6 +59,10 @@ class Saved(NamedTuple):
     """Whose numbers it reserves; ``None`` for a frozen one."""
     reserved_until: int = 0
 
+    def __repr__(self) -> str:
+        """Without the blob, which holds the association's secrets, and may not be sealed."""
+        return f"<Saved {self.handle.hex()} {len(self.blob)} bytes>"
+
 
 class Checkpoint(NamedTuple):
     """What has changed since the one before: to be made durable as one, then confirmed."""
@@ -68,6 +72,10 @@ class Checkpoint(NamedTuple):
     """Handles of associations that have ended, or were taken out."""
     bounds: tuple[tuple[bytes, tuple[bytes, int]], ...] = ()
     """What those that were taken out have to keep to until it is confirmed."""
+
+    def __repr__(self) -> str:
+        """Without the blobs."""
+        return f"<Checkpoint {len(self.saved)} saved, {len(self.removed)} removed>"
 
 
 def handle_of(connection_id: bytes, path: Hashable) -> bytes:
@@ -151,11 +159,19 @@ class Freezer:
         return handle if handle is not None and handle in self.store else None
 
     def last_heard_at(self, path: Hashable) -> list[bytes]:
-        """The handles of associations that were last heard on this path, the latest first; not very many."""
+        """The handles of associations that were last heard on this path, the latest first; not very many.
+
+        The one that is found by this path is always among them: nobody else can be, as long as it is here.
+        """
         if not len(self.store):
             return []
         handle = _path_handle(path)
-        return [] if handle is None else self.store.handles_at(handle[len(BY_PATH) :], MAX_AT_ONE_PATH)
+        if handle is None:
+            return []
+        handles = self.store.handles_at(handle[len(BY_PATH) :], MAX_AT_ONE_PATH)
+        if handle in self.store and handle not in handles:
+            handles.append(handle)
+        return handles
 
     def is_free(self, connection_id: bytes) -> bool:
         """Whether no frozen association could be meant by this ID."""

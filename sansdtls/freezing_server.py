@@ -64,7 +64,7 @@ class FreezingServer:
         member = connection.watcher
         if not isinstance(member, Member) or member not in self._routes.established:
             raise WrongState("cannot freeze: this is no established association of this server")
-        if connection.has_events:
+        if connection.has_events or any(event.connection is connection for event in self._members.events):
             raise WrongState("cannot freeze: events wait to be fetched")
         handle = handle_of(connection.connection_id, connection.path)
         reserved_until = connection.reserved_until
@@ -138,18 +138,22 @@ class FreezingServer:
         for member in list(self._routes.established):
             connection = member.connection
             if connection.state is ConnectionState.CONNECTED:
+                reserved_until = connection.reserved_until
                 try:
+                    handle = handle_of(connection.connection_id, connection.path)
                     blob = self._members.take_out(member)
                 except SnapshotError:
                     continue  # of its path
                 self._freezer.remember(connection.server_random, connection.serial - 1)
                 connection.leave()
+                # Where the caller thinks better of it, it must not go further than what is kept says.
+                self._freezer.hold_bound(handle, blob, reserved_until)
                 yield blob
         for handle in list(self._freezer.store.handles()):
             frozen = self._freezer.take(handle)
             if frozen is not None:
+                self.statistics.frozen = len(self._freezer)
                 yield frozen
-        self.statistics.frozen = len(self._freezer)
 
     def wake(self, handle: bytes, *, now: float) -> Connection | None:
         """Thaw the association with this handle, so that something can be sent to it; ``None`` if there is none.

@@ -24,6 +24,7 @@ from sansdtls.handshake.failure import HandshakeFailure
 from sansdtls.iana import AlertDescription
 from sansdtls.record.ciphers import Ciphers
 from sansdtls.routes import Member, Pending, Route, Routes
+from sansdtls.saved_paths import can_be_saved
 from sansdtls.statistics import ServerStatistics, cause_name
 
 if TYPE_CHECKING:
@@ -77,6 +78,11 @@ class Members(FrozenMembers):
         """For :class:`~sansdtls.routes.Member`: it needs a checkpoint soon."""
         self.freezer.reserve_low = True
         self.note(member)
+
+    def changed(self, member: Member) -> None:
+        """For :class:`~sansdtls.routes.Member`: the next checkpoint is to have it."""
+        if member in self.routes.established:  # a newcomer's handle may still be another's
+            self.note(member)
 
     def settle_member(self, member: Member, events: list[Event], now: float) -> list[Event]:
         """After anything that happened to a connection: its new place, its new deadline."""
@@ -167,7 +173,12 @@ class Members(FrozenMembers):
         if self._freeze_after is None:
             return None
         silent_longest = islice(self.routes.established, LOOKED_AT_FOR_ROOM)
-        return next((member for member in silent_longest if member.connection.rests(now)), None)
+        return next((member for member in silent_longest if self._may_be_frozen(member, now)), None)
+
+    def _may_be_frozen(self, member: Member, now: float) -> bool:
+        """Whether :meth:`freeze` would, so that what ``has_room`` has promised is there."""
+        connection = member.connection
+        return connection.rests(now) and can_be_saved(connection.path)
 
     @property
     def _freeze_after(self) -> float | None:
