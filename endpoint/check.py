@@ -193,7 +193,7 @@ def _state(config: EndpointConfig) -> list[str]:
     else:
         kept = (
             "a restart keeps associations if the service manager keeps descriptors (FileDescriptorStoreMax= in the unit); "
-            "else a stop tells every device that is not frozen, and all handshake again"
+            "else a stop tells every device, and they handshake again"
         )
     return [frozen, kept]
 

@@ -410,7 +410,7 @@ def test_an_admin_socket_that_is_taken_keeps_the_service_from_starting(home, por
                 "freezes an association after 300 s of silence",
                 (
                     "a restart keeps associations if the service manager keeps descriptors (FileDescriptorStoreMax= in the "
-                    "unit); else a stop tells every device that is not frozen, and all handshake again"
+                    "unit); else a stop tells every device, and they handshake again"
                 ),
             ],
         ),
