@@ -249,6 +249,18 @@ def test_what_was_handed_over_under_another_key_is_told_and_the_service_goes_on_
         assert "a5a5" not in service.errors.read_text()
 
 
+def test_an_interrupt_tells_those_too_that_sleep(home, port):
+    configure(home, port, HANDED)
+    with serving(home, port) as (service, meters):
+        assert service.stop() == 0
+        service.start()
+        service.wait_until_said("READY")
+        assert service.fact("restored")["associations"] == COUNT
+        assert service.stop("SIGINT") == 0
+        meters._take_in()
+        assert sum(meters.causes.values()) == COUNT
+
+
 def test_a_file_that_cannot_be_written_has_the_devices_told(home, port):
     configure(home, port, HANDED.replace('"handoff"', '"none/handoff"'))
     with serving(home, port) as (service, meters):
