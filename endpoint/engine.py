@@ -422,9 +422,9 @@ class Engine:
         """See ``sansdtls.Server.checkpoint_due``."""
         return self._server.checkpoint_due
 
-    def checkpoint(self) -> Checkpoint:
+    def checkpoint(self, *, limit: int | None = None) -> Checkpoint:
         """See ``sansdtls.Server.checkpoint``."""
-        return self._server.checkpoint(now=self.now())
+        return self._server.checkpoint(now=self.now(), limit=limit)
 
     def confirm(self, checkpoint: Checkpoint) -> None:
         """See ``sansdtls.Server.confirm``."""

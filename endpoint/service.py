@@ -42,7 +42,7 @@ from endpoint.keystore.loading import load_credentials
 from endpoint.listening import listen
 from endpoint.logs import Throttle
 from endpoint.reporter import Reporter
-from endpoint.state.sqlite import StateFileError
+from endpoint.state.exclusive import StateFileError
 from endpoint.succession import Succession
 from endpoint.systemd import Supervision, SupervisionError
 from endpoint.text import show_text

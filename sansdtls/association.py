@@ -83,6 +83,9 @@ class Watcher(Protocol):
     def numbers_low(self) -> None:
         """Half of the record numbers that are reserved have been used, or more."""
 
+    def changed(self) -> None:
+        """What is saved of the connection has changed, though nothing has arrived."""
+
     def settle(self, events: list[Event], now: float) -> list[Event]:
         """The call produced ``events``; what the caller shall get instead."""
 

@@ -172,6 +172,8 @@ class Connection(FreezableAssociation):
         if len(value) > MAX_ANNOTATION_LENGTH:
             raise UsageError(f"annotation: at most {MAX_ANNOTATION_LENGTH} bytes are possible")
         self._annotation = value
+        if self._watcher is not None:
+            self._watcher.changed()
 
     @property
     def session(self) -> Session | None:

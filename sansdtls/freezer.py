@@ -21,6 +21,7 @@ was saved before, nothing else can be found.
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from sansdtls.association import ConnectionState
@@ -58,6 +59,10 @@ class Saved(NamedTuple):
     """Whose numbers it reserves; ``None`` for a frozen one."""
     reserved_until: int = 0
 
+    def __repr__(self) -> str:
+        """Without the blob, which holds the association's secrets, and may not be sealed."""
+        return f"<Saved {self.handle.hex()} {len(self.blob)} bytes>"
+
 
 class Checkpoint(NamedTuple):
     """What has changed since the one before: to be made durable as one, then confirmed."""
@@ -67,6 +72,10 @@ class Checkpoint(NamedTuple):
     """Handles of associations that have ended, or were taken out."""
     bounds: tuple[tuple[bytes, tuple[bytes, int]], ...] = ()
     """What those that were taken out have to keep to until it is confirmed."""
+
+    def __repr__(self) -> str:
+        """Without the blobs."""
+        return f"<Checkpoint {len(self.saved)} saved, {len(self.removed)} removed>"
 
 
 def handle_of(connection_id: bytes, path: Hashable) -> bytes:
@@ -150,11 +159,19 @@ class Freezer:
         return handle if handle is not None and handle in self.store else None
 
     def last_heard_at(self, path: Hashable) -> list[bytes]:
-        """The handles of associations that were last heard on this path, the latest first; not very many."""
+        """The handles of associations that were last heard on this path, the latest first; not very many.
+
+        The one that is found by this path is always among them: nobody else can be, as long as it is here.
+        """
         if not len(self.store):
             return []
         handle = _path_handle(path)
-        return [] if handle is None else self.store.handles_at(handle[len(BY_PATH) :], MAX_AT_ONE_PATH)
+        if handle is None:
+            return []
+        handles = self.store.handles_at(handle[len(BY_PATH) :], MAX_AT_ONE_PATH)
+        if handle in self.store and handle not in handles:
+            handles.append(handle)
+        return handles
 
     def is_free(self, connection_id: bytes) -> bool:
         """Whether no frozen association could be meant by this ID."""
@@ -205,10 +222,18 @@ class Freezer:
         bound = saved.write_sequence_number + RESERVE * generations
         return min(bound, self._bounds.get(handle, (b"", bound))[1])
 
-    def checkpoint(self, keys: tuple[bytes, ...]) -> Checkpoint:
-        """All that has changed since the last one. What has a path that cannot be saved is not among it."""
+    def checkpoint(self, keys: tuple[bytes, ...], limit: int | None) -> Checkpoint:
+        """All that has changed since the last one, or the ``limit`` changes that have waited longest.
+
+        What has a path that cannot be saved is not among it.
+        """
         changed, self._changed = self._changed, {}
-        self.reserve_low = False
+        if limit is not None and len(changed) > limit:
+            self._changed, changed = changed, dict(islice(changed.items(), limit))
+            for handle in changed:
+                del self._changed[handle]
+        else:
+            self.reserve_low = False
         removed = [handle for handle, state in changed.items() if state is None]
         bounds = tuple((handle, self._bounds[handle]) for handle in removed if handle in self._bounds)
         checkpoint = Checkpoint([], removed, bounds)

@@ -3,7 +3,7 @@
 A store finds a blob by the association's handle and by the path it was last heard on, hands it out once, and knows which
 one's time is over first. :class:`MemoryStore` is made for a million of them, so each may cost little: handle,
 path and blob stand in one bytes object, in a numbered slot. Two hash tables from handle and from path to slot, and
-a heap of slots in the order of expiry, are arrays of numbers. Beyond the blob's own bytes this costs about 105 for
+a heap of slots in the order of expiry, are arrays of numbers. Beyond the blob's own bytes this costs about 115 for
 an association with an 8-byte connection ID on an IPv4 path. A dict for each of the two, with objects for handle,
 path and blob, and nothing yet for the order, would cost 230.
 
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 class FrozenStore(Protocol):
     """Where frozen associations are. All times in seconds on the server's clock.
 
-    A handle names an association; a path key, which is ``encode_path(path)``, says where it was last heard.
+    A handle names an association; a path key says where it was last heard. :func:`sansdtls.expires_at` says of a blob
+    when its association's time is over.
     """
 
     def put(self, handle: bytes, path_key: bytes, blob: bytes) -> None:
@@ -158,10 +159,12 @@ class _Index:
     """A hash table from keys to slots that holds no keys: ``key_of`` says the key of a slot.
 
     Linear hashing: the table grows by one bucket for each slot, and the slots of one bucket are spread over two. So
-    no insertion has to wait for all others to be moved. Slots in one bucket are a chain, the newest first.
+    no insertion has to wait for all others to be moved. Slots in one bucket are a chain, the newest first. It goes
+    in both directions: one device with a valid key can have 100,000 associations with one path, and whatever is taken
+    out of the midst of them must not be looked for.
     """
 
-    __slots__ = ("_buckets", "_following", "_key_of", "_mask", "_size")
+    __slots__ = ("_buckets", "_following", "_key_of", "_mask", "_preceding", "_size")
 
     def __init__(self, key_of: Callable[[int], bytes]) -> None:
         self._key_of = key_of
@@ -169,6 +172,8 @@ class _Index:
         """First slot of each chain."""
         self._following = array("I")
         """By slot: the next one of its chain."""
+        self._preceding = array("I")
+        """By slot: the one before it; the first has none."""
         self._mask = 0
         """The lowest bits of a hash that number at least as many buckets as there are."""
         self._size = 0
@@ -196,21 +201,24 @@ class _Index:
             self._split()
         if slot == len(self._following):
             self._following.append(_NO_SLOT)
+            self._preceding.append(_NO_SLOT)
         bucket = self._bucket(key)
-        self._following[slot] = self._buckets[bucket]
+        after = self._buckets[bucket]
+        self._following[slot], self._preceding[slot] = after, _NO_SLOT
+        if after != _NO_SLOT:
+            self._preceding[after] = slot
         self._buckets[bucket] = slot
 
     def remove(self, key: bytes, slot: int) -> None:
         """Take a slot out of its chain."""
         self._size -= 1
-        bucket = self._bucket(key)
-        at = self._buckets[bucket]
-        if at == slot:
-            self._buckets[bucket] = self._following[slot]
-            return
-        while self._following[at] != slot:
-            at = self._following[at]
-        self._following[at] = self._following[slot]
+        before, after = self._preceding[slot], self._following[slot]
+        if before == _NO_SLOT:
+            self._buckets[self._bucket(key)] = after
+        else:
+            self._following[before] = after
+        if after != _NO_SLOT:
+            self._preceding[after] = before
 
     def _split(self) -> None:
         """Add a bucket, and give it what belongs there of the one bucket that had it until now."""
@@ -225,10 +233,11 @@ class _Index:
         while slot != _NO_SLOT:  # in their order, so that the newest of equal keys stays first
             following = self._following[slot]
             bucket = self._bucket(self._key_of(slot))
-            if ends[bucket] == _NO_SLOT:
+            before = self._preceding[slot] = ends[bucket]
+            if before == _NO_SLOT:
                 self._buckets[bucket] = slot
             else:
-                self._following[ends[bucket]] = slot
+                self._following[before] = slot
             ends[bucket] = slot
             self._following[slot] = _NO_SLOT
             slot = following

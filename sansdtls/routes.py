@@ -25,6 +25,9 @@ class Keeper(Protocol):
     def numbers_low(self, member: Member) -> None:
         """Half of the record numbers that are reserved for ``member`` have been used, or more."""
 
+    def changed(self, member: Member) -> None:
+        """What is saved of ``member`` has changed, though nothing has arrived."""
+
     def settle_member(self, member: Member, events: list[Event], now: float) -> list[Event]:
         """A direct call on ``member`` produced ``events``; what the caller shall get instead."""
 
@@ -140,6 +143,10 @@ class Member:
     def numbers_low(self) -> None:
         """Pass it on."""
         self._keeper.numbers_low(self)
+
+    def changed(self) -> None:
+        """Pass it on."""
+        self._keeper.changed(self)
 
     def settle(self, events: list[Event], now: float) -> list[Event]:
         """Pass it on."""

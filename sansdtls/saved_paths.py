@@ -41,6 +41,15 @@ def encode_path(path: Hashable) -> bytes:
     return encoded
 
 
+def can_be_saved(path: Hashable) -> bool:
+    """Whether :func:`encode_path` takes it."""
+    try:
+        encode_path(path)
+    except SnapshotError:
+        return False
+    return True
+
+
 def decode_path(data: bytes) -> Hashable:
     """The opposite of :func:`encode_path`. Raises SnapshotError for anything that it did not make."""
     reader = CompactReader(data, "path")

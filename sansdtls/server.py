@@ -137,6 +137,8 @@ class Server(FreezingServer):
         """The fast way: all of the datagram is this connection's."""
         connection = member.connection
         events = connection.receive_datagram(data, now=now, path=path)
+        if self._members.events:
+            events = self._take_events() + events  # that it was woken comes before what it has received
         if connection.state is ConnectionState.CLOSED:
             return self._members.settle_member(member, events, now)
         if connection.last_received == now:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import trio
 
-from endpoint.state.sqlite import StateFileError
+from endpoint.state.exclusive import StateFileError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -2,6 +2,8 @@
 
 import math
 import random
+from collections.abc import Callable
+from time import process_time
 
 import pytest
 from hypothesis import settings
@@ -195,6 +197,19 @@ def test_a_chain_stays_short_however_many_there_are():
     for index in (store._by_handle, store._by_path):
         assert max(_lengths(index)) < 20
         assert sum(_lengths(index)) == 5000
+
+
+def test_to_take_one_costs_the_same_however_many_have_its_path():
+    def seconds(path_of: Callable[[int], bytes]) -> float:
+        store = MemoryStore()
+        for number in range(20_000):
+            store.put(b"n%d" % number, path_of(number), blob(1.0))
+        before = process_time()
+        for number in range(500):  # the ones that were put first, at the end of their chain
+            store.take(b"n%d" % number)
+        return process_time() - before
+
+    assert seconds(lambda _: PATH) < 10 * seconds(encode_path)
 
 
 def _lengths(index: module._Index) -> list[int]:

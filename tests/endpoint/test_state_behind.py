@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from endpoint.state.behind import FIRST_PAUSE, LONGEST_PAUSE, WriteBehind
-from endpoint.state.sqlite import AssociationFile, StateFileError
+from endpoint.state.exclusive import StateFileError
+from endpoint.state.sqlite import AssociationFile
 from tests.endpoint.numbering import Checkpoint, Ledger, NumberingServer, Saved
 
 STATE = Path("state.db")

@@ -13,7 +13,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from endpoint.state.sqlite import AssociationFile, StateFileError
+from endpoint.state.exclusive import StateFileError
+from endpoint.state.sqlite import AssociationFile
 from tests.endpoint.numbering import RESERVE, Ledger, NumberingServer, Row
 from tests.endpoint.state_writer import changes
 from tests.program.running import Running

@@ -15,7 +15,8 @@ import trio.testing
 from hypothesis import settings
 
 from endpoint.state.behind import WriteBehind
-from endpoint.state.sqlite import AssociationFile, StateFileError
+from endpoint.state.exclusive import StateFileError
+from endpoint.state.sqlite import AssociationFile
 from sansdtls import Server
 from tests.core.durable_lives import RESERVE, AnyOrder, Lives
 
