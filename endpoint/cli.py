@@ -120,7 +120,7 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="run the endpoint",
         description="Run the endpoint until SIGTERM or SIGINT. Facts go to standard error, one JSON line "
         'each, "listening" first. SIGHUP reads the credentials again, all or nothing. SIGTERM hands associations over '
-        "to the next run, where [state] says how; SIGINT tells every device that is not frozen that this is the end.",
+        "to the next run, where [state] says how; SIGINT tells every device that this is the end.",
     )
     _add_config(parser)
     parser.set_defaults(run=_serve)

@@ -109,7 +109,7 @@ class Engine:
         self._clock = clock
         self._turn_limit = turn
         self._quotas = Quotas(quotas)
-        store = MemoryStore() if store is None else store
+        store = self._store = MemoryStore() if store is None else store
         self._server = Server(
             config, entropy=entropy, now=clock(), store=store, generation=generation, durable=durable
         )
@@ -362,24 +362,33 @@ class Engine:
         """Wait until none is under way, at most ``seconds``; how many are left."""
         return await self._admission.wait_until_none(seconds)
 
-    async def drain(self, deadline_seconds: float) -> int:
+    async def drain(self, deadline_seconds: float, *, frozen: bool = False) -> int:
         """Stop accepting and close every association and handshake with an alert; run on until then.
 
-        Frozen associations stay where they are. Returns how many were left when ``deadline_seconds`` had passed;
-        0 = all are closed and their alerts sent. Cancel :meth:`run` afterwards.
+        Frozen associations stay where they are, or with ``frozen`` are woken for it when all others are closed. Returns how
+        many were left when ``deadline_seconds`` had passed; 0 = all are closed and their alerts sent. Cancel
+        :meth:`run` afterwards.
         """
         self.stop_accepting()
+        sleeping = iter(self._store.handles() if frozen else ())
         with trio.move_on_after(deadline_seconds):
-            while len(self._roster) + len(self._admission):
+            while connections := self._next_to_close(sleeping):
                 now = self._clock()
-                # Those that are there now: a record that comes meanwhile may wake a frozen one.
-                for connection in list(islice(self._connections(), DRAIN_BATCH)):
+                for connection in connections:
                     connection.close(now=now)
                 self._run_timers()
                 for udp in self.sockets:
                     await udp.wait_writable()
                 await trio.lowlevel.checkpoint()
-        return len(self._roster) + len(self._admission)
+        return len(self._roster) + len(self._admission) + (self._server.frozen if frozen else 0)
+
+    def _next_to_close(self, sleeping: Iterator[bytes]) -> list[Connection]:
+        """Those that are there now, as a record that comes meanwhile may wake one; else some of ``sleeping``."""
+        connections = list(islice(self._connections(), DRAIN_BATCH))
+        while not connections and (handles := list(islice(sleeping, DRAIN_BATCH))):
+            woken = (self._server.wake(handle, now=self._clock()) for handle in handles)
+            connections = [connection for connection in woken if connection is not None]
+        return connections
 
     def _connections(self) -> Iterator[Connection]:
         yield from (association.connection for association in self._roster)

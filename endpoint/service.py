@@ -328,7 +328,7 @@ class Service:
         """Tell the peers, or let their handshakes finish before they are handed over; how many are left."""
         if not self._handing_over:
             self._supervision.notifier.stopping("telling the devices")
-            return await engine.drain(self._config.listen.drain)
+            return await engine.drain(self._config.listen.drain, frozen=True)
         self._supervision.notifier.stopping("handing over to the next process")
         engine.stop_accepting()
         await engine.wait_for_handshakes(HANDSHAKE_GRACE)

@@ -356,6 +356,26 @@ async def test_who_a_device_is_survives_its_sleep_and_it_is_not_verified_again(
 # --- the end ---
 
 
+async def test_draining_for_good_wakes_the_frozen_ones_and_tells_them_too(autojump_clock, monkeypatch):
+    monkeypatch.setattr("endpoint.engine.DRAIN_BATCH", 2)
+    async with serving(config=SLEEPY) as served:
+        sleepers = await frozen_devices(served, 4)
+        live = await served.roamer(identity=b"meter-4").connect()
+        assert await served.engine.drain(5.0, frozen=True) == 0
+        for device in (live, *sleepers):
+            await device.until(lambda device=device: device.cause)
+            assert device.cause == PeerClose()
+        assert asleep(served) == 0
+        assert served.idle
+
+
+async def test_frozen_ones_that_could_not_be_told_in_time_are_counted(autojump_clock, monkeypatch):
+    monkeypatch.setattr("endpoint.engine.DRAIN_BATCH", 1)
+    async with serving(config=SLEEPY) as served:
+        await frozen_devices(served, 2)
+        assert await served.engine.drain(0.0, frozen=True) == 1
+
+
 async def test_draining_leaves_the_frozen_ones_and_closes_one_that_wakes_meanwhile(
     autojump_clock, monkeypatch
 ):
