@@ -389,7 +389,7 @@ class CheckpointingEngine(FakeEngine):
         if blob.startswith(b"bad"):
             raise SnapshotError(blob.decode())
 
-    def checkpoint(self):
+    def checkpoint(self, *, limit):
         saved = tuple(FakeSaved(blob[:4], blob) for blob in self.blobs)
         self.blobs.clear()
         return FakeCheckpoint(saved)

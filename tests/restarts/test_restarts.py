@@ -6,9 +6,13 @@ no number twice. As no datagram was dropped on the way to the meters, the ledger
 sent, also what its next life was not told of.
 """
 
+import pytest
+
 from sansdtls import ConnectionIdPolicy
 from tests.restarts.meters import WINDOW, Meters, identity
 from tests.restarts.service import prepare, supervised
+
+pytestmark = pytest.mark.slow
 
 COUNT = 10_000
 """Meters, as many as a carrier's NAT may hide. Most of the time goes into their handshakes."""
