@@ -11,6 +11,9 @@ written, *it* is tried again until it can, and only then the next: nothing is le
 however long the disk is full, what is held is one blob per association; what changes meanwhile is marked in the
 server. Unconfirmed numbers are not used, so the worst of a failing disk is silence.
 
+Many changes are taken in portions, one after the other without a pause, because no datagram is received while the
+server puts a checkpoint together. Associations do not depend on each other, so a crash may come between portions.
+
 A write cannot be interrupted, and a disk may take forever. Whoever waits for one can be cancelled; the
 thread is then left behind, and the same checkpoint will be written again. Each attempt has a number, and
 a thread that finds its number overtaken writes nothing: an old checkpoint must never land on a newer one.
