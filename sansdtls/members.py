@@ -440,6 +440,7 @@ class Members:
         try:
             return self.revive(handle, saved, now)
         except SnapshotError:
+            self.freezer.remember(saved.server_random, NEVER)  # older copies would use numbers again
             self._lost(handle)
             return None
 

@@ -16,6 +16,7 @@ from sansdtls import (
     LocalClose,
     PskRequested,
     ReturnRoutability,
+    SnapshotError,
     WrongState,
 )
 from sansdtls.snapshot import RESERVE, decode_snapshot
@@ -197,3 +198,17 @@ def test_what_the_caller_keeps_with_an_association_is_in_the_next_checkpoint():
     only(fleet).annotation = b"note"
     (saved,) = fleet.server.checkpoint(now=fleet.now).saved
     assert decode_snapshot(saved.blob, keys=()).annotation == b"note"
+
+
+def test_of_one_whose_numbers_were_used_up_in_its_sleep_no_older_copy_is_taken():
+    fleet = freezing_fleet(limits=Limits(max_sealed_records=64))
+    client = connect(fleet, 0)
+    older = fleet.server.freeze(only(fleet), now=fleet.now)
+    again = fleet.server.thaw(older, now=fleet.now)
+    for _ in range(40):
+        again.send(b"x", now=fleet.now)
+    (handle,) = freeze(fleet, client)
+    assert fleet.server.wake(handle, now=fleet.now) is None
+    assert fleet.server.statistics.frozen_lost == 1
+    with pytest.raises(SnapshotError, match="loaded before"):
+        fleet.server.thaw(older, now=fleet.now)
