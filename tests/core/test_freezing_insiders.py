@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sansdtls import (
+    ConfigError,
     Connection,
     ConnectionIdPolicy,
     ConnectionOffered,
@@ -16,7 +17,9 @@ from sansdtls import (
     LocalClose,
     PskRequested,
     ReturnRoutability,
+    ServerConfig,
     SnapshotError,
+    UsageError,
     WrongState,
 )
 from sansdtls.snapshot import RESERVE, decode_snapshot
@@ -212,3 +215,22 @@ def test_of_one_whose_numbers_were_used_up_in_its_sleep_no_older_copy_is_taken()
     assert fleet.server.statistics.frozen_lost == 1
     with pytest.raises(SnapshotError, match="loaded before"):
         fleet.server.thaw(older, now=fleet.now)
+
+
+@pytest.mark.parametrize("value", ["text", bytearray(b"may change"), None, bytes(1025)])
+def test_an_annotation_that_could_not_be_saved_is_refused_when_it_is_set(value):
+    fleet = freezing_fleet()
+    connect(fleet, 0)
+    with pytest.raises(UsageError, match="annotation"):
+        only(fleet).annotation = value
+
+
+@pytest.mark.parametrize("keys", [("k" * 32,), b"k" * 32, (bytearray(32),), (b"k" * 31,)])
+def test_keys_that_could_not_seal_are_refused_in_the_configuration(keys):
+    with pytest.raises(ConfigError, match="snapshot_keys"):
+        ServerConfig(snapshot_keys=keys)
+
+
+def test_a_generation_that_no_blob_could_carry_is_refused():
+    with pytest.raises(ConfigError, match="generation"):
+        freezing_fleet(durable=True, generation=-1)
