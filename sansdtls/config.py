@@ -239,9 +239,9 @@ def _alpn_protocols(value: Iterable[bytes]) -> tuple[bytes, ...]:
     return names
 
 
-def _snapshot_keys(value: Iterable[bytes]) -> tuple[bytes, ...]:
+def _snapshot_keys(value: Iterable[Any]) -> tuple[bytes, ...]:
     keys = tuple(value)
-    if not all(len(key) == SNAPSHOT_KEY_LENGTH for key in keys):
+    if not all(isinstance(key, bytes) and len(key) == SNAPSHOT_KEY_LENGTH for key in keys):
         raise ConfigError(f"snapshot_keys: each is {SNAPSHOT_KEY_LENGTH} bytes")
     return keys
 

@@ -8,7 +8,7 @@ bytes out.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sansdtls.association import ConnectionState, Watcher
 from sansdtls.config import MAX_PSK_LENGTH
@@ -169,7 +169,8 @@ class Connection(FreezableAssociation):
     @annotation.setter
     def annotation(self, value: bytes) -> None:
         """Replace it."""
-        if len(value) > MAX_ANNOTATION_LENGTH:
+        given: Any = value
+        if not isinstance(given, bytes) or len(given) > MAX_ANNOTATION_LENGTH:
             raise UsageError(f"annotation: at most {MAX_ANNOTATION_LENGTH} bytes are possible")
         self._annotation = value
         if self._watcher is not None:

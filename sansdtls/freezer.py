@@ -25,7 +25,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from sansdtls.association import ConnectionState
-from sansdtls.errors import SnapshotError
+from sansdtls.errors import ConfigError, SnapshotError
 from sansdtls.frozen import MemoryStore
 from sansdtls.saved_paths import encode_path
 from sansdtls.snapshot import RESERVE, decode_snapshot
@@ -96,6 +96,8 @@ class Freezer:
     """The frozen side of one server."""
 
     def __init__(self, store: FrozenStore | None, *, generation: int, durable: bool) -> None:
+        if generation < 0:
+            raise ConfigError(f"generation: {generation} is below 0")  # and no blob could be made
         self.store: FrozenStore = MemoryStore() if store is None else store
         self.generation = generation
         self.durable = durable

@@ -210,6 +210,7 @@ class FrozenMembers:
             return self.revive(handle, saved, now)
         except SnapshotError:
             self._lost(handle)
+            self.freezer.remember(saved.server_random, NEVER)  # older copies would use numbers again
             return None
 
     def _lost(self, handle: bytes) -> None:

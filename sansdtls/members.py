@@ -195,7 +195,8 @@ class Members(FrozenMembers):
     ) -> None:
         """End a connection; its last event goes to ``events``."""
         self.now = now
-        member.connection.terminate(cause, notify=notify)
+        if member.connection.state is not ConnectionState.CLOSED:  # as one of which the event waits
+            member.connection.terminate(cause, notify=notify)
         last = member.connection.take_events()
         self.release(member, last)
         events += last

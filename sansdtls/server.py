@@ -81,7 +81,8 @@ class Server(FreezingServer):
 
         ``store`` keeps frozen associations, by default in memory. With ``durable`` the caller makes checkpoints
         (see :meth:`checkpoint`), and ``generation`` says how often the place where it keeps them has been
-        opened; ``now`` must then go on where the clock of the process before was.
+        opened; ``now`` must then go on where the clock of the process before was. Raises ConfigError if it is
+        negative.
         """
         self._freezer = Freezer(store, generation=generation, durable=durable)
         self._members = Members(config, entropy=entropy, now=now, freezer=self._freezer)
@@ -229,7 +230,8 @@ class Server(FreezingServer):
         """Use ``config`` for the handshakes that begin from now on; what is under way or established stays.
 
         ``freeze_after`` and ``snapshot_keys`` count for all from now on.
-        The cookie's policy cannot be replaced, nor what bounds this object, ``limits``: they stay as they are.
+        The cookie's policy cannot be replaced, nor those of the ``limits`` that bound this object: they stay as they
+        are. Those of one connection count for what is made or thawed from now on.
         """
         if config.resumption != self._config.resumption:
             self._sessions = _sessions(config, self._entropy, now)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sansdtls import (
+    ConfigError,
     Connection,
     ConnectionIdPolicy,
     ConnectionOffered,
@@ -16,6 +17,9 @@ from sansdtls import (
     LocalClose,
     PskRequested,
     ReturnRoutability,
+    ServerConfig,
+    SnapshotError,
+    UsageError,
     WrongState,
 )
 from sansdtls.snapshot import RESERVE, decode_snapshot
@@ -197,3 +201,36 @@ def test_what_the_caller_keeps_with_an_association_is_in_the_next_checkpoint():
     only(fleet).annotation = b"note"
     (saved,) = fleet.server.checkpoint(now=fleet.now).saved
     assert decode_snapshot(saved.blob, keys=()).annotation == b"note"
+
+
+def test_of_one_whose_numbers_were_used_up_in_its_sleep_no_older_copy_is_taken():
+    fleet = freezing_fleet(limits=Limits(max_sealed_records=64))
+    client = connect(fleet, 0)
+    older = fleet.server.freeze(only(fleet), now=fleet.now)
+    again = fleet.server.thaw(older, now=fleet.now)
+    for _ in range(40):
+        again.send(b"x", now=fleet.now)
+    (handle,) = freeze(fleet, client)
+    assert fleet.server.wake(handle, now=fleet.now) is None
+    assert fleet.server.statistics.frozen_lost == 1
+    with pytest.raises(SnapshotError, match="loaded before"):
+        fleet.server.thaw(older, now=fleet.now)
+
+
+@pytest.mark.parametrize("value", ["text", bytearray(b"may change"), None, bytes(1025)])
+def test_an_annotation_that_could_not_be_saved_is_refused_when_it_is_set(value):
+    fleet = freezing_fleet()
+    connect(fleet, 0)
+    with pytest.raises(UsageError, match="annotation"):
+        only(fleet).annotation = value
+
+
+@pytest.mark.parametrize("keys", [("k" * 32,), b"k" * 32, (bytearray(32),), (b"k" * 31,)])
+def test_keys_that_could_not_seal_are_refused_in_the_configuration(keys):
+    with pytest.raises(ConfigError, match="snapshot_keys"):
+        ServerConfig(snapshot_keys=keys)
+
+
+def test_a_generation_that_no_blob_could_carry_is_refused():
+    with pytest.raises(ConfigError, match="generation"):
+        freezing_fleet(durable=True, generation=-1)
