@@ -241,17 +241,7 @@ class Service:
                 opened.enter_context(udp)
                 self._log.info("listening", address=udp.address, port=udp.port)
             self._log_keys()
-            engine = self._engine = Engine(
-                self._loaded.complete(self._config.dtls, self._config.credentials),
-                sockets=listeners.sockets,
-                keystore=self._keystore,
-                verify=self._verifier(self._loaded),
-                quotas=self._config.quotas,
-                observer=Reporter(self._log, self._throttle, forwarder),
-                clock=succession.clock,
-                generation=succession.generation,
-                durable=succession.durable,
-            )
+            engine = self._engine = self._make_engine(listeners, forwarder, succession)
             # From here on this process holds what nobody else has: a signal may not end it without a word.
             self._serving = True
             succession.restore(engine)
@@ -265,11 +255,7 @@ class Service:
                 async with trio.open_nursery() as running:
                     await running.start(engine.run)
                     task_status.started([(udp.address, udp.port) for udp in listeners.sockets])
-                    where = ", ".join(udp.local_text for udp in listeners.sockets)
-                    notifier = self._supervision.notifier
-                    if notifier and not notifier.ready(f"serving on {where}"):
-                        # It will take us for one that does not start, and end us after a while.
-                        self._log.warning("notify_failed", failures=notifier.failures)
+                    self._say_ready(listeners)
                     await self._stop.wait()
                     deadline = trio.current_time() + self._config.listen.drain
                     left = await self._take_leave(engine)
@@ -293,6 +279,26 @@ class Service:
                 | {"forward": forwarder.statistics()}
                 | succession.statistics(),
             )
+
+    def _make_engine(self, listeners: Listeners, forwarder: Forwarder, succession: Succession) -> Engine:
+        return Engine(
+            self._loaded.complete(self._config.dtls, self._config.credentials),
+            sockets=listeners.sockets,
+            keystore=self._keystore,
+            verify=self._verifier(self._loaded),
+            quotas=self._config.quotas,
+            observer=Reporter(self._log, self._throttle, forwarder),
+            clock=succession.clock,
+            generation=succession.generation,
+            durable=succession.durable,
+        )
+
+    def _say_ready(self, listeners: Listeners) -> None:
+        where = ", ".join(udp.local_text for udp in listeners.sockets)
+        notifier = self._supervision.notifier
+        if notifier and not notifier.ready(f"serving on {where}"):
+            # It will take us for one that does not start, and end us after a while.
+            self._log.warning("notify_failed", failures=notifier.failures)
 
     async def _listen(self, succession: Succession) -> Listeners:
         def note(error: ListenError, seconds: float) -> None:
