@@ -8,7 +8,7 @@
 The server goes on meanwhile, with numbers that were reserved before. One checkpoint at a time is under way: the
 next one is taken when the last one is confirmed, so the server never has to know two. If it cannot be
 written, *it* is tried again until it can, and only then the next: nothing is left out, nothing is overtaken, and
-however long the disk is full, what is held is one blob per association; what changes meanwhile is marked in the
+however long the disk is full, no more than one checkpoint is held; what changes meanwhile is marked in the
 server. Unconfirmed numbers are not used, so the worst of a failing disk is silence.
 
 Many changes are taken in portions, one after the other without a pause, because no datagram is received while the
