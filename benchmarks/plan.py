@@ -126,7 +126,7 @@ LIVE_AIM = 4.0
 """KiB, of an association that is live, whether it has said anything or not."""
 FROZEN_AIM = 400.0
 """Bytes."""
-KEEPING_TIMEOUT = 900.0
+KEEPING_TIMEOUT = 1_800.0
 """Seconds in which 100,000 handshakes have to be done; they take about 75 s of CPU for each suite."""
 
 

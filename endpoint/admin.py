@@ -160,11 +160,26 @@ def _bound(path: Path) -> socket.socket:
     return sock
 
 
-def _make_way(path: Path, where: str) -> None:
-    """Remove the name that a dead process has left; :class:`AdminError` if it is in use, or something else."""
+def look_at_socket(path: Path) -> bool:
+    """Whether the name is there, as a socket. :class:`AdminError` where none can be made; changes nothing."""
+    where = show_text(str(path))
+    if not path.parent.is_dir():
+        raise AdminError(f"{where}: its directory is not there; remedy: make it, for the service only")
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise AdminError(f"{where}: is there already, and no socket; remedy: name another")
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise AdminError(f"{where}: cannot be looked at: {_reason(error)}") from None
+    return True
+
+
+def _make_way(path: Path, where: str) -> None:
+    """Remove the name that a dead process has left; :class:`AdminError` if it is in use, or something else."""
+    if not look_at_socket(path):
+        return
+    try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
             code = probe.connect_ex(os.fsencode(path))
         if code != errno.ECONNREFUSED:

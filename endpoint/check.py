@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 
+from endpoint.admin import AdminError, look_at_socket
 from endpoint.config import ConfigFileError, load_config
 from endpoint.handoff import HandoffError
 from endpoint.handoff_places import HandoffFile
@@ -16,16 +17,19 @@ from endpoint.keystore.file import KeyFileError
 from endpoint.keystore.loading import LoadedCredentials, load_credentials
 from endpoint.keystore.pem import certificate_validity, parse_certificate
 from endpoint.keystore.sealing import load_sealing_keys
+from endpoint.state.exclusive import StateFileError
+from endpoint.state.sqlite import look_at
 from endpoint.text import show_text
-from sansdtls import CertificateCredential, ConfigError
+from sansdtls import CertificateCredential, ConfigError, PathPolicy, ReturnRoutability
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
     from pathlib import Path
 
-    from endpoint.config import EndpointConfig
+    from endpoint.config import EndpointConfig, State
     from endpoint.credentials import Credentials
+    from sansdtls import ConnectionIdPolicy, Limits
 
 
 A = TypeVar("A")
@@ -88,6 +92,7 @@ def describe(path: Path, config: EndpointConfig, loaded: LoadedCredentials, now:
             f"extended master secret: {server.extended_master_secret.value}; datagrams of at most "
             f"{server.mtu} bytes; at most {server.limits.max_associations} associations"
         ),
+        *_connection_ids(server.connection_id, server.limits),
         _forward(config),
         *_state(config),
         f"logs to standard error from level {config.log.level}; a stop takes at most {listen.drain:g} s",
@@ -137,6 +142,31 @@ def _credentials(told: Credentials, loaded: LoadedCredentials) -> list[str]:
     return lines
 
 
+def _connection_ids(policy: ConnectionIdPolicy | None, limits: Limits) -> list[str]:
+    ends = ", one with a connection ID ".join(
+        "never" if seconds is None else f"after {_duration(seconds)} of silence"
+        for seconds in (limits.idle_timeout, limits.idle_timeout_with_connection_id)
+    )
+    ends = f"ends an association {ends}"
+    if policy is None or not policy.length:
+        return ["gives no connection IDs: a device whose address changes has to handshake again", ends]
+    begins = f", which begins with {policy.prefix.hex()}," if policy.prefix else ""
+    believed = f"a new address is {_POLICIES[policy.path_policy]}"
+    if policy.return_routability is not ReturnRoutability.OFF:
+        believed = f"asks at a new address first ({policy.return_routability.value}); of devices that do not know that, {believed}"
+    return [
+        f"gives a connection ID of {policy.length} bytes{begins} to devices that offer it; {believed}",
+        ends,
+    ]
+
+
+_POLICIES = {
+    PathPolicy.MOVE: "believed at once",
+    PathPolicy.APPLICATION: "never used, as nobody is asked here",
+    PathPolicy.NEVER: "never used",
+}
+
+
 def _state(config: EndpointConfig) -> list[str]:
     state = config.state
     frozen = (
@@ -168,13 +198,29 @@ def _state(config: EndpointConfig) -> list[str]:
     return [frozen, kept]
 
 
+def state_mistakes(path: Path, state: State) -> list[str]:
+    """What in ``[state]`` would keep a service from starting, as far as that can be seen without starting one."""
+    mistakes = []
+    if state.file is not None:
+        try:
+            look_at(state.file)
+        except StateFileError as error:
+            if error.code != "OWNER":  # it may be the service's, and somebody else is checking
+                mistakes.append(f"file: {error}")
+    if state.admin_socket is not None:
+        try:
+            look_at_socket(state.admin_socket)
+        except AdminError as error:
+            mistakes.append(f"admin_socket: {error}")
+    return [f"{show_text(str(path))}: state.{mistake}" for mistake in mistakes]
+
+
 def _about_state(config: EndpointConfig) -> list[str]:
     state = config.state
-    files = [path for path in (state.file, state.handoff_file, state.admin_socket) if path is not None]
-    notes = [
-        f"{show_text(str(path))}: its directory is not there" for path in files if not path.parent.is_dir()
-    ]
+    notes = []
     if state.handoff_file:
+        if not state.handoff_file.parent.is_dir():
+            notes.append(f"{show_text(str(state.handoff_file))}: its directory is not there")
         try:
             found = HandoffFile(state.handoff_file, config.dtls.snapshot_keys).find()
         except HandoffError as error:
@@ -211,6 +257,11 @@ def _retry(seconds: float) -> str:
     if not seconds:
         return "ends with an error"
     return "keeps trying" if seconds == math.inf else f"keeps trying for {seconds:g} s"
+
+
+def _duration(seconds: float) -> str:
+    days = seconds / 86_400
+    return f"{days:.4g} {'day' if days == 1 else 'days'}" if days >= 1 else f"{seconds:g} s"
 
 
 def _count(number: int, one: str, many: str) -> str:

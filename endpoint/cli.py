@@ -24,7 +24,7 @@ from endpoint.forward import ForwardError
 from endpoint.logs import make_log
 from endpoint.saved import SavedSession
 from endpoint.service import Service
-from endpoint.state.sqlite import StateFileError
+from endpoint.state.exclusive import StateFileError
 from endpoint.structure import cipher_suite
 from endpoint.systemd import Supervision, SupervisionError
 from endpoint.text import show_text
@@ -161,8 +161,8 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "check",
         help="check a configuration and its credentials",
-        description="Check a configuration file and the keys, certificates and revocation lists that it names, "
-        "with permissions and dates, and say what the endpoint would do. Touches no network. Exit status 0 if all is right, else 2.",
+        description="Check a configuration file and the keys, certificates, revocation lists and saved associations "
+        "that it names, with permissions and dates, and say what the endpoint would do. Touches no network. Exit status 0 if all is right, else 2.",
     )
     _add_config(parser)
     parser.set_defaults(run=_check)
@@ -174,9 +174,9 @@ def _check(options: argparse.Namespace) -> int:
     except check.NotRightError as error:
         return _complain(error.problems)
     now = wall_clock()
-    lapses = credentials.lapses(now)
-    if lapses:
-        return _complain(lapses)
+    mistakes = [*credentials.lapses(now), *check.state_mistakes(options.config, config.state)]
+    if mistakes:
+        return _complain(mistakes)
     print("\n".join(check.describe(options.config, config, credentials, now)), flush=True)
     return 0
 

@@ -29,11 +29,12 @@ import trio
 
 from endpoint.addresses import address_text
 from endpoint.admission import Admission
+from endpoint.keeping import KeepingEngine
 from endpoint.population import Population
 from endpoint.quotas import Quotas
 from endpoint.roster import Roster
 from endpoint.sleepers import Sleepers
-from endpoint.sockets import errno_name, why_unreachable
+from endpoint.sockets import errno_name
 from endpoint.verification import reject_all
 from sansdtls import (
     ConnectionFrozen,
@@ -49,7 +50,6 @@ from sansdtls import (
     PeerRawKeyReceived,
     PskRequested,
     Server,
-    SnapshotError,
 )
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from endpoint.quotas import QuotaPolicy
     from endpoint.sockets import UdpSocket
     from endpoint.verification import Verify
-    from sansdtls import Checkpoint, Connection, Event, FrozenStore, ServerConfig
+    from sansdtls import Connection, Event, FrozenStore, ServerConfig
 
 DEFAULT_TURN = 64
 """Datagrams handled before timers and other tasks get a turn: about 1.3 ms of echoes, or 30 ms if
@@ -75,7 +75,7 @@ DRAIN_BATCH = 64
 """Associations closed before other tasks get a turn."""
 
 
-class Engine:
+class Engine(KeepingEngine):
     """Serves one ``Server`` on ``sockets`` until :meth:`run` is cancelled. Does not close the sockets."""
 
     def __init__(
@@ -109,7 +109,7 @@ class Engine:
         self._clock = clock
         self._turn_limit = turn
         self._quotas = Quotas(quotas)
-        store = MemoryStore() if store is None else store
+        store = self._store = MemoryStore() if store is None else store
         self._server = Server(
             config, entropy=entropy, now=clock(), store=store, generation=generation, durable=durable
         )
@@ -362,73 +362,37 @@ class Engine:
         """Wait until none is under way, at most ``seconds``; how many are left."""
         return await self._admission.wait_until_none(seconds)
 
-    async def drain(self, deadline_seconds: float) -> int:
+    async def drain(self, deadline_seconds: float, *, frozen: bool = False) -> int:
         """Stop accepting and close every association and handshake with an alert; run on until then.
 
-        Frozen associations stay where they are. Returns how many were left when ``deadline_seconds`` had passed;
-        0 = all are closed and their alerts sent. Cancel :meth:`run` afterwards.
+        Frozen associations stay where they are, or with ``frozen`` are woken for it when all others are closed. Returns how
+        many were left when ``deadline_seconds`` had passed; 0 = all are closed and their alerts sent. Cancel
+        :meth:`run` afterwards.
         """
         self.stop_accepting()
+        sleeping = iter(self._store.handles() if frozen else ())
         with trio.move_on_after(deadline_seconds):
-            while len(self._roster) + len(self._admission):
+            while connections := self._next_to_close(sleeping):
                 now = self._clock()
-                # Those that are there now: a record that comes meanwhile may wake a frozen one.
-                for connection in list(islice(self._connections(), DRAIN_BATCH)):
+                for connection in connections:
                     connection.close(now=now)
                 self._run_timers()
                 for udp in self.sockets:
                     await udp.wait_writable()
                 await trio.lowlevel.checkpoint()
-        return len(self._roster) + len(self._admission)
+        return len(self._roster) + len(self._admission) + (self._server.frozen if frozen else 0)
+
+    def _next_to_close(self, sleeping: Iterator[bytes]) -> list[Connection]:
+        """Those that are there now, as a record that comes meanwhile may wake one; else some of ``sleeping``."""
+        connections = list(islice(self._connections(), DRAIN_BATCH))
+        while not connections and (handles := list(islice(sleeping, DRAIN_BATCH))):
+            woken = (self._server.wake(handle, now=self._clock()) for handle in handles)
+            connections = [connection for connection in woken if connection is not None]
+        return connections
 
     def _connections(self) -> Iterator[Connection]:
         yield from (association.connection for association in self._roster)
         yield from self._admission.connections
-
-    # --- frozen associations, for another process ---
-
-    def freeze_all(self) -> Iterator[bytes]:
-        """Every association as bytes, for the next process; cancel :meth:`run` before, so that nothing more is read."""
-        now = self._clock()
-        self._take(self._server.handle_timeout(now=now), now)
-        return self._leaving(now)
-
-    def _leaving(self, now: float) -> Iterator[bytes]:
-        try:
-            yield from self._server.freeze_all(now=now)
-            self._sleepers.clear()
-        finally:  # also where not all could be taken
-            self._population.left()
-
-    def restore(self, blob: bytes, *, saved: bool = False, unsealed: bool = False) -> None:
-        """Take over an association from the process before; see ``sansdtls.Server.restore``.
-
-        Raises SnapshotError if it cannot be used, or nothing can be sent to its peer: its socket is not there any
-        more, or has other addresses.
-        """
-        restored = self._server.restore(
-            blob, now=self.now(), saved=saved, unsealed=unsealed, check_path=self._check_path
-        )
-        self._population.restored(restored)
-        self.settle()
-
-    def _check_path(self, path: object) -> None:
-        reason = why_unreachable(path, self.sockets)
-        if reason is not None:
-            raise SnapshotError(f"the frozen association's peer cannot be reached: {reason}")
-
-    @property
-    def checkpoint_due(self) -> bool:
-        """See ``sansdtls.Server.checkpoint_due``."""
-        return self._server.checkpoint_due
-
-    def checkpoint(self) -> Checkpoint:
-        """See ``sansdtls.Server.checkpoint``."""
-        return self._server.checkpoint(now=self.now())
-
-    def confirm(self, checkpoint: Checkpoint) -> None:
-        """See ``sansdtls.Server.confirm``."""
-        self._server.confirm(checkpoint)
 
     # --- figures ---
 

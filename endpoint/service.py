@@ -42,7 +42,7 @@ from endpoint.keystore.loading import load_credentials
 from endpoint.listening import listen
 from endpoint.logs import Throttle
 from endpoint.reporter import Reporter
-from endpoint.state.sqlite import StateFileError
+from endpoint.state.exclusive import StateFileError
 from endpoint.succession import Succession
 from endpoint.systemd import Supervision, SupervisionError
 from endpoint.text import show_text
@@ -328,7 +328,7 @@ class Service:
         """Tell the peers, or let their handshakes finish before they are handed over; how many are left."""
         if not self._handing_over:
             self._supervision.notifier.stopping("telling the devices")
-            return await engine.drain(self._config.listen.drain)
+            return await engine.drain(self._config.listen.drain, frozen=True)
         self._supervision.notifier.stopping("handing over to the next process")
         engine.stop_accepting()
         await engine.wait_for_handshakes(HANDSHAKE_GRACE)

@@ -75,7 +75,7 @@ class Keeps(Protocol):
         """See ``sansdtls.Server``."""
         ...
 
-    def checkpoint(self) -> Checkpoint:
+    def checkpoint(self, *, limit: int | None = None) -> Checkpoint:
         """See ``sansdtls.Server``."""
         ...
 
@@ -200,7 +200,10 @@ class Succession:
         self._found.clear()
         if self._saved is not None:
             rows = (blob for _, blob in self._saved.rows())
-            self._put_into(engine, rows, show_text(str(self._saved.path)), saved=True)
+            where = show_text(str(self._saved.path))
+            self._put_into(engine, rows, where, saved=True)
+            if self._saved.rows_damaged:
+                self._log.warning("state_rows_damaged", rows=self._saved.rows_damaged, file=where)
 
     def _put_into(
         self,

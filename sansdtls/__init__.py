@@ -67,6 +67,7 @@ from sansdtls.iana import (
 from sansdtls.record.layer import Outgoing
 from sansdtls.server import Server
 from sansdtls.session import Session
+from sansdtls.snapshot import expires_at
 from sansdtls.statistics import ConnectionStatistics, ServerStatistics, cause_name
 
 __all__ = [
@@ -141,5 +142,6 @@ __all__ = [
     "UsageError",
     "WrongState",
     "cause_name",
+    "expires_at",
     "key_log_line",
 ]

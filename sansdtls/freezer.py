@@ -21,6 +21,7 @@ was saved before, nothing else can be found.
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from sansdtls.association import ConnectionState
@@ -223,10 +224,18 @@ class Freezer:
         bound = saved.write_sequence_number + RESERVE * generations
         return min(bound, self._bounds.get(handle, (b"", bound))[1])
 
-    def checkpoint(self, keys: tuple[bytes, ...]) -> Checkpoint:
-        """All that has changed since the last one. What has a path that cannot be saved is not among it."""
+    def checkpoint(self, keys: tuple[bytes, ...], limit: int | None) -> Checkpoint:
+        """All that has changed since the last one, or the ``limit`` changes that have waited longest.
+
+        What has a path that cannot be saved is not among it.
+        """
         changed, self._changed = self._changed, {}
-        self.reserve_low = False
+        if limit is not None and len(changed) > limit:
+            self._changed, changed = changed, dict(islice(changed.items(), limit))
+            for handle in changed:
+                del self._changed[handle]
+        else:
+            self.reserve_low = False
         removed = [handle for handle, state in changed.items() if state is None]
         bounds = tuple((handle, self._bounds[handle]) for handle in removed if handle in self._bounds)
         checkpoint = Checkpoint([], removed, bounds)

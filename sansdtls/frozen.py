@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 class FrozenStore(Protocol):
     """Where frozen associations are. All times in seconds on the server's clock.
 
-    A handle names an association; a path key, which is ``encode_path(path)``, says where it was last heard.
+    A handle names an association; a path key says where it was last heard. :func:`sansdtls.expires_at` says of a blob
+    when its association's time is over.
     """
 
     def put(self, handle: bytes, path_key: bytes, blob: bytes) -> None:

@@ -10,41 +10,30 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from sansdtls.association import ConnectionState
-from sansdtls.connection import Connection
 from sansdtls.deadlines import Deadlines
-from sansdtls.errors import SnapshotError
 from sansdtls.events import (
-    ConnectionFrozen,
     ConnectionTerminated,
-    ConnectionThawed,
-    DiscardReason,
     HandshakeCompleted,
-    IdleTimeout,
     LimitExceeded,
     PeerClose,
     SecretDerived,
 )
-from sansdtls.freezer import NEVER, Expiry, Freezer, handle_of
+from sansdtls.freezer import NEVER, Expiry, Freezer
+from sansdtls.frozen_members import FrozenMembers
 from sansdtls.handshake.failure import HandshakeFailure
-from sansdtls.handshake.outcome import Peer
 from sansdtls.iana import AlertDescription
 from sansdtls.record.ciphers import Ciphers
 from sansdtls.routes import Member, Pending, Route, Routes
 from sansdtls.saved_paths import can_be_saved
-from sansdtls.statistics import ServerStatistics, cause_name, count
+from sansdtls.statistics import ServerStatistics, cause_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable
 
     from sansdtls.config import ServerConfig
     from sansdtls.events import Cause, Event
     from sansdtls.record.layer import Outgoing
-    from sansdtls.saved import SavedAssociation
-    from sansdtls.wire.record import Record
 
-EXPIRED_AT_ONCE = 64
-"""Frozen associations that one call may end for idleness; the next call is then due at once. Each is thawed
-to tell its peer, if that is wanted, and its owner."""
 LOOKED_AT_FOR_ROOM = 64
 """Associations, the ones that have been silent longest, among which one is sought that can be frozen for a newcomer.
 All others could be looked at for each hello otherwise, where handshakes are so fresh that none can be frozen."""
@@ -52,7 +41,7 @@ _EPOCH = 1
 """Of all records of an established association, as nobody renegotiates."""
 
 
-class Members:
+class Members(FrozenMembers):
     """The connections of one server."""
 
     def __init__(
@@ -130,15 +119,16 @@ class Members:
             connection.fail(HandshakeFailure(AlertDescription.INTERNAL_ERROR, cause))
             events = [event for event in events if isinstance(event, SecretDerived)]
             return events + connection.take_events()
-        self._replace_frozen(member, now, before)
+        self.replace_frozen(member, now, before)
         route.half_open = None
         member.hello = None
         self.statistics.half_open -= 1
         self.statistics.handshakes_completed += 1
-        self._admit(member)
+        self.settle_in(member)
         return before + events
 
-    def _admit(self, member: Member) -> None:
+    def settle_in(self, member: Member) -> None:
+        """An association has its place from now on."""
         member.connection.share_ciphers(self.ciphers)
         self.routes.established[member] = None
         self.routes.settle_at(member, member.connection.path)
@@ -225,9 +215,9 @@ class Members:
         elif member in self.routes.established:
             if member.connection.serial:
                 self.freezer.remember(member.connection.server_random, NEVER)
-            if self.freezer.durable and (handle := self._handle_or_none(member)) is not None:
+            if self.freezer.durable and (handle := self.handle_or_none(member)) is not None:
                 self.freezer.note(handle, None)
-        self._forget(member)
+        self.forget(member)
 
     def abandon(self, member: Member) -> None:
         """A handshake could not even be begun; there is no connection."""
@@ -238,7 +228,8 @@ class Members:
             self.statistics.half_open -= 1
             self.routes.drop(route)
 
-    def _forget(self, member: Member) -> None:
+    def forget(self, member: Member) -> None:
+        """Take its place and its deadline away, whatever becomes of it."""
         self.deadlines.cancel(member)
         self.routes.withdraw(member)
         if member in self.routes.established:
@@ -276,226 +267,3 @@ class Members:
         again = now + freeze_after
         self.deadlines.schedule(member, again if deadline is None else min(again, deadline))
         return events
-
-    def expire(self, now: float) -> list[Event]:
-        """End frozen associations whose time is over."""
-        events: list[Event] = []
-        for _ in range(EXPIRED_AT_ONCE):
-            expired = self.freezer.take_expired(now)
-            if expired is None:
-                break
-            self._end_frozen(*expired, _idle, now, events, notify=self.config.notify_idle_timeout)
-        self.schedule_expiry()
-        return events
-
-    def schedule_expiry(self) -> None:
-        """The store's next expiry is a deadline too."""
-        deadline = self.freezer.store.next_expiry()
-        if deadline is not None:
-            self.deadlines.schedule(self.freezer.expiry, deadline)
-
-    # --- freezing -----------------------------------------------------------------------------------
-
-    def note(self, member: Member) -> None:
-        """An established association has changed."""
-        if self.freezer.durable and (handle := self._handle_or_none(member)) is not None:
-            self.freezer.note(handle, member.connection)
-
-    def freeze(self, member: Member, events: list[Event]) -> bool:
-        """Put an established association into the store. One whose path cannot be saved stays as it is: False."""
-        connection = member.connection
-        path, reserved_until = connection.path, connection.reserved_until
-        try:
-            handle, blob = _handle(member), self.take_out(member)
-        except SnapshotError:
-            return False
-        connection.leave()
-        self.freezer.hold_bound(handle, blob, reserved_until)
-        self.freezer.note(handle, blob)
-        self._store(handle, path, blob, events)
-        self.statistics.freezes += 1
-        events.append(ConnectionFrozen(connection, handle))
-        return True
-
-    def take_out(self, member: Member) -> bytes:
-        """The bytes of an established association, which has no place any more then."""
-        member.connection.drop_last_flight(self.now)
-        blob = self._snapshot(member)
-        self._forget(member)
-        return blob
-
-    def _snapshot(self, member: Member) -> bytes:
-        keys = self.config.snapshot_keys
-        return member.connection.snapshot(generation=self.freezer.generation, keys=keys)
-
-    def _handle_or_none(self, member: Member) -> bytes | None:
-        """``None`` for an association without connection ID whose path cannot be saved: it lives only here."""
-        try:
-            return _handle(member)
-        except SnapshotError:
-            return None
-
-    def _store(self, handle: bytes, path: Hashable, blob: bytes, events: list[Event]) -> None:
-        if len(self.freezer) >= self._limits.max_frozen:
-            oldest = self.freezer.take_oldest()
-            if oldest is not None:
-                cause = LimitExceeded("max_frozen")
-                self._end_frozen(*oldest, lambda _: cause, self.now, events, notify=True)
-        self.freezer.put(handle, path, blob)
-        self.statistics.frozen = len(self.freezer)
-        self.schedule_expiry()
-
-    def revive(self, handle: bytes, saved: SavedAssociation, now: float) -> Member:
-        """A member made of what was saved; it has no place yet. Raises SnapshotError."""
-        member = Member(self, Route(saved.path))
-        member.connection = Connection.revived(
-            saved,
-            self.config,
-            entropy=self._entropy,
-            now=now,
-            outbox=self.outbox,
-            totals=self.statistics,
-            generation=self.freezer.generation,
-            reserved_until=self.freezer.bound_of(handle, saved),
-            watcher=member,
-        )
-        return member
-
-    def admit(self, member: Member, handle: bytes, saved: SavedAssociation) -> ConnectionThawed:
-        """Give a revived member its place."""
-        connection = member.connection
-        if saved.connection_id:
-            self.routes.assign(saved.connection_id, member)
-        self._admit(member)
-        self.schedule(member)
-        self.note(member)
-        self.statistics.thaws += 1
-        self.statistics.frozen = len(self.freezer)
-        return ConnectionThawed(connection, handle)
-
-    def thaw(self, handle: bytes, now: float, events: list[Event]) -> Member | None:
-        """Take an association out of the store; ``None`` if there is none, it is damaged, or nobody gives way."""
-        if not self.has_room(None, now):
-            return None
-        taken = self._take(handle)
-        if taken is None:
-            return None
-        saved, _ = taken
-        member = self._revive_or_count(handle, saved, now)
-        if member is not None:
-            self._room_made(now, events)
-            events.append(self.admit(member, handle, saved))
-        return member
-
-    def receive_for_frozen(
-        self, handle: bytes, record: Record, path: Hashable, now: float, events: list[Event]
-    ) -> Member | None:
-        """A record for a frozen association: wakes it if it is authentic, changes nothing but a count if not."""
-        self.now = now
-        if record.epoch != _EPOCH:
-            count(self.statistics.records_discarded, DiscardReason.UNKNOWN_EPOCH)
-            return None
-        if not self.has_room(None, now):
-            count(self.statistics.records_discarded, DiscardReason.ASSOCIATION_LIMIT)
-            return None
-        taken = self._take(handle)
-        if taken is None:
-            return None
-        saved, blob = taken
-        member = self._revive_or_count(handle, saved, now)
-        if member is None:
-            return None
-        connection = member.connection
-        if not connection.receive_record(record, now, path) and connection.state is ConnectionState.CONNECTED:
-            if connection.failed_opens != saved.failed_opens:
-                blob = self._snapshot(member)
-            self.freezer.put(handle, saved.path, blob)
-            self.statistics.frozen = len(self.freezer)
-            self.statistics.thaws_refused += 1
-            return None
-        last = connection.take_events()
-        self._room_made(now, events)
-        events.append(self.admit(member, handle, saved))
-        events += self.settle_member(member, last, now)
-        return member
-
-    def _take(self, handle: bytes) -> tuple[SavedAssociation, bytes] | None:
-        blob = self.freezer.take(handle)
-        if blob is None:
-            return None
-        saved = self._decode_or_count(handle, blob)
-        return None if saved is None else (saved, blob)
-
-    def _decode_or_count(self, handle: bytes, blob: bytes) -> SavedAssociation | None:
-        try:
-            saved = self.freezer.decode(blob, self.config.snapshot_keys)
-            if handle_of(saved.connection_id, saved.path) == handle:
-                return saved
-        except SnapshotError:
-            pass
-        self._lost(handle)  # nor is another's blob of any use: its association may be live
-        return None
-
-    def _revive_or_count(self, handle: bytes, saved: SavedAssociation, now: float) -> Member | None:
-        try:
-            return self.revive(handle, saved, now)
-        except SnapshotError:
-            self.freezer.remember(saved.server_random, NEVER)  # older copies would use numbers again
-            self._lost(handle)
-            return None
-
-    def _lost(self, handle: bytes) -> None:
-        """What the store handed out is of no use: it was damaged there, or its keys are used up."""
-        self.statistics.frozen = len(self.freezer)
-        self.statistics.frozen_lost += 1
-        self.freezer.note(handle, None)
-
-    def _end_frozen(
-        self,
-        handle: bytes,
-        blob: bytes,
-        cause: Callable[[SavedAssociation], Cause],
-        now: float,
-        events: list[Event],
-        *,
-        notify: bool = False,
-    ) -> None:
-        """End an association that was taken out of the store, as if it had been live."""
-        saved = self._decode_or_count(handle, blob)
-        if saved is None:
-            return
-        member = self._revive_or_count(handle, saved, now)
-        if member is None:
-            return
-        connection = member.connection
-        connection.terminate(cause(saved), notify=notify)
-        self.statistics.frozen = len(self.freezer)
-        self.freezer.note(handle, None)
-        self.freezer.remember(saved.server_random, NEVER)
-        events.append(ConnectionThawed(connection, handle))
-        events += connection.take_events()
-
-    def _replace_frozen(self, newcomer: Member, now: float, events: list[Event]) -> None:
-        """A handshake has succeeded where frozen associations were last heard: the same rule as for a live one."""
-        path = newcomer.connection.path
-        for handle in self.freezer.last_heard_at(path):
-            taken = self._take(handle)
-            if taken is None:
-                continue
-            saved, blob = taken
-            if not saved.connection_id or _peer_of(saved).is_same_as(newcomer.connection.peer or Peer()):
-                self._end_frozen(handle, blob, lambda _: PeerClose(replaced=True), now, events)
-            else:
-                self.freezer.put(handle, path, blob)
-
-
-def _idle(saved: SavedAssociation) -> IdleTimeout:
-    return IdleTimeout(round(saved.expires_at - saved.last_received, 3))  # what is beyond is the clock's
-
-
-def _handle(member: Member) -> bytes:
-    return handle_of(member.connection_id, member.connection.path)
-
-
-def _peer_of(saved: SavedAssociation) -> Peer:
-    return Peer(saved.psk_identity, None, saved.certificate_chain, saved.raw_public_key)

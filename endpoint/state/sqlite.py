@@ -28,11 +28,8 @@ handle with a bit turned over, an old blob would lie beside the newer ones and b
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import sqlite3
-import stat
 import threading
 import zlib
 from contextlib import contextmanager
@@ -40,6 +37,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
+from endpoint.state.exclusive import StateFileError, open_alone, start_of, system_error
 from endpoint.text import show_text
 
 if TYPE_CHECKING:
@@ -69,6 +67,12 @@ TABLES = {
     ),
 }
 
+# https://www.sqlite.org/fileformat.html, 1.3: how a database begins, and where in that the numbers are.
+_SQLITE = b"SQLite format 3\0"
+_USER_VERSION_OFFSET = 60
+_APPLICATION_ID_OFFSET = 68
+_HEADER_LENGTH = 72
+
 _SAVE = (
     "INSERT INTO association VALUES (?, ?, ?) "
     "ON CONFLICT (handle) DO UPDATE SET blob = excluded.blob, crc = excluded.crc"
@@ -80,14 +84,21 @@ _FENCE = "UPDATE meta SET anchor = ? WHERE generation = ?"
 _LOST = "its associations are lost and their devices handshake again; putting back an older copy is not safe"
 
 
-class StateFileError(Exception):
-    """Why the file cannot be used, or a checkpoint was not written: the file, what is wrong, the remedy."""
+def look_at(path: Path) -> None:
+    """Raise :class:`StateFileError` for what a start would refuse at first sight. Locks nothing and changes nothing.
 
-    def __init__(self, path: Path, what: str, *, code: str = "") -> None:
-        """``code`` is a short stable name: SQLite's, or the operating system's."""
-        super().__init__(f"{show_text(str(path))}: {what}")
-        self.what = what
-        self.code = code
+    What is damaged further in, or in use, only a start can tell.
+    """
+    start = start_of(path, _HEADER_LENGTH)
+    if not start:
+        return
+    if not start.startswith(_SQLITE):
+        raise _no_database(path)
+    _require_ours(
+        path,
+        int.from_bytes(start[_APPLICATION_ID_OFFSET:_HEADER_LENGTH]),
+        int.from_bytes(start[_USER_VERSION_OFFSET : _USER_VERSION_OFFSET + 4]),
+    )
 
 
 class AssociationFile:
@@ -108,7 +119,7 @@ class AssociationFile:
         self._lock = threading.Lock()
         self._closing = False
         self._connection: sqlite3.Connection | None = None
-        self._descriptor = _open_alone(path)
+        self._descriptor = open_alone(path)
         try:
             with _explained(path):
                 self._connection = self._connect()
@@ -232,92 +243,6 @@ class AssociationFile:
             )
 
 
-# --- the file ---------------------------------------------------------------------------------------
-
-
-def _open_alone(path: Path) -> int:
-    """A descriptor with the lock, of a file that is in order; made if it is not there."""
-    _require_safe_directory(path)
-    try:
-        # To read and write: of a FIFO that waits for nobody.
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise StateFileError(path, "is a link; remedy: name the file itself", code="ELOOP") from None
-        raise _system_error(path, error) from None
-    try:
-        _require_safe_file(path, os.fstat(descriptor))
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not os.fstat(descriptor).st_size:
-            # Before anything is in it: its name has to be on the disk too.
-            _flush_directory(path)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise StateFileError(
-            path, "is in use by another process; remedy: stop that one, or name another file", code="IN_USE"
-        ) from None
-    except OSError as error:
-        os.close(descriptor)
-        raise _system_error(path, error) from None
-    except StateFileError:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _require_safe_directory(path: Path) -> None:
-    directory = path.parent
-    where = show_text(str(directory))
-    try:
-        status = directory.stat()
-    except OSError as error:
-        raise _system_error(path, error) from None
-    mode = stat.S_IMODE(status.st_mode)
-    # Not even where the sticky bit is set: SQLite would follow a journal that somebody put there.
-    if mode & 0o022:
-        raise StateFileError(
-            path,
-            f"mode {mode:04o} of its directory lets others write; remedy: chmod go-w {where}",
-            code="MODE",
-        )
-    if status.st_uid not in {0, os.geteuid()}:
-        raise StateFileError(
-            path, f"its directory belongs to user {status.st_uid}; remedy: chown {where}", code="OWNER"
-        )
-
-
-def _require_safe_file(path: Path, status: os.stat_result) -> None:
-    name = show_text(str(path))
-    mode = stat.S_IMODE(status.st_mode)
-    if not stat.S_ISREG(status.st_mode):
-        raise StateFileError(path, "is not a regular file", code="KIND")
-    if mode & 0o077:
-        raise StateFileError(
-            path,
-            f"mode {mode:04o} gives group or others access to the associations; remedy: chmod 600 {name}",
-            code="MODE",
-        )
-    if status.st_uid != os.geteuid():
-        raise StateFileError(
-            path,
-            f"belongs to user {status.st_uid}; remedy: run as that user, or chown {name}",
-            code="OWNER",
-        )
-    if status.st_nlink > 1:
-        # SQLite looks for the journal beside the name; under another name it would not find it.
-        raise StateFileError(
-            path, f"has {status.st_nlink} names; remedy: remove the other hard links", code="LINKS"
-        )
-
-
-def _flush_directory(path: Path) -> None:
-    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 # --- the database -----------------------------------------------------------------------------------
 
 
@@ -347,16 +272,7 @@ def _verify(connection: sqlite3.Connection, path: Path) -> None:
         _use_journal(connection, path)
         _create(connection)
         return
-    if identity != APPLICATION_ID:
-        raise StateFileError(
-            path, "is a database of another program; remedy: name another file", code="FOREIGN"
-        )
-    if version != FORMAT:
-        raise StateFileError(
-            path,
-            f"has format {version}, and this version knows {FORMAT}; remedy: use the version that made it, or remove it: {_LOST}",
-            code="FORMAT",
-        )
+    _require_ours(path, identity, version)
     tables = dict(connection.execute("SELECT name, sql FROM sqlite_schema").fetchall())
     if tables != TABLES:
         raise StateFileError(
@@ -371,6 +287,19 @@ def _verify(connection: sqlite3.Connection, path: Path) -> None:
         raise _damaged(path)
     if connection.execute("SELECT count(*) FROM meta").fetchone() != (1,):
         raise _damaged(path)
+
+
+def _require_ours(path: Path, identity: int, version: int) -> None:
+    if identity != APPLICATION_ID:
+        raise StateFileError(
+            path, "is a database of another program; remedy: name another file", code="FOREIGN"
+        )
+    if version != FORMAT:
+        raise StateFileError(
+            path,
+            f"has format {version}, and this version knows {FORMAT}; remedy: use the version that made it, or remove it: {_LOST}",
+            code="FORMAT",
+        )
 
 
 def _use_journal(connection: sqlite3.Connection, path: Path) -> None:
@@ -426,16 +355,14 @@ def _explained(path: Path) -> Iterator[None]:
         # SQLite quotes what it found instead of a table.
         raise _damaged(path) from None
     except OSError as error:
-        raise _system_error(path, error) from None
+        raise system_error(path, error) from None
 
 
 def _database_error(path: Path, error: sqlite3.Error) -> StateFileError:
     # What the module itself refuses, such as text that is none, has no name.
     code: str = getattr(error, "sqlite_errorname", None) or "SQLITE_ERROR"
     if code == "SQLITE_NOTADB":
-        return StateFileError(
-            path, "is no SQLite database; remedy: name another file, or remove it", code=code
-        )
+        return _no_database(path)
     if code.startswith("SQLITE_CORRUPT"):
         return _damaged(path)
     if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
@@ -443,9 +370,10 @@ def _database_error(path: Path, error: sqlite3.Error) -> StateFileError:
     return StateFileError(path, f"cannot be used: {error} ({code})", code=code)
 
 
-def _system_error(path: Path, error: OSError) -> StateFileError:
-    code = errno.errorcode.get(error.errno or 0, "EIO")
-    return StateFileError(path, f"cannot be used: {(error.strerror or str(error)).lower()}", code=code)
+def _no_database(path: Path) -> StateFileError:
+    return StateFileError(
+        path, "is no SQLite database; remedy: name another file, or remove it", code="SQLITE_NOTADB"
+    )
 
 
 def _damaged(path: Path) -> StateFileError:

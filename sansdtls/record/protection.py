@@ -206,6 +206,7 @@ class ImplicitNonceProtection(_ImplicitNonce, _PlainFormat):
     __slots__ = ()
 
 
+# The same is set twice, because a class cannot have two bases with slots.
 class ExplicitNonceIdProtection(_ExplicitNonce, _ConnectionIdFormat):
     """One direction of one epoch, with a connection ID."""
 

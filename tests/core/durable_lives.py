@@ -43,8 +43,9 @@ SILENCE = 300.0
 """Seconds after which an association is frozen: the last flight is kept for 240 s."""
 ONE_WAY = 0.01
 
-IDENTITIES = {b"meter%d" % n: [bytes([n + 1]) * 16] for n in range(3)}
+IDENTITIES = {b"meter%d" % n: [bytes([n + 1]) * 16] for n in range(2)}
 METERS = st.sampled_from(list(IDENTITIES))
+METER = b"meter0"
 
 
 @attrs.define
@@ -277,6 +278,10 @@ def lives(**options) -> Iterator[Lives]:
         one.finish()
 
 
+BURSTS = st.sampled_from([0, 1, RESERVE // 2, 2 * RESERVE])
+"""How much a server says. The last is more than it may."""
+
+
 class AnyOrder(RuleBasedStateMachine):
     """Whatever devices, disk and process do. The ledger raises by itself."""
 
@@ -286,59 +291,53 @@ class AnyOrder(RuleBasedStateMachine):
     @initialize(connection_ids=st.booleans())
     def begin(self, connection_ids):
         self.lives = self.new_lives(connection_ids=connection_ids)
+        self.lives.connect(METER)
+        self.lives.flush()
+
+    def teardown(self):
+        self.lives.finish()
 
     def device(self, identity):
         """Whether it has an association, as far as it knows."""
         client = self.lives.clients.get(identity)
         return client is not None and client.connection.state is ConnectionState.CONNECTED
 
+    # --- devices ---
+
     @rule(identity=METERS)
     def connect(self, identity):
         self.lives.connect(identity)
 
-    @rule(identity=METERS, count=st.sampled_from([1, 3]))
-    def client_sends(self, identity, count):
+    @rule(identity=METERS, count=st.sampled_from([1, 3]), burst=BURSTS)
+    def a_device_is_heard_and_answered(self, identity, count, burst):
         if self.device(identity):
             self.lives.client_sends(identity, count)
+            self.lives.server_sends(identity, burst)
 
-    @rule(identity=METERS, count=st.sampled_from([1, RESERVE // 2, 2 * RESERVE]))
-    def server_sends(self, identity, count):
-        self.lives.server_sends(identity, count)
+    @rule(identity=METERS, burst=BURSTS)
+    def a_device_is_told_something(self, identity, burst):
+        self.lives.server_sends(identity, burst)
 
-    @rule(identity=METERS)
-    def client_closes(self, identity):
-        if self.device(identity):
-            self.lives.clients[identity].connection.close(now=self.lives.fleet.now)
+    @rule(identity=METERS, by_client=st.booleans())
+    def an_association_ends(self, identity, by_client):
+        ends = self.lives.of(identity)
+        if by_client and self.device(identity):
+            ends = self.lives.clients[identity].connection
+        if ends is not None:
+            ends.close(now=self.lives.fleet.now)
             self.lives.fleet.run_for(0.1)
 
     @rule(identity=METERS)
-    def server_closes(self, identity):
-        connection = self.lives.of(identity)
-        if connection is not None:
-            connection.close(now=self.lives.fleet.now)
-            self.lives.fleet.run_for(0.1)
-
-    @rule(identity=METERS)
-    def move(self, identity):
+    def a_device_moves(self, identity):
         if self.device(identity) and self.lives.connection_ids:
             client = self.lives.clients[identity]
             self.lives.fleet.move(client, f"{client.path}'")
             self.lives.client_sends(identity)
 
     @rule(identity=METERS)
-    def client_sleeps(self, identity):
+    def a_device_sleeps(self, identity):
         if self.device(identity):
             self.lives.freeze_client(identity)
-
-    @rule()
-    def silence(self):
-        self.lives.fleet.run_for(SILENCE)
-
-    @rule()
-    def wake_all(self):
-        for handle in list(self.lives.server._freezer.store.handles()):
-            self.lives.server.wake(handle, now=self.lives.fleet.now)
-        self.lives.fleet.run_for(0.1)
 
     @rule(identity=METERS)
     def somebody_repeats_and_forges(self, identity):
@@ -349,31 +348,33 @@ class AnyOrder(RuleBasedStateMachine):
             fleet.network.inject("elsewhere", "server", datagram.data)
         fleet.run_for(0.1)
 
-    @rule()
-    def take(self):
-        self.lives.take()
+    # --- the server ---
 
-    @rule()
-    def write(self):
-        self.lives.write()
+    @rule(woken_by_us=st.booleans(), burst=BURSTS)
+    def silence(self, woken_by_us, burst):
+        self.lives.fleet.run_for(SILENCE)
+        if woken_by_us:
+            for handle in list(self.lives.server._freezer.store.handles()):
+                self.lives.server.wake(handle, now=self.lives.fleet.now)
+            self.lives.fleet.run_for(0.1)
+            for identity in IDENTITIES:
+                self.lives.server_sends(identity, burst)
 
-    @rule()
-    def confirm(self):
-        self.lives.confirm()
+    @rule(step=st.sampled_from(["take", "write", "confirm", "flush"]))
+    def checkpoint(self, step):
+        getattr(self.lives, step)()
 
-    @rule()
-    def flush(self):
-        self.lives.flush()
-
-    @rule()
-    def crash(self):
+    @rule(burst=BURSTS)
+    def crash(self, burst):
         known = set(self.lives.confirmed.values())
         self.lives.crash()
         for identity in IDENTITIES:
             if self.device(identity):
-                associated = self.lives.clients[identity].connection.server_random
-                if associated in known:
-                    assert self.lives.heard(identity)
+                heard = self.lives.heard(identity)
+                assert heard or self.lives.clients[identity].connection.server_random not in known
+                self.lives.server_sends(identity, burst)
+
+    # --- blobs ---
 
     @rule(identity=METERS)
     def freeze_out(self, identity):
@@ -399,6 +400,3 @@ class AnyOrder(RuleBasedStateMachine):
         if used_up:
             with pytest.raises(SnapshotError):
                 self.lives.load(used_up[which % len(used_up)], live=live)
-
-    def teardown(self):
-        self.lives.finish()

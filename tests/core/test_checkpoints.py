@@ -20,6 +20,7 @@ from tests.core.freezing import (
     FREEZE_AFTER,
     NO_ID,
     ONLY_OUR_ID,
+    config_of,
     connect,
     freeze,
     freezing_fleet,
@@ -103,6 +104,21 @@ def test_only_what_has_changed_since_the_last_one_is_in_a_checkpoint(ids):
     say(fleet, clients[3], b"awake")
     (saved,) = confirmed(fleet).saved
     assert (saved.handle, saved.connection) == (handles[3], only(fleet))
+
+
+@each_kind
+def test_what_is_heard_beside_a_handshake_is_in_the_next_one_too(ids):
+    fleet = durable_fleet()
+    client = connect(fleet, 1, path="device", connection_id=ids)
+    (before,) = saved_in(confirmed(fleet)).values()
+    fleet.psk_after = None
+    fleet.connect(config_of(2), "device")
+    fleet.run_for(0.5)
+    assert fleet.server.statistics.half_open == 1
+    assert checkpoint(fleet) == EMPTY
+    say(fleet, client, b"beside")
+    (after,) = saved_in(checkpoint(fleet)).values()
+    assert (after.read_highest, after.last_received) == (before.read_highest + 1, fleet.now)
 
 
 def test_what_ended_between_two_checkpoints_is_removed_only():

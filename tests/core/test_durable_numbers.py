@@ -214,4 +214,4 @@ def test_with_the_real_reserve(connection_ids):
 # --- in any order ---
 
 TestAnyOrder = AnyOrder.TestCase
-TestAnyOrder.settings = settings(max_examples=60, stateful_step_count=40)
+TestAnyOrder.settings = settings(max_examples=200, stateful_step_count=40)

@@ -13,7 +13,7 @@ from sansdtls import (
     Limits,
     PeerClose,
 )
-from sansdtls.members import EXPIRED_AT_ONCE
+from sansdtls.frozen_members import EXPIRED_AT_ONCE
 from sansdtls.testing import CounterEntropy, Network, Pair, VirtualClock
 from tests.core.freezing import (
     BOTH_IDS,

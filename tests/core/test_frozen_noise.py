@@ -75,6 +75,8 @@ def sizes(server):
         "events": len(members.events),
         "outbox": len(members.outbox),
         "ciphers": len(members.ciphers),
+        "by path": server._freezer._by_path,
+        "by ID": sum(server._freezer._id_lengths.values()),
         "live": len(server),
         "frozen": server.frozen,
     }

@@ -388,7 +388,7 @@ class AnyOrder(RuleBasedStateMachine):
         assert sum(routes._id_lengths.values()) == len(routes._by_connection_id)
         frozen = list(freezer.store.handles())
         assert len(set(frozen)) == len(frozen) == self.server.frozen
-        assert not set(frozen) & {self.server._members._handle_or_none(member) for member in members}
+        assert not set(frozen) & {self.server._members.handle_or_none(member) for member in members}
         assert freezer._by_path == sum(handle.startswith(b"p") for handle in frozen)
         assert len(self.server._members.ciphers) <= 2 * len(members)
         assert len(self.server._deadlines) <= 100

@@ -196,9 +196,7 @@ async def test_a_file_that_is_no_socket_is_not_removed(path):
 
 
 async def test_a_directory_that_is_not_there_is_told(path):
-    with pytest.raises(
-        AdminError, match=r"cannot be made: no such file or directory; remedy: state\.admin_socket"
-    ):
+    with pytest.raises(AdminError, match=r"its directory is not there; remedy: make it"):
         Answering(path / "below")
 
 

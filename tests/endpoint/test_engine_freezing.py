@@ -204,6 +204,36 @@ async def test_two_newcomers_at_once_end_the_sleep_of_two(autojump_clock):
         assert asleep(served) == 0
 
 
+async def test_three_newcomers_in_one_turn_leave_as_many_as_there_may_be(autojump_clock):
+    # The end of the one that slept is still to be told when the last of them comes; it must not be chosen again.
+    async with serving(config=SLEEPY, quotas=QuotaPolicy(associations_per_identity=1)) as served:
+        await frozen_devices(served, 1)
+        new = [await served.roamer().knock() for _ in range(3)]
+        for device in new:
+            for outgoing in device.connection.datagrams_to_send():
+                device.socket._sock.send(outgoing.data)  # the engine has no turn between them
+        await wait_all_tasks_blocked()
+        assert len(served.observer.live) == 1
+        assert served.gauges["slots"] == 1
+        assert asleep(served) == 0
+
+
+async def test_the_one_to_go_was_heard_longest_ago_even_if_it_was_spoken_to_and_froze_later(autojump_clock):
+    async with serving(
+        config=SLEEPY, quotas=QuotaPolicy(associations_per_identity=2), observer=Recorder()
+    ) as served:
+        first = await served.roamer().connect()
+        (association,) = served.observer.live
+        await trio.sleep(100)
+        await served.roamer().connect()
+        await trio.sleep(150)
+        assert association.send(b"still there?")
+        await trio.sleep(2 * LONG)
+        assert [found.remote for found in served.observer.asleep][1] == first.path
+        await served.roamer().connect()
+        assert [found.remote for found, _ in served.observer.ended] == [first.path]
+
+
 async def test_one_that_is_being_ended_is_not_counted_until_its_end_is_told(autojump_clock):
     # Its thaw is told with the next record, its end with the next timer; a newcomer may come between.
     async with serving(config=SLEEPY, quotas=QuotaPolicy(associations_per_identity=2)) as served:
@@ -324,6 +354,26 @@ async def test_who_a_device_is_survives_its_sleep_and_it_is_not_verified_again(
 
 
 # --- the end ---
+
+
+async def test_draining_for_good_wakes_the_frozen_ones_and_tells_them_too(autojump_clock, monkeypatch):
+    monkeypatch.setattr("endpoint.engine.DRAIN_BATCH", 2)
+    async with serving(config=SLEEPY) as served:
+        sleepers = await frozen_devices(served, 4)
+        live = await served.roamer(identity=b"meter-4").connect()
+        assert await served.engine.drain(5.0, frozen=True) == 0
+        for device in (live, *sleepers):
+            await device.until(lambda device=device: device.cause)
+            assert device.cause == PeerClose()
+        assert asleep(served) == 0
+        assert served.idle
+
+
+async def test_frozen_ones_that_could_not_be_told_in_time_are_counted(autojump_clock, monkeypatch):
+    monkeypatch.setattr("endpoint.engine.DRAIN_BATCH", 1)
+    async with serving(config=SLEEPY) as served:
+        await frozen_devices(served, 2)
+        assert await served.engine.drain(0.0, frozen=True) == 1
 
 
 async def test_draining_leaves_the_frozen_ones_and_closes_one_that_wakes_meanwhile(

@@ -17,11 +17,13 @@ from sansdtls import (
     IdleTimeout,
     Limits,
     LocalClose,
+    MemoryStore,
     ServerConfig,
     SnapshotError,
 )
-from tests.endpoint.devices import KEY, KEYS, Device, Recorder
+from tests.endpoint.devices import IDENTITY, KEY, KEYS, Device, Recorder
 from tests.endpoint.test_engine_freezing import LONG, SLEEPY
+from tests.endpoint.test_lookups import SlowStore
 
 
 @contextlib.asynccontextmanager
@@ -78,6 +80,7 @@ async def test_live_and_frozen_associations_go_on_in_the_next_engine(autojump_cl
             figures = first.statistics()
             assert figures["frozen"] == figures["associations"] == figures["identities"] == 0
             assert len(first._quotas) == len(first._quotas._handshakes)
+            assert len(first._sleepers) == 0
             assert not observed(first).live[0].send(b"too late")
             second = engine_on(sockets)
             for blob in blobs:
@@ -138,6 +141,22 @@ async def test_an_association_whose_time_is_over_in_the_next_engine_ends_there_o
                 assert [cause for _, cause in observed(third).ended] == [IdleTimeout(1000.0)]
 
 
+async def test_what_was_in_the_store_before_the_engine_ends_on_time_too(autojump_clock):
+    config = ServerConfig(freeze_after=300.0, limits=Limits(idle_timeout_with_connection_id=1000.0))
+    store = MemoryStore()
+    async with bound() as sockets:
+        first = engine_on(sockets, config=config, store=store)
+        with roamer(sockets) as device:
+            async with running(first):
+                await device.connect()
+                await trio.sleep(LONG)
+            assert len(store) == 1
+            second = engine_on(sockets, config=config, store=store)
+            async with running(second):
+                await trio.sleep(1000)
+                assert [cause for _, cause in observed(second).ended] == [IdleTimeout(1000.0)]
+
+
 async def blob_from(address, host):
     """An association that was heard on a socket at ``address``."""
     async with bound(address) as sockets:
@@ -196,7 +215,7 @@ async def test_a_peer_of_a_socket_that_is_not_there_any_more_is_refused(autojump
         (),
         (0,),
         ("0", ("127.0.0.1", 5684)),
-        (True, ("127.0.0.1", 5684)),
+        (False, ("127.0.0.1", 5684)),
         (-1, ("127.0.0.1", 5684)),
         (0, "127.0.0.1"),
         (0, ()),
@@ -260,7 +279,9 @@ async def test_handshakes_that_have_just_begun_do_not_stand_in_the_way_of_the_ot
             async with running(engine):
                 await device.connect()
                 session = device.connection.session
-            config = ClientConfig(psk_identity=b"meter-2", psk_key=KEY, session=session)
+            slow = SlowStore([KEY])
+            engine.use_keystore(slow)
+            config = ClientConfig(psk_identity=IDENTITY, psk_key=KEY, session=session)
             with Device(sockets[0].port, config=config) as resuming:
                 await resuming.start()
                 engine._turn(0, sockets[0])
@@ -268,6 +289,7 @@ async def test_handshakes_that_have_just_begun_do_not_stand_in_the_way_of_the_ot
                 engine._turn(0, sockets[0])
                 assert engine.statistics()["handshakes"] == 1
                 blobs = list(engine.freeze_all())
+                assert not slow.asked.is_set()
             second = engine_on(sockets)
             (blob,) = blobs
             second.restore(blob)

@@ -10,17 +10,12 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from endpoint.state.behind import FIRST_PAUSE, LONGEST_PAUSE, WriteBehind
-from endpoint.state.sqlite import AssociationFile, StateFileError
-from tests.endpoint.numbering import Checkpoint, Ledger, NumberingServer, Saved
+from endpoint.state.behind import FIRST_PAUSE, LONGEST_PAUSE, PORTION, WriteBehind
+from endpoint.state.exclusive import StateFileError
+from endpoint.state.sqlite import AssociationFile
+from tests.endpoint.numbering import Checkpoint, Ledger, NumberingServer, Saved, run_here
 
 STATE = Path("state.db")
-
-
-async def run_here(function, *arguments, abandon_on_cancel):
-    assert abandon_on_cancel
-    await trio.lowlevel.checkpoint()
-    return function(*arguments)
 
 
 @pytest.fixture
@@ -44,13 +39,13 @@ class Source:
     def change(self, **rows):
         self.changes |= {name.encode(): value for name, value in rows.items()}
 
-    def checkpoint(self):
+    def checkpoint(self, *, limit):
         self.taken += 1
+        changes = [(handle, self.changes.pop(handle)) for handle in list(self.changes)[:limit]]
         checkpoint = Checkpoint(
-            saved=[Saved(handle, blob) for handle, blob in self.changes.items() if blob is not None],
-            removed=[handle for handle, blob in self.changes.items() if blob is None],
+            saved=[Saved(handle, blob) for handle, blob in changes if blob is not None],
+            removed=[handle for handle, blob in changes if blob is None],
         )
-        self.changes.clear()
         self.checkpoint_due = False
         return checkpoint
 
@@ -146,7 +141,7 @@ async def test_what_is_due_before_the_start_is_written_at_the_start(nursery, vir
 
 async def test_nothing_to_write_is_not_written_and_does_not_keep_it_busy(nursery, virtual):
     class AlwaysDue(Source):
-        def checkpoint(self):
+        def checkpoint(self, *, limit):
             return Checkpoint()
 
     file = File()
@@ -155,6 +150,28 @@ async def test_nothing_to_write_is_not_written_and_does_not_keep_it_busy(nursery
     await trio.sleep(100)
     assert file.attempts == 0
     assert behind.statistics()["state_checkpoints"] == 0
+
+
+@pytest.mark.parametrize("changes", [PORTION - 1, PORTION, 3 * PORTION, 3 * PORTION + 1])
+async def test_many_changes_are_taken_in_portions_without_a_pause(nursery, virtual, changes):
+    source, file = Source(), File()
+    nursery.start_soon(writer(source, file).run)
+    source.changes = {b"c%d" % n: (b"new" if n % 2 else None) for n in range(changes)}
+    start = trio.current_time()
+    await trio.sleep(1.5)
+    assert file.rows.keys() == {b"c%d" % n for n in range(1, changes, 2)}
+    assert source.at == [start + 1] * -(-changes // PORTION)
+    sizes = [len(checkpoint.saved) + len(checkpoint.removed) for checkpoint in source.confirmed]
+    assert sum(sizes) == changes
+    assert set(sizes[:-1]) <= {PORTION}
+
+
+async def test_flush_takes_all_portions(virtual):
+    source, file = Source(), File("SQLITE_FULL", None, "SQLITE_FULL")
+    source.changes = {b"c%d" % n: b"new" for n in range(3 * PORTION)}
+    assert await writer(source, file).flush(1.0)
+    assert len(file.rows) == 3 * PORTION
+    assert source.changes == {}
 
 
 async def test_the_anchor_is_as_of_the_write(nursery, virtual):
@@ -194,14 +211,17 @@ async def test_a_failed_checkpoint_is_confirmed_by_nobody_and_tried_again_until_
 async def test_every_kind_of_error_is_told_once_and_again_after_a_recovery(nursery, virtual):
     source, told = Source(), Told()
     file = File("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_FULL", "SQLITE_IOERR", None, "SQLITE_FULL")
+    start = trio.current_time()
     behind = writer(source, file, told=told)
     nursery.start_soon(behind.run)
     source.change(c1=b"one")
     await trio.sleep(3)
     assert behind.statistics()["state_failing"]
-    await trio.sleep(60)
+    await trio.sleep(60.5)
     source.change(c1=b"two")
     await trio.sleep(60)
+    # After a recovery the pauses begin anew.
+    assert source.at == [start + 1 + FIRST_PAUSE + 2 + 4 + 8, start + 64 + FIRST_PAUSE]
     assert [facts.get("error") for _, facts in told.facts] == [
         "SQLITE_FULL",
         "SQLITE_IOERR",
@@ -381,7 +401,7 @@ async def test_closing_the_file_while_a_thread_hangs_in_it_closes_it_when_the_th
             return super().__iter__()
 
     class StuckSource(Source):
-        def checkpoint(self):
+        def checkpoint(self, *, limit):
             return Checkpoint([Saved(b"c1", b"one")], Stuck([b"c2"]))
 
     behind = writer(StuckSource(), file, interval=0.001)

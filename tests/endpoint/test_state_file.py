@@ -10,8 +10,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from endpoint.state import sqlite as module
-from endpoint.state.sqlite import APPLICATION_ID, FORMAT, TABLES, AssociationFile, StateFileError
+from endpoint.state import exclusive
+from endpoint.state.exclusive import StateFileError
+from endpoint.state.sqlite import APPLICATION_ID, FORMAT, TABLES, AssociationFile
 
 
 @pytest.fixture
@@ -377,7 +378,7 @@ def test_a_directory_in_which_others_may_write_is_refused(path, mode):
 
 def test_a_file_of_another_user_is_refused(path, monkeypatch):
     filled(path)
-    monkeypatch.setattr(module, "_require_safe_directory", nothing)
+    monkeypatch.setattr(exclusive, "_require_safe_directory", nothing)
     stranger = os.geteuid() + 1
     monkeypatch.setattr(os, "geteuid", lambda: stranger)
     assert refusal(path).code == "OWNER"

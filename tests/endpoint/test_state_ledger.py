@@ -15,9 +15,11 @@ import trio.testing
 from hypothesis import settings
 
 from endpoint.state.behind import WriteBehind
-from endpoint.state.sqlite import AssociationFile, StateFileError
+from endpoint.state.exclusive import StateFileError
+from endpoint.state.sqlite import AssociationFile
 from sansdtls import Server
 from tests.core.durable_lives import RESERVE, AnyOrder, Lives
+from tests.endpoint.numbering import run_here
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - a directory of its own is made in it
 METER = b"meter0"
@@ -65,7 +67,7 @@ class AnyOrderOnFile(AnyOrder):
 
 
 TestAnyOrderOnFile = AnyOrderOnFile.TestCase
-TestAnyOrderOnFile.settings = settings(max_examples=30, stateful_step_count=30)
+TestAnyOrderOnFile.settings = settings(max_examples=100, stateful_step_count=40)
 
 
 @attrs.define
@@ -78,8 +80,8 @@ class Driven:
     def checkpoint_due(self):
         return self.server.checkpoint_due
 
-    def checkpoint(self):
-        return self.server.checkpoint(now=0.0)
+    def checkpoint(self, *, limit):
+        return self.server.checkpoint(now=0.0, limit=limit)
 
     def confirm(self, checkpoint):
         self.server.confirm(checkpoint)
@@ -97,6 +99,7 @@ def test_an_association_that_sends_all_the_time_outlives_crashes_and_a_disk_that
         sound(file, *arguments, **options)
 
     monkeypatch.setattr(AssociationFile, "apply", fails_now_and_then)
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_here)
     waited = 0
 
     async def one_life():
@@ -129,7 +132,7 @@ def test_an_association_that_sends_all_the_time_outlives_crashes_and_a_disk_that
     try:
         lives.connect(METER)
         for _ in range(3):
-            trio.run(one_life, clock=trio.testing.MockClock(autojump_threshold=0.001))
+            trio.run(one_life, clock=trio.testing.MockClock(autojump_threshold=0))
             assert lives.file is not None
             lives.disk = dict(lives.file.rows())
             lives.crash()

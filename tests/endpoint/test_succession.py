@@ -15,7 +15,8 @@ from endpoint.handoff import HandoffError
 from endpoint.handoff_places import STORED_ASSOCIATIONS
 from endpoint.listening import STORED_SOCKET, Listeners
 from endpoint.sockets import UdpSocket
-from endpoint.state.sqlite import AssociationFile, StateFileError
+from endpoint.state.exclusive import StateFileError
+from endpoint.state.sqlite import AssociationFile
 from endpoint.succession import Succession
 from endpoint.systemd import PROBE, Descriptor, Notifier, Supervision
 from sansdtls import SnapshotError
@@ -388,7 +389,7 @@ class CheckpointingEngine(FakeEngine):
         if blob.startswith(b"bad"):
             raise SnapshotError(blob.decode())
 
-    def checkpoint(self):
+    def checkpoint(self, *, limit):
         saved = tuple(FakeSaved(blob[:4], blob) for blob in self.blobs)
         self.blobs.clear()
         return FakeCheckpoint(saved)

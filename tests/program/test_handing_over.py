@@ -249,6 +249,18 @@ def test_what_was_handed_over_under_another_key_is_told_and_the_service_goes_on_
         assert "a5a5" not in service.errors.read_text()
 
 
+def test_an_interrupt_tells_those_too_that_sleep(home, port):
+    configure(home, port, HANDED)
+    with serving(home, port) as (service, meters):
+        assert service.stop() == 0
+        service.start()
+        service.wait_until_said("READY")
+        assert service.fact("restored")["associations"] == COUNT
+        assert service.stop("SIGINT") == 0
+        meters._take_in()
+        assert sum(meters.causes.values()) == COUNT
+
+
 def test_a_file_that_cannot_be_written_has_the_devices_told(home, port):
     configure(home, port, HANDED.replace('"handoff"', '"none/handoff"'))
     with serving(home, port) as (service, meters):
@@ -398,59 +410,7 @@ def test_an_admin_socket_that_is_taken_keeps_the_service_from_starting(home, por
     )
 
 
-# --- check -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("state", "lines"),
-    [
-        (
-            "",
-            [
-                "freezes an association after 300 s of silence",
-                (
-                    "a restart keeps associations if the service manager keeps descriptors (FileDescriptorStoreMax= in the "
-                    "unit); else a stop tells every device, and they handshake again"
-                ),
-            ],
-        ),
-        (
-            '[state]\nfreeze_after = "never"\nhandoff_file = "x/h"\nkey_file = "state.key"\nhandoff_max_age = 43200',
-            [
-                "never freezes an association",
-                (
-                    "a restart keeps all associations, a crash none: SIGTERM writes them to x/h, sealed under the first of "
-                    "1 key, and the next start takes them back if that is within 0.5 days"
-                ),
-                "note: x/h: its directory is not there",
-            ],
-        ),
-        (
-            '[state]\nstore = "sqlite"\nfile = "a.db"\nkey_file = "state.key"',
-            [
-                (
-                    "a restart, and a crash too, keeps all associations: written to a.db every 1 s, sealed under the first "
-                    "of 1 key"
-                )
-            ],
-        ),
-    ],
-)
-def test_check_says_what_a_restart_keeps_and_why(home, state, lines):
-    configure(home, 5684, state)
-    done = run(home, "check")
-    assert (done.returncode, done.stderr) == (0, "")
-    for line in lines:
-        assert line in done.stdout.splitlines()
-
-
-def test_check_says_what_is_wrong_with_what_was_handed_over(home):
-    (home / "handoff").touch(mode=0o600)
-    (home / "handoff").write_text("something else")
-    configure(home, 5684, HANDED)
-    assert run(home, "check").stdout.splitlines()[-1] == (
-        "note: handoff: holds no associations; remedy: name another file, or remove it; the next start goes on without"
-    )
+# --- the first lines -------------------------------------------------------------------------------------
 
 
 def test_mistakes_in_the_key_file_are_told_with_all_others_and_without_the_key(home):

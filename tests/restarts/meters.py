@@ -42,6 +42,8 @@ TURN = 64
 """Datagrams taken from one socket before the next."""
 POLL = 0.02
 """Seconds for which the meters wait at most before they look at what else there is to do."""
+REPEAT_INTERVAL = 0.25
+"""Seconds between two looks at the retransmission timers of handshakes."""
 LOST_AFTER = 2.0
 """Seconds without an echo, and with the endpoint up, after which a message counts as lost."""
 PATIENCE = 120.0
@@ -177,23 +179,26 @@ class Meters:
 
     def connect(self):
         """Complete all handshakes."""
-        deadline = time.monotonic() + PATIENCE
+        now = looked = time.monotonic()
+        deadline = now + PATIENCE
         to_come = deque(self.all)
         waiting: set[Meter] = set()
         while to_come or waiting:
-            assert time.monotonic() < deadline, f"{len(to_come) + len(waiting)} handshakes are not complete"
+            assert not self.causes, f"handshakes have failed: {self.causes}"
+            assert now < deadline, f"{len(waiting)} handshakes are not complete, {len(to_come)} not begun"
             while to_come and len(waiting) < HANDSHAKES_AT_A_TIME:
                 meter = to_come.popleft()
                 waiting.add(meter)
                 meter.begin()
                 self._flush(meter)
-            progress = self._take_in()
-            for meter in progress & waiting:
+            for meter in self._take_in() & waiting:
                 if meter.connected:
                     waiting.remove(meter)
                     self._ready.append(meter)
-            if not progress:
-                self._repeat(waiting)
+            now = time.monotonic()
+            if now - looked > REPEAT_INTERVAL:
+                self._repeat(waiting, now)
+                looked = now
 
     def stream(self, until, *, up=lambda: True):
         """Let all meters send, one after the other, until ``until()`` is true; ``up()`` = there is an endpoint.
@@ -297,8 +302,7 @@ class Meters:
         del self._under_way[meter]
         self._ready.append(meter)
 
-    def _repeat(self, waiting):
-        now = time.monotonic()
+    def _repeat(self, waiting, now):
         for meter in waiting:
             due = meter.connection.next_timeout()
             if due is not None and due <= now:

@@ -14,6 +14,8 @@ from tests.restarts.meters import identity, key
 from tests.restarts.namespaces import ENDPOINT, Namespaces, require_namespaces
 from tests.restarts.service import in_namespace
 
+pytestmark = pytest.mark.slow
+
 PORT = 5684
 PROBE_TIMEOUT = 0.2
 """Seconds for which the enhanced flow waits for an old path that is gone, so the test waits too."""

@@ -1,0 +1,79 @@
+"""What an engine offers about associations that outlive it: taken in, saved as they change, and handed on.
+
+It is the core's, with the engine's clock; and the engine's own tables follow. Who keeps the bytes, and where, is not
+known here: see ``endpoint.succession``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from endpoint.sockets import why_unreachable
+from sansdtls import SnapshotError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from endpoint.population import Population
+    from endpoint.sleepers import Sleepers
+    from endpoint.sockets import UdpSocket
+    from sansdtls import Checkpoint, Event, Server
+
+
+class KeepingEngine:
+    """The part of :class:`~endpoint.Engine` that a service uses from one process to the next."""
+
+    sockets: tuple[UdpSocket, ...]
+    _clock: Callable[[], float]
+    _population: Population
+    _server: Server
+    _sleepers: Sleepers
+
+    if TYPE_CHECKING:
+
+        def now(self) -> float: ...
+        def settle(self) -> None: ...
+        def _take(self, events: list[Event], now: float) -> None: ...
+
+    def freeze_all(self) -> Iterator[bytes]:
+        """Every association as bytes, for the next process; cancel :meth:`run` before, so that nothing more is read."""
+        now = self._clock()
+        self._take(self._server.handle_timeout(now=now), now)
+        return self._leaving(now)
+
+    def _leaving(self, now: float) -> Iterator[bytes]:
+        try:
+            yield from self._server.freeze_all(now=now)
+            self._sleepers.clear()
+        finally:  # also where not all could be taken
+            self._population.left()
+
+    def restore(self, blob: bytes, *, saved: bool = False, unsealed: bool = False) -> None:
+        """Take over an association from the process before; see ``sansdtls.Server.restore``.
+
+        Raises SnapshotError if it cannot be used, or nothing can be sent to its peer: its socket is not there any
+        more, or has other addresses.
+        """
+        restored = self._server.restore(
+            blob, now=self.now(), saved=saved, unsealed=unsealed, check_path=self._check_path
+        )
+        self._population.restored(restored)
+        self.settle()
+
+    def _check_path(self, path: object) -> None:
+        reason = why_unreachable(path, self.sockets)
+        if reason is not None:
+            raise SnapshotError(f"the frozen association's peer cannot be reached: {reason}")
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """See ``sansdtls.Server.checkpoint_due``."""
+        return self._server.checkpoint_due
+
+    def checkpoint(self, *, limit: int | None = None) -> Checkpoint:
+        """See ``sansdtls.Server.checkpoint``."""
+        return self._server.checkpoint(now=self.now(), limit=limit)
+
+    def confirm(self, checkpoint: Checkpoint) -> None:
+        """See ``sansdtls.Server.confirm``."""
+        self._server.confirm(checkpoint)
