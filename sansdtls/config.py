@@ -129,7 +129,8 @@ class Limits:
     """With ``max_associations`` reached, the least recently used association gives way to a newcomer
     that has finished its handshake, if it has been idle at least this long; else the newcomer is refused."""
     max_frozen: int = attrs.field(default=1_000_000, validator=whole(0, 100_000_000, "associations"))
-    """Frozen associations a server holds. At most 400 bytes each; beyond it the oldest ends."""
+    """Frozen associations a server holds. At most 400 bytes each; beyond it the one ends that would end first. Who may
+    have how many is the caller's business: one device with a valid key could otherwise push out all others."""
     idle_timeout: float | None = attrs.field(
         default=86_400.0, validator=optional(in_range(0.001, 315_360_000, "seconds"))
     )

@@ -73,11 +73,13 @@ class FrozenMembers:
     def freeze(self, member: Member, events: list[Event]) -> bool:
         """Put an established association into the store. One whose path cannot be saved stays as it is: False."""
         connection = member.connection
-        path, reserved_until = connection.path, connection.reserved_until
+        path, reserved_until, serial = connection.path, connection.reserved_until, connection.serial
         try:
             handle, blob = _handle(member), self.take_out(member)
         except SnapshotError:
             return False
+        if serial:  # there are older blobs; freeze_all will hand this one out unread
+            self.freezer.remember(connection.server_random, serial)
         connection.leave()
         self.freezer.hold_bound(handle, blob, reserved_until)
         self.freezer.note(handle, blob)

@@ -323,7 +323,6 @@ class AnyOrder(RuleBasedStateMachine):
             self.blobs.append(blob)
             if taken == stop_after:
                 break
-        self.used.clear()  # of the frozen ones that leave like this nobody remembers older copies
         gone = {connection for connection in self.live if connection.state is ConnectionState.FROZEN}
         self.live -= gone
         self.over |= gone
