@@ -1,10 +1,11 @@
 """A server's frozen associations: what is kept of them, when they may be woken, and which numbers they may use.
 
 Attacker: sees connection IDs and addresses, can send records that carry them, and so make the server look at any
-frozen association as often as it likes. Properties: nothing of that lasts. A record for a frozen association
-costs some 100 us, ten times as much as a ClientHello without a cookie: the association is taken out of the store, tried, and
-unless the record is authentic put back as it was, with one failed record more on its account; no memory is held, no
-record number used, nothing written to a disk. After four such records the rest of a datagram is not looked at.
+frozen association as often as it likes. Properties: nothing of that lasts. A record for a frozen association costs
+some 100 us, ten times as much as a ClientHello without a cookie: the association is taken out of the store, tried,
+and unless the record is authentic put back as it was, with one failed record more on its account; no memory is
+held, no record number used, nothing written to a disk. After four such records the rest of a datagram is not
+looked at.
 
 The same blob must not be thawed twice, or two connections would use the same nonces. So the store hands out each blob
 once; an association that is here, live or frozen, is not loaded again; and of those that left with
