@@ -176,8 +176,8 @@ class FreezingServer:
         With a ``limit`` not more than so many changes, those first that have waited longest: each takes some 25 us.
 
         Make it durable as a whole, then :meth:`confirm` it: one that could not be written has to be written later,
-        with those after it or before them, for the next one says nothing of what was in it. Until then associations go on with the numbers that
-        the last confirmed one reserves, and cannot send when these are used up.
+        with those after it or before them, for the next one says nothing of what was in it. Until then associations
+        go on with the numbers that the last confirmed one reserves, and cannot send when these are used up.
         """
         self._members.now = now
         return self._freezer.checkpoint(self._config.snapshot_keys, limit)

@@ -41,7 +41,7 @@ TYPE_LENGTH = 1
 class _Cipher:
     """The cipher object, and what it is made of: the key, and behind it the part of the nonce that nobody sends."""
 
-    __slots__ = ("_aead", "_ciphers", "_secret", "_suite", "overhead")
+    __slots__ = ("_aead", "_ciphers", "_iv", "_secret", "_suite", "overhead")
 
     def __init__(self, suite: SuiteParameters, key: bytes, fixed_iv: bytes) -> None:
         self._aead: Aead | None = None
@@ -83,23 +83,26 @@ class _Cipher:
 class _ExplicitNonce(_Cipher):
     """AES-GCM and AES-CCM: eight bytes of the nonce stand in front of the ciphertext."""
 
-    __slots__ = ("_salt",)
+    __slots__ = ()
+    _iv: bytes
+    """The salt of RFC 5288 §3."""
 
     def _use_iv(self, fixed_iv: bytes) -> None:
-        self._salt = fixed_iv
+        self._iv = fixed_iv
 
     def _encrypt(self, number: int, plaintext: bytes, additional: bytes) -> bytes:
         explicit = number.to_bytes(8)
-        return explicit + (self._aead or self._made()).encrypt(self._salt + explicit, plaintext, additional)
+        return explicit + (self._aead or self._made()).encrypt(self._iv + explicit, plaintext, additional)
 
     def _decrypt(self, number: int, fragment: bytes, additional: bytes) -> bytes:
-        return (self._aead or self._made()).decrypt(self._salt + fragment[:8], fragment[8:], additional)
+        return (self._aead or self._made()).decrypt(self._iv + fragment[:8], fragment[8:], additional)
 
 
 class _ImplicitNonce(_Cipher):
     """ChaCha20-Poly1305, RFC 7905 §2."""
 
-    __slots__ = ("_iv",)
+    __slots__ = ()
+    _iv: int
 
     def _use_iv(self, fixed_iv: bytes) -> None:
         self._iv = int.from_bytes(fixed_iv)
@@ -143,19 +146,30 @@ class _PlainFormat:
             return None
 
 
-class _ConnectionIdFormat:
+class _ConnectionIdFormat(_Cipher):
     """Records of RFC 9146."""
 
-    __slots__ = ()
-    overhead: int
-    _connection_id: bytes
-    _padding: int
-    _max_plaintext: int
+    # Only this format and what is below it may have slots: a class cannot have two bases with slots of their own.
+    __slots__ = ("_connection_id", "_max_plaintext", "_padding")
 
     if TYPE_CHECKING:
 
         def _encrypt(self, number: int, plaintext: bytes, additional: bytes) -> bytes: ...
         def _decrypt(self, number: int, fragment: bytes, additional: bytes) -> bytes: ...
+
+    def __init__(
+        self,
+        suite: SuiteParameters,
+        key: bytes,
+        fixed_iv: bytes,
+        connection_id: bytes,
+        padding: int,
+        max_plaintext: int,
+    ) -> None:
+        super().__init__(suite, key, fixed_iv)
+        self._connection_id = connection_id
+        self._padding = padding
+        self._max_plaintext = max_plaintext
 
     def _additional(self, version: int, number: int, length: int) -> bytes:
         connection_id = self._connection_id
@@ -206,45 +220,16 @@ class ImplicitNonceProtection(_ImplicitNonce, _PlainFormat):
     __slots__ = ()
 
 
-# The same is set twice, because a class cannot have two bases with slots.
 class ExplicitNonceIdProtection(_ExplicitNonce, _ConnectionIdFormat):
     """One direction of one epoch, with a connection ID."""
 
-    __slots__ = ("_connection_id", "_max_plaintext", "_padding")
-
-    def __init__(
-        self,
-        suite: SuiteParameters,
-        key: bytes,
-        fixed_iv: bytes,
-        connection_id: bytes,
-        padding: int,
-        max_plaintext: int,
-    ) -> None:
-        super().__init__(suite, key, fixed_iv)
-        self._connection_id = connection_id
-        self._padding = padding
-        self._max_plaintext = max_plaintext
+    __slots__ = ()
 
 
 class ImplicitNonceIdProtection(_ImplicitNonce, _ConnectionIdFormat):
     """One direction of one epoch, with a connection ID."""
 
-    __slots__ = ("_connection_id", "_max_plaintext", "_padding")
-
-    def __init__(
-        self,
-        suite: SuiteParameters,
-        key: bytes,
-        fixed_iv: bytes,
-        connection_id: bytes,
-        padding: int,
-        max_plaintext: int,
-    ) -> None:
-        super().__init__(suite, key, fixed_iv)
-        self._connection_id = connection_id
-        self._padding = padding
-        self._max_plaintext = max_plaintext
+    __slots__ = ()
 
 
 Protection = (
