@@ -50,7 +50,7 @@ def _table(cls: type, name: str, without: tuple[str, ...]) -> Iterator[str]:
     below: list[tuple[str, type, tuple[str, ...]]] = []
     if name:
         yield f"## `[{name}]`\n"
-        yield from _paragraph(inspect.cleandoc(cls.__doc__ or ""), name)
+        yield from _paragraph(inspect.cleandoc(cls.__doc__ or ""))
     for key, (kind, field) in fields_of(cls, without).items():
         dotted = f"{name}.{key}" if name else key
         inner = _inner(kind)
@@ -66,7 +66,7 @@ def _table(cls: type, name: str, without: tuple[str, ...]) -> Iterator[str]:
         yield from _table(inner, dotted, leaves_out)
 
 
-def _paragraph(text: str, name: str) -> Iterator[str]:
+def _paragraph(text: str) -> Iterator[str]:
     # The class's own text names the table again, as it is read there.
     text = re.sub(r"^``\[[^\]]*\]``[:.] ", "", text)
     for part in text.split("\n\n"):
