@@ -1,0 +1,139 @@
+"""A whole fleet: the network, the hosts, an inventory of them, and Ansible to run on it."""
+
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.lab import images
+from tests.lab.hosts import Device, SystemdHost
+from tests.lab.network import Network, within
+
+REPOSITORY = Path(__file__).parents[2]
+FIRST_ENDPOINT, FIRST_DEVICE = 11, 21
+
+_numbers = itertools.count()
+
+
+class Fleet:
+    """Use it in a ``with`` statement; all hosts are up inside, and gone after.
+
+    ``suite`` is the Debian of the endpoints; ``ansible`` the folder with the programs of the Ansible to be used.
+    """
+
+    def __init__(self, *, endpoints=2, devices=3, suite="bookworm", ansible=None):
+        images.require()
+        self._counts = endpoints, devices
+        self._suite = suite
+        self._ansible = Path(ansible or Path(sys.executable).parent)
+        self._stem = f"lab-{os.getpid()}-{next(_numbers)}"
+        self._undo = contextlib.ExitStack()
+        self.hosts = {}
+
+    def __enter__(self):
+        with contextlib.ExitStack() as undo:
+            self.folder = Path(tempfile.mkdtemp(prefix="lab-"))
+            undo.callback(shutil.rmtree, self.folder, ignore_errors=True)
+            self.network = undo.enter_context(Network(self._stem))
+            endpoints, devices = self._counts
+            kinds = [
+                *((f"endpoint-{n}", FIRST_ENDPOINT + n - 1, SystemdHost) for n in range(1, endpoints + 1)),
+                *((f"device-{n}", FIRST_DEVICE + n - 1, Device) for n in range(1, devices + 1)),
+            ]
+            for name, number, kind in kinds:
+                image = images.debian(self._suite) if kind is SystemdHost else images.device()
+                host = kind(name, number, network=self.network, folder=self.folder, image=image)
+                undo.callback(host.close)
+                self.hosts[name] = host
+            for host in self.hosts.values():
+                host.boot()
+            for host in self.hosts.values():
+                host.wait_until_up()
+            self._undo = undo.pop_all()
+        return self
+
+    def __exit__(self, *_):
+        self._undo.close()
+
+    def __getitem__(self, name):
+        return self.hosts[name]
+
+    @property
+    def endpoints(self):
+        """The hosts that endpoints are deployed to."""
+        return [host for host in self.hosts.values() if host.kind == "systemd"]
+
+    @property
+    def devices(self):
+        """The hosts without Python."""
+        return [host for host in self.hosts.values() if host.kind == "device"]
+
+    def inventory(self, **variables):
+        """Write an inventory of all hosts, with ``variables`` for all of them; its file."""
+        common = {
+            "ansible_user": "root",
+            "ansible_ssh_private_key_file": str(images.ssh_key()),
+            "ansible_ssh_common_args": "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null",
+            **variables,
+        }
+
+        def group(hosts):
+            return {"hosts": {host.name: {"ansible_host": host.address} for host in hosts}}
+
+        told = {
+            "all": {
+                "vars": common,
+                "children": {
+                    "dtls_endpoints": group(self.endpoints),
+                    "dtls_devices": group(self.devices),
+                },
+            }
+        }
+        place = self.folder / "inventory.json"
+        place.write_text(json.dumps(told, indent=1))
+        return place
+
+    def environment(self):
+        """What Ansible is started with: our roles, no configuration of this machine, one short-lived control folder."""
+        control = self.folder / "control"
+        control.mkdir(exist_ok=True)
+        return {
+            "PATH": f"{self._ansible}:/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": str(self.folder),
+            "LANG": "C.UTF-8",
+            "ANSIBLE_ROLES_PATH": str(REPOSITORY / "roles"),
+            "ANSIBLE_LOCAL_TEMP": str(self.folder / "ansible"),
+            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(control),
+            "ANSIBLE_DEPRECATION_WARNINGS": "True",
+            "ANSIBLE_NOCOLOR": "True",
+            "ANSIBLE_RETRY_FILES_ENABLED": "False",
+        }
+
+    def start_playbook(self, playbook, *arguments, inventory=None, **environment):
+        """Start ansible-playbook in the controller's namespace; the process, its output piped as text."""
+        command = [
+            *within(self.network.controller),
+            str(self._ansible / "ansible-playbook"), "-i", str(inventory or self.inventory()), str(playbook), *arguments,
+        ]  # fmt: skip
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=self.folder,
+            env=self.environment() | environment,
+            start_new_session=True,
+        )
+
+    def playbook(self, playbook, *arguments, inventory=None, status=0, timeout=300, **environment):
+        """Run a playbook to its end; its output. ``status`` is what it has to end with."""
+        process = self.start_playbook(playbook, *arguments, inventory=inventory, **environment)
+        output, _ = process.communicate(timeout=timeout)
+        assert process.returncode == status, f"status {process.returncode}, not {status}:\n{output}"
+        return output

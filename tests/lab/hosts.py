@@ -1,0 +1,233 @@
+"""Hosts of a lab: one that boots systemd, and one that has a shell and no Python.
+
+A host's root is an overlay over an image, in a folder of the lab; what it has written can be looked at from outside
+(:attr:`Host.written`), which is how a search for secrets on its disk is made.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from tests.lab import images
+from tests.lab.network import PREFIX4, PREFIX6, run, within
+
+BOOT_TIME = 60.0
+"""Seconds; two hosts take 1.5 on an idle machine."""
+HIERARCHIES = ("systemd", "unified")
+"""cgroup hierarchies below /sys/fs/cgroup in which a host gets a group of its own, else two share one."""
+
+
+class Host:
+    """What both kinds have."""
+
+    kind = ""
+
+    def __init__(self, name, number, *, network, folder, image):
+        self.name, self.number = name, number
+        self.address, self.address6 = f"{PREFIX4}.{number}", f"{PREFIX6}{number}"
+        self.network = network
+        self.namespace = network.add(name, number)
+        self.folder = folder / name
+        self.image = image
+        self.root = self.folder / "root"
+        self.written = self.folder / "up"
+        """The files that this host has made or changed."""
+        self._process = None
+        self._undo = contextlib.ExitStack()
+        for below in ("root", "up", "wk"):
+            (self.folder / below).mkdir(parents=True, exist_ok=True)
+        run(
+            "mount", "-t", "overlay", "overlay",
+            "-o", f"lowerdir={image},upperdir={self.written},workdir={self.folder / 'wk'}", str(self.root),
+        )  # fmt: skip
+        self._undo.callback(run, "umount", str(self.root))
+        keys = self.root / "root/.ssh"
+        keys.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shutil.copy(images.ssh_key().with_suffix(".pub"), keys / "authorized_keys")
+        (keys / "authorized_keys").chmod(0o600)
+
+    def boot(self):
+        """Start it; :meth:`wait_until_up` waits until it answers."""
+        raise NotImplementedError
+
+    def shut_down(self):
+        """End it; its files stay, and it may be booted again."""
+        raise NotImplementedError
+
+    def ssh_command(self, command):
+        """The words that run ``command`` on the host, from the controller's namespace."""
+        return [
+            *within(self.network.controller),
+            "ssh", "-i", str(images.ssh_key()), "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no",
+            "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=2",
+            f"root@{self.address}", command,
+        ]  # fmt: skip
+
+    def ssh(self, command, *, check=True, text_input=None, timeout=60):
+        """Run ``command`` there; what it printed."""
+        done = subprocess.run(
+            self.ssh_command(command),
+            input=text_input,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout,
+        )
+        if check and done.returncode:
+            raise RuntimeError(f"{self.name}: {command}: status {done.returncode}: {done.stderr.strip()}")
+        return done.stdout
+
+    def wait_until_up(self, seconds=BOOT_TIME):
+        """Return once a command can be run there."""
+        self._wait("true", seconds)
+
+    def _wait(self, command, seconds):
+        end = time.monotonic() + seconds
+        while subprocess.run(self.ssh_command(command), capture_output=True, check=False).returncode:
+            if self._process is not None and self._process.poll() is not None:
+                raise RuntimeError(f"{self.name} ended while it booted: {self.log()[-2000:]}")
+            if time.monotonic() > end:
+                raise RuntimeError(f"{self.name} does not answer after {seconds:g} s: {self.log()[-2000:]}")
+            time.sleep(0.05)
+
+    def log(self):
+        """What its console said."""
+        try:
+            return (self.folder / "console").read_text(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def unplug(self):
+        """Cut it off from the network."""
+        self.network.unplug(self.number)
+
+    def plug(self):
+        """Undo :meth:`unplug`."""
+        self.network.unplug(self.number, plugged=True)
+
+    def processes(self):
+        """The numbers, in this machine's count, of all processes of the host."""
+        return [int(entry.name) for entry in Path("/proc").glob("[0-9]*") if self._is_ours(entry)]
+
+    def _is_ours(self, entry):
+        try:
+            # By number: what the link says is the host's own view.
+            return (entry / "root").stat().st_ino == self.root.stat().st_ino and (
+                (entry / "root").stat().st_dev == self.root.stat().st_dev
+            )
+        except OSError:
+            return False
+
+    def close(self):
+        """End it and remove its files."""
+        with contextlib.suppress(Exception):
+            self.shut_down()
+        self._undo.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class SystemdHost(Host):
+    """Debian, booted by systemd-nspawn: units, sandboxing, journal and nftables are real; limits of memory are not."""
+
+    kind = "systemd"
+
+    def boot(self):
+        groups = [Path("/sys/fs/cgroup") / hierarchy / f"{self.namespace}" for hierarchy in HIERARCHIES]
+        groups = [group for group in groups if group.parent.is_dir()]
+        for group in groups:
+            group.mkdir(exist_ok=True)
+        joins = "".join(f"echo $$ > {group}/cgroup.procs; " for group in groups)
+        command = [
+            "systemd-nspawn", "--quiet", f"--directory={self.root}", "--boot", f"--machine={self.namespace}",
+            "--register=no", "--keep-unit", f"--network-namespace-path=/run/netns/{self.namespace}",
+            "--capability=CAP_NET_ADMIN", "--console=pipe",
+        ]  # fmt: skip
+        with (self.folder / "console").open("ab") as console:
+            self._process = subprocess.Popen(
+                ["sh", "-c", f'{joins}exec "$@"', "sh", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._groups = groups
+
+    def wait_until_up(self, seconds=BOOT_TIME):
+        """Return once systemd says that it is running."""
+        self._wait(
+            "systemctl is-system-running --wait >/dev/null || systemctl is-system-running | grep -q degraded",
+            seconds,
+        )
+
+    def shut_down(self):
+        if self._process is None:
+            return
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(15)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+        for group in self._groups:
+            _remove_groups(group)
+
+
+class Device(Host):
+    """busybox and dropbear. What a device runs beside, a DTLS client, is a process of the lab in its namespace."""
+
+    kind = "device"
+
+    def boot(self):
+        start = (
+            f"hostname {self.name}; mount -t proc proc /proc; mkdir -p /dev/pts; mount -t devpts devpts /dev/pts; "
+            "[ -c /dev/null ] || mknod -m 666 /dev/null c 1 3; [ -c /dev/urandom ] || mknod -m 666 /dev/urandom c 1 9; "
+            "for script in /etc/rc.local /etc/init.d/S*; do [ -x $script ] && $script start; done; "
+            "exec dropbear -F -E -R -s -p 22"
+        )
+        with (self.folder / "console").open("ab") as console:
+            self._process = subprocess.Popen(
+                [
+                    *within(self.namespace),
+                    "unshare",
+                    "--mount",
+                    "--pid",
+                    "--uts",
+                    "--ipc",
+                    "--fork",
+                    "--kill-child",
+                    "chroot",
+                    str(self.root),
+                    "/bin/sh",
+                    "-c",
+                    start,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"},
+            )
+
+    def shut_down(self):
+        if self._process is None:
+            return
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._process = None
+
+
+def _remove_groups(group):
+    for _ in range(50):
+        for below in sorted(group.rglob("*"), key=lambda path: -len(path.parts)):
+            if below.is_dir():
+                with contextlib.suppress(OSError):
+                    below.rmdir()
+        with contextlib.suppress(OSError):
+            group.rmdir()
+            return
+        time.sleep(0.05)
