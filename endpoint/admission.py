@@ -157,8 +157,8 @@ class Admission:
         else:
             handshake.identity = verdict
 
-    def _lookup_failed(self, identity: bytes, reason: str) -> None:
-        self._observer.trouble("key store failed", identity=identity, reason=reason)
+    def _lookup_failed(self, what: str, identity: bytes, reason: str) -> None:
+        self._observer.trouble(what, identity=identity, reason=reason)
 
     def _verification_failed(self, reason: str) -> None:
         self._observer.trouble("verifier failed", reason=reason)

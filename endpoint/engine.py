@@ -415,6 +415,7 @@ class Engine(KeepingEngine):
             "identities": self._roster.identities,
             "lookups": self._admission.lookups.pending,
             "lookup_failures": self._admission.lookups.failures,
+            "lookups_unavailable": self._admission.lookups.unavailable,
             "verifications": self._admission.verifications.pending,
             "verification_failures": self._admission.verifications.failures,
             "refused": dict(self._quotas.refused),
