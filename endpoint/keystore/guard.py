@@ -24,6 +24,8 @@ What holds, and how:
   does not hold: who claims that identity learns that it exists.
 - *A store that is down is left alone*: after ``failures`` failed lookups in a row every handshake is refused at once, and one task
   asks again for the identity that failed last, with growing pauses and jitter (else many endpoints would ask in step).
+- *A store that knows by itself that it is down says so* (``on_change``, if it has that attribute, is set to
+  :meth:`GuardedStore.changed`): then nobody has to wait for a time-out to find out, nor for a pause when it is back.
 - *Associations know nothing of all this*: keys are needed for handshakes only.
 
 Left out: a memory of *known* identities. It would bridge short outages and spare some lookups, at the price of secrets in
@@ -103,11 +105,13 @@ class GuardedStore:
         self._failures = 0
         """Lookups that failed since the last answer."""
         self._reason = ""
-        self._failed_last = b""
+        self._failed_last: bytes | None = None
         self._down_since: float | None = None
         self._went_down = trio.Event()
         self._outages = 0
         self.outcomes: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
+        if hasattr(store, "on_change"):
+            store.on_change = self.changed
 
     # --- questions ---
 
@@ -248,10 +252,23 @@ class GuardedStore:
         self._failures += 1
         self._reason = reason
         self._failed_last = identity
-        if self._failures >= self.policy.failures and self._down_since is None:
+        if self._failures >= self.policy.failures:
+            self._note_outage()
+
+    def _note_outage(self) -> None:
+        if self._down_since is None:
             self._down_since = self._clock()
             self._outages += 1
             self._went_down.set()
+
+    def changed(self, reason: str | None) -> None:
+        """For stores that notice by themselves: it is down, and why; or with ``None``: it is not."""
+        if reason is None:
+            self._note_answer()
+        else:
+            self._reason = reason
+            self._note_outage()
+            self._trouble("key store unavailable", reason=reason)
 
     def _note_answer(self) -> None:
         self._failures = 0
@@ -275,6 +292,8 @@ class GuardedStore:
 
     async def _ask_again(self) -> None:
         identity = self._failed_last
+        if identity is None:
+            return  # it went down by its own account, and will say when it is back
         try:
             answer = self.store.lookup(identity)
         except Exception as error:  # noqa: BLE001 - as in lookup
