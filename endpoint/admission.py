@@ -21,13 +21,14 @@ import attrs
 import trio
 
 from endpoint.association import CredentialKind
+from endpoint.keystore.fingerprint import short_digest
 from endpoint.lookups import Lookups
 from endpoint.quotas import IdentityOverflow
 from endpoint.verification import PeerRejected, Verifications
 from sansdtls import ConnectionState, LocalClose
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from endpoint.addresses import Path
     from endpoint.keystore import KeyStore
@@ -49,6 +50,8 @@ class Handshake:
     """Whose path it is on, and for whose sake it was admitted although the prefix may be full."""
     identity: bytes | None = None
     """As claimed with a PSK, or as verified from a certificate or raw public key."""
+    keys: Sequence[bytes] = attrs.field(default=(), repr=False)
+    """What the key store has answered."""
     lookup: trio.CancelScope | None = None
     rejection: PeerRejected | None = None
     unwanted: bool = False
@@ -88,7 +91,9 @@ class Admission:
         self._none_left = trio.Event()
         self.nursery: trio.Nursery | None = None
         """Where late answers are waited for: the running engine's. Without one nobody is asked any more."""
-        self.lookups = Lookups(keystore, clock=clock, deliver=deliver, report=self._lookup_failed)
+        self.lookups = Lookups(
+            keystore, clock=clock, deliver=deliver, report=self._lookup_failed, answered=self._keys_given
+        )
         self.verifications = Verifications(
             verify, clock=clock, decided=self._peer_decided, deliver=deliver, report=self._verification_failed
         )
@@ -149,6 +154,9 @@ class Admission:
         for event in events:
             self._handle(event, now)
 
+    def _keys_given(self, connection: Connection, keys: Sequence[bytes]) -> None:
+        self._handshakes[connection].keys = keys
+
     def _peer_decided(self, request: PeerRequest, verdict: bytes | PeerRejected) -> None:
         handshake = self._handshakes[request.connection]
         if isinstance(verdict, PeerRejected):
@@ -179,6 +187,8 @@ class Admission:
                 return None
         if kind in (CredentialKind.CERTIFICATE, CredentialKind.RAW_PUBLIC_KEY):
             connection.annotation = identity  # survives freezing; nobody verifies it again then
+        elif kind is CredentialKind.PSK:
+            connection.annotation = _digest_of_the_key(connection, handshake)  # so does this
         del self._handshakes[connection]
         self._note_end()
         return handshake, identity
@@ -252,3 +262,10 @@ class Admission:
             while self._handshakes:
                 await self._none_left.wait()
         return len(self._handshakes)
+
+
+def _digest_of_the_key(connection: Connection, handshake: Handshake) -> bytes:
+    """Names the pre-shared key that the handshake was made with."""
+    peer = connection.peer
+    index = None if peer is None else peer.psk_key_index
+    return b"" if index is None else short_digest(handshake.keys[index])

@@ -112,6 +112,15 @@ class Association:
         return self.kind is not CredentialKind.NONE
 
     @property
+    def fingerprint(self) -> str | None:
+        """Names the pre-shared key that it was made with, as :func:`~endpoint.keystore.fingerprint.fingerprint` does.
+
+        ``None`` without one, and for an association that was frozen by a version that did not keep it.
+        """
+        digest = self.connection.annotation
+        return digest.hex() if self.kind is CredentialKind.PSK and digest else None
+
+    @property
     def remote(self) -> str:
         """The peer's address and port as text."""
         return path_text(self.path)

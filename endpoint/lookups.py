@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from endpoint.keystore import Keys, KeyStore
-    from sansdtls import Event, PskRequested
+    from sansdtls import Connection, Event, PskRequested
 
 
 class Lookups:
@@ -35,8 +35,12 @@ class Lookups:
         clock: Callable[[], float],
         deliver: Callable[[list[Event], float], None],
         report: Callable[[str, bytes, str], None],
+        answered: Callable[[Connection, Sequence[bytes]], None] = lambda _connection, _keys: None,
     ) -> None:
-        """``deliver(events, now)`` gets what a late answer brings about; ``report(what, identity, reason)`` each failure."""
+        """``deliver(events, now)`` gets what a late answer brings about; ``report(what, identity, reason)`` each failure.
+
+        ``answered`` hears of the keys that a connection is given, before anything comes of it.
+        """
         self.store = store
         """May be replaced at any time; lookups under way finish with the one before."""
         self.pending = 0
@@ -48,6 +52,7 @@ class Lookups:
         self._clock = clock
         self._deliver = deliver
         self._report = report
+        self._answered = answered
 
     def answer(
         self, request: PskRequested, nursery: trio.Nursery, *, now: float
@@ -102,6 +107,7 @@ class Lookups:
         elif not all(isinstance(key, bytes) for key in keys):
             self._failed(request, "a key is not bytes")
             keys = ()
+        self._answered(request.connection, keys)
         try:
             return request.connection.provide_psk(request, keys, now=now)
         except UsageError as error:
