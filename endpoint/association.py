@@ -129,6 +129,11 @@ class Association:
         return self._carrier.socket_of(self.path).local_text_for(self.path[1])
 
     @property
+    def local_address(self) -> tuple[str, int]:
+        """Our address and port."""
+        return self._carrier.socket_of(self.path).local_address_for(self.path[1])
+
+    @property
     def last_received(self) -> float:
         """When data arrived last (or the handshake ended), on the engine's clock."""
         return self.budget.refilled

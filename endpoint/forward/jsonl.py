@@ -78,6 +78,7 @@ class JsonLines(Sink):
 
     async def run(self) -> None:
         """Write until cancelled."""
+        self._lines.put_back()  # if this task was started anew
         while True:
             lines = await self._lines.take(MAX_WRITE)
             chunk = b"".join(lines)
