@@ -1,13 +1,10 @@
-"""``[forward]``: where received data go.
-
-One sink's keys stand in the table itself; where there are several, each has a ``[[forward.sinks]]`` with its
-``kind``. A datagram goes to the first sink that is meant to have it, and to those behind it for as long as ``also``
-is true.
-"""
+"""``[forward]``: where received data go. The keys of each kind of sink are in ``endpoint.tables.sinks``."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
 import attrs
 
@@ -15,16 +12,18 @@ from endpoint.structure import StructureError, choice, structure
 from endpoint.tables.sinks import KINDS, JsonlTable, SinkTable
 from endpoint.text import show_text
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
 DEFAULT_KIND = JsonlTable.kind
 
 
 @attrs.frozen(kw_only=True)
 class Forward:
-    """``[forward]``: see the module's text; the keys are in ``endpoint.tables.sinks``."""
+    """``[forward]``: where received data go.
+
+    One sink's keys stand in the table itself. Where there are several, each has a `[[forward.sinks]]` with its `kind`:
+    a datagram goes to the first sink that is meant to have it, and to those behind it for as long as `also` is true.
+    """
+
+    variants: ClassVar[Mapping[str, type[SinkTable]]] = KINDS
 
     sinks: tuple[SinkTable, ...] = attrs.field(factory=lambda: (JsonlTable(),))
 
