@@ -33,6 +33,7 @@ import trio
 from endpoint.admin import AdminError, AdminSocket, CommandError
 from endpoint.engine import Engine
 from endpoint.forward import ForwardError
+from endpoint.forward.hearing import Hearing
 from endpoint.forward.making import make_forwarder
 from endpoint.handoff import HandoffError
 from endpoint.leaving import Leaving, counts_of
@@ -54,8 +55,9 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
+    from endpoint.association import Association
     from endpoint.config import EndpointConfig
-    from endpoint.forward import Forwarder
+    from endpoint.forward import Forwarder, Sink
     from endpoint.keystore.loading import LoadedCredentials
     from endpoint.listening import Listeners
 
@@ -136,8 +138,9 @@ class Service:
                     self._everything.cancel()
 
     async def _serve(self, task_status: trio.TaskStatus[Listening]) -> None:
-        forwarder = make_forwarder(self._config, self._log.warning)
         with contextlib.ExitStack() as opened:
+            forwarder = make_forwarder(self._config, self._log.warning, self._associations)
+            opened.callback(forwarder.close)
             succession = self._succession = opened.enter_context(
                 contextlib.closing(
                     Succession(
@@ -199,7 +202,7 @@ class Service:
                 | succession.statistics(),
             )
 
-    def _make_engine(self, listeners: Listeners, forwarder: Forwarder, succession: Succession) -> Engine:
+    def _make_engine(self, listeners: Listeners, forwarder: Sink, succession: Succession) -> Engine:
         reporter = Reporter(self._log, self._throttle, forwarder)
         return Engine(
             self._credentials.server_config(),
@@ -207,11 +210,14 @@ class Service:
             keystore=self._credentials.keystore,
             verify=self._credentials.verifier(),
             quotas=self._config.quotas,
-            observer=Observers(reporter, data=reporter),
+            observer=Observers(reporter, Hearing(forwarder), data=reporter),
             clock=succession.clock,
             generation=succession.generation,
             durable=succession.durable,
         )
+
+    def _associations(self, identity: bytes) -> list[Association]:
+        return [] if self._engine is None else self._engine.associations(identity)
 
     def _say_ready(self, listeners: Listeners) -> None:
         where = ", ".join(udp.local_text for udp in listeners.sockets)
