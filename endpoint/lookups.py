@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from endpoint.histogram import LOOKUP_SECONDS, Histogram
 from sansdtls import UsageError
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class Lookups:
         """Late lookups under way (a gauge)."""
         self.failures = 0
         """Lookups that failed."""
+        self.seconds = Histogram(LOOKUP_SECONDS)
+        """How long the store took, failures included; not those whose handshake ended first."""
         self._clock = clock
         self._deliver = deliver
         self._report = report
@@ -47,18 +50,22 @@ class Lookups:
     ) -> tuple[list[Event], trio.CancelScope | None]:
         """Answer at once: what came of it; or start a task: the scope that ends it with its handshake."""
         answer: Keys | Awaitable[Keys]
+        began = self._clock()
         try:
             answer = self.store.lookup(request.identity)
         except Exception as error:  # noqa: BLE001 - one peer's lookup must not end the service for all
             self._failed(request, repr(error))
             answer = ()
         if not isinstance(answer, Awaitable):
+            self.seconds.observe(self._clock() - began)
             return self._provide(request, answer, now), None
         scope = trio.CancelScope()
-        nursery.start_soon(self._look_up, request, answer, scope)
+        nursery.start_soon(self._look_up, request, answer, scope, began)
         return [], scope
 
-    async def _look_up(self, request: PskRequested, answer: Awaitable[Keys], scope: trio.CancelScope) -> None:
+    async def _look_up(
+        self, request: PskRequested, answer: Awaitable[Keys], scope: trio.CancelScope, began: float
+    ) -> None:
         keys: Keys = ()
         self.pending += 1
         try:
@@ -71,6 +78,7 @@ class Lookups:
             self.pending -= 1
         if not scope.cancelled_caught:
             now = self._clock()
+            self.seconds.observe(now - began)
             self._deliver(self._provide(request, keys, now), now)
 
     def _provide(self, request: PskRequested, keys: object, now: float) -> list[Event]:
