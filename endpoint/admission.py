@@ -92,7 +92,9 @@ class Admission:
         self._handshakes: dict[Connection, Handshake] = {}
         self._stopped = False
         self._clock = clock
-        self._seconds = {result: Histogram(HANDSHAKE_SECONDS) for result in ("completed", "resumed", "failed")}
+        self._seconds = {
+            result: Histogram(HANDSHAKE_SECONDS) for result in ("completed", "resumed", "failed")
+        }
         self._none_left = trio.Event()
         self.nursery: trio.Nursery | None = None
         """Where late answers are waited for: the running engine's. Without one nobody is asked any more."""

@@ -184,9 +184,7 @@ class _Parted:
 class History(Quiet):
     """An observer that remembers. ``wall`` gives seconds since the epoch."""
 
-    def __init__(
-        self, *, identities: int, strangers: int, addresses: int, wall: Callable[[], float]
-    ) -> None:
+    def __init__(self, *, identities: int, strangers: int, addresses: int, wall: Callable[[], float]) -> None:
         """How many devices, how many names that are nobody's, and how many addresses (of either) are remembered."""
         self._wall = wall
         self._names = _Parted(identities, strangers)

@@ -103,8 +103,8 @@ def remedy_text(cause: Cause, problem: str | None = None) -> str | None:
     ``problem`` is why a certificate or raw public key was not accepted, where that was the reason.
     """
     match cause:
-        case AuthenticationFailed(problem=AuthenticationProblem.PEER_REJECTED) if problem in _REJECTED:
-            return _REJECTED[problem]
+        case AuthenticationFailed(problem=AuthenticationProblem.PEER_REJECTED) if problem is not None:
+            return _REJECTED.get(problem, _AUTHENTICATION[AuthenticationProblem.PEER_REJECTED])
         case AuthenticationFailed(problem=which):
             return _AUTHENTICATION[which]
         case PeerIncompatible(description=AlertDescription.PROTOCOL_VERSION):
@@ -128,7 +128,9 @@ def remedy_text(cause: Cause, problem: str | None = None) -> str | None:
             return None
 
 
-_QUOTAS = "raise quotas.{name}, or list the network where many devices share an address as one that may have more"
+_QUOTAS = (
+    "raise quotas.{name}, or list the network where many devices share an address as one that may have more"
+)
 
 
 def quota_remedy(name: str) -> str:

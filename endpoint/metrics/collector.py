@@ -37,7 +37,9 @@ class StatisticsCollector:
 
     def collect(self) -> Iterator[Family]:
         """All metrics that there are figures for."""
-        info = GaugeMetricFamily("dtls_build_info", "1; the label is this program's version.", labels=["version"])
+        info = GaugeMetricFamily(
+            "dtls_build_info", "1; the label is this program's version.", labels=["version"]
+        )
         info.add_metric([self._version], 1)
         yield info
         tree = as_mapping(self._statistics())

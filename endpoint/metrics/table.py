@@ -105,7 +105,9 @@ HANDSHAKES = (
         "Hellos with a cookie that did not verify.",
         "Forged, or devices whose address changes within a handshake (NAT).",
     ),
-    _counter("dtls_offers_refused", "server.offers_refused", "Handshakes refused by a quota or while stopping."),
+    _counter(
+        "dtls_offers_refused", "server.offers_refused", "Handshakes refused by a quota or while stopping."
+    ),
     _counter(
         "dtls_psk_unknown",
         "server.psk_unknown",
@@ -152,7 +154,9 @@ HANDSHAKES = (
 )
 
 ASSOCIATIONS = (
-    _gauge("dtls_associations", "associations", "Live associations.", "Falls suddenly: see associations_ended."),
+    _gauge(
+        "dtls_associations", "associations", "Live associations.", "Falls suddenly: see associations_ended."
+    ),
     _gauge("dtls_frozen", "frozen", "Frozen associations: silent devices, kept in a few hundred bytes."),
     _gauge("dtls_identities", "identities", "Identities with a live association."),
     _counter(
@@ -242,7 +246,11 @@ TRAFFIC = (
         "Errors of receiving, by errno.",
         "ENOBUFS, ENOMEM: the host is out of memory.",
     ),
-    _gauge("dtls_receive_buffer_bytes", "sockets.{listener}.receive_buffer", "Receive buffer that the kernel granted."),
+    _gauge(
+        "dtls_receive_buffer_bytes",
+        "sockets.{listener}.receive_buffer",
+        "Receive buffer that the kernel granted.",
+    ),
 )
 
 KEYS = (
@@ -264,14 +272,18 @@ KEYS = (
         "Key lookups that failed; the log says why.",
         "The key store is broken.",
     ),
-    _gauge("dtls_verifications", "verifications", "Certificates being examined.", "More than four: they queue."),
+    _gauge(
+        "dtls_verifications", "verifications", "Certificates being examined.", "More than four: they queue."
+    ),
     _counter(
         "dtls_verification_failures",
         "verification_failures",
         "Verifications that failed for a reason that is not the peer's.",
         "A fault of the verifier; the log says which.",
     ),
-    _gauge("dtls_credentials_identities", "credentials.identities", "Identities in the keys that were loaded."),
+    _gauge(
+        "dtls_credentials_identities", "credentials.identities", "Identities in the keys that were loaded."
+    ),
     _gauge(
         "dtls_credentials_in_rotation",
         "credentials.in_rotation",
@@ -293,23 +305,25 @@ KEYS = (
 )
 
 FORWARDING = (
-    _counter("dtls_forwarded", "forward.{sink}.forwarded", "Datagrams handed on, by sink."),
+    _counter("dtls_forwarded", "forward.sinks.{sink}.forwarded", "Datagrams handed on, by sink."),
     _counter(
         "dtls_forward_dropped",
-        "forward.{sink}.forward_dropped.{reason}",
+        "forward.sinks.{sink}.drops.{reason}",
         "Datagrams that could not be handed on, by sink and reason.",
         "The reader is too slow or gone; forward.buffer only bridges a pause.",
     ),
     _gauge(
         "dtls_forward_held_bytes",
-        "forward.{sink}.forward_held",
+        "forward.sinks.{sink}.forward_held",
         "Bytes that wait to be handed on.",
         "Close to forward.buffer: soon data are dropped.",
     ),
 )
 
 STATE = (
-    _counter("dtls_state_checkpoints", "state_checkpoints", "Checkpoints written to the database of associations."),
+    _counter(
+        "dtls_state_checkpoints", "state_checkpoints", "Checkpoints written to the database of associations."
+    ),
     _counter("dtls_state_rows_saved", "state_rows_saved", "Associations written to it."),
     _counter("dtls_state_rows_removed", "state_rows_removed", "Associations removed from it."),
     _counter(
@@ -318,7 +332,12 @@ STATE = (
         "Checkpoints that could not be written.",
         "Disk full or broken: soon numbers run out, and devices hear nothing.",
     ),
-    _gauge("dtls_state_failing", "state_failing", "1 while the last attempt to write failed.", "As state_failures."),
+    _gauge(
+        "dtls_state_failing",
+        "state_failing",
+        "1 while the last attempt to write failed.",
+        "As state_failures.",
+    ),
 )
 
 ITSELF = (
@@ -328,12 +347,6 @@ ITSELF = (
         "observer_failures",
         "Faults in what hears of events.",
         "A fault of the program; the log has the details.",
-    ),
-    _counter(
-        "dtls_log_lines_lost",
-        "log.lost",
-        "Log lines that could not be written.",
-        "The log's reader is gone, or its disk is full.",
     ),
     _gauge("dtls_history_identities", "history.identities", "Devices whose last handshakes are remembered."),
     _gauge("dtls_history_strangers", "history.strangers", "Names that are nobody's and are remembered."),
@@ -355,7 +368,9 @@ ITSELF = (
         "Connections to this metrics server beyond what it serves at once.",
         "Something on this host opens connections and leaves them.",
     ),
-    _counter("dtls_metrics_failures", "metrics.failures", "Faults while serving HTTP; the log has the details."),
+    _counter(
+        "dtls_metrics_failures", "metrics.failures", "Faults while serving HTTP; the log has the details."
+    ),
 )
 
 SECTIONS = {
@@ -372,6 +387,10 @@ NOT_EXPORTED = {
     "server.associations": "the core's view of `associations`, without those that are ending",
     "server.frozen": "the same as `frozen`",
     "sockets.{listener}.local": "text: it is the label `listener`",
+    "forward.forwarded": "the sum of all sinks",
+    "forward.forward_dropped": "the sum of all sinks and reasons",
+    "forward.forward_held": "the sum of all sinks",
+    "forward.sinks.{sink}.forward_dropped": "the sum of all reasons",
 }
 """Figures of the statistics that are no metrics, each with the reason."""
 
@@ -385,7 +404,12 @@ def document() -> str:
     """The tables of ``docs/metrics.md``."""
     lines = []
     for title, metrics in SECTIONS.items():
-        lines += [f"## {title}", "", "| metric | type | labels | meaning | what to do |", "|---|---|---|---|---|"]
+        lines += [
+            f"## {title}",
+            "",
+            "| metric | type | labels | meaning | what to do |",
+            "|---|---|---|---|---|",
+        ]
         lines += [
             f"| `{metric.series}` | {metric.kind.value} | {', '.join(f'`{label}`' for label in metric.labels)} "
             f"| {metric.help} | {metric.advice} |"
