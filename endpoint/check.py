@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from endpoint.config import EndpointConfig
     from endpoint.credentials import Credentials
+    from endpoint.tables.metrics import Metrics
     from endpoint.tables.state import State
     from sansdtls import ConnectionIdPolicy, Limits
 
@@ -96,9 +97,10 @@ def describe(path: Path, config: EndpointConfig, loaded: LoadedCredentials, now:
         *_connection_ids(server.connection_id, server.limits),
         *_forward(config),
         *_state(config),
+        _metrics(config.metrics),
         f"logs to standard error from level {config.log.level}; a stop takes at most {listen.drain:g} s",
     ]
-    notes = [*loaded.notes, *loaded.remarks(now), *_about_state(config)]
+    notes = [*loaded.notes, *loaded.remarks(now), *_about_state(config), *_about_metrics(config.metrics)]
     told = config.credentials
     if told.psk_file and not loaded.psk.keys:
         how = " with a pre-shared key" if told.shows_something else ""
@@ -239,6 +241,20 @@ _CLIENTS = {
     "wanted": "anybody may connect without a credential: clients are asked for one, and may have none",
     "required": "clients without a pre-shared key need a certificate or raw public key",
 }
+
+
+def _metrics(told: Metrics) -> str:
+    if told.port == "off":
+        return "serves no metrics over HTTP"
+    where = _address(told.address, told.port)
+    return f"serves /metrics, /healthz and /readyz over HTTP at {where}{_reach(told.address)}"
+
+
+def _about_metrics(told: Metrics) -> list[str]:
+    if told.port == "off" or told.loopback:
+        return []
+    who = "whoever reaches it can read the metrics without a password, over plain HTTP"
+    return [f"metrics.address: {who}; remedy: 127.0.0.1, or a firewall"]
 
 
 def _address(host: str, port: int) -> str:

@@ -24,6 +24,7 @@ from endpoint.structure import StructureError, structure
 from endpoint.tables.forward import Forward
 from endpoint.tables.listen import Listen
 from endpoint.tables.log import Log
+from endpoint.tables.metrics import Metrics
 from endpoint.tables.state import State
 from endpoint.text import show_text
 from sansdtls import ServerConfig
@@ -70,6 +71,7 @@ class EndpointConfig:
     quotas: QuotaPolicy = attrs.field(factory=QuotaPolicy)
     forward: Forward = attrs.field(factory=Forward)
     state: State = attrs.field(factory=State)
+    metrics: Metrics = attrs.field(factory=Metrics)
     log: Log = attrs.field(factory=Log)
 
 

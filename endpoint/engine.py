@@ -400,6 +400,14 @@ class Engine(KeepingEngine):
         """The live associations, of one identity or all."""
         return list(self._roster) if identity is None else self._roster.of(identity)
 
+    def frozen_of(self, identity: bytes) -> int:
+        """How many frozen associations an identity has."""
+        return len(self._sleepers.of(identity))
+
+    def identities(self) -> list[bytes]:
+        """All that have an association, live or frozen, in no order and perhaps twice."""
+        return [*self._roster.names(), *self._sleepers.names()]
+
     def statistics(self) -> dict[str, Any]:
         """Counters and gauges as plain nested dicts, for logs, metrics and tests."""
         server = attrs.asdict(self._server.statistics)
@@ -416,6 +424,8 @@ class Engine(KeepingEngine):
             "lookups": self._admission.lookups.pending,
             "lookup_failures": self._admission.lookups.failures,
             "lookups_unavailable": self._admission.lookups.unavailable,
+            "lookup_seconds": self._admission.lookups.seconds.statistics(),
+            "handshake_seconds": self._admission.seconds(),
             "verifications": self._admission.verifications.pending,
             "verification_failures": self._admission.verifications.failures,
             "refused": dict(self._quotas.refused),

@@ -281,6 +281,11 @@ class UdpSocket:
             "receive_buffer": self.receive_buffer,
         }
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is received any more."""
+        return self._socket.fileno() < 0
+
     def close(self) -> None:
         """Close the descriptor; tasks that wait on it get ``trio.ClosedResourceError``."""
         if self._socket.fileno() >= 0:

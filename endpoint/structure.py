@@ -251,6 +251,16 @@ def _optional_number(kind: Any) -> Callable[[Any, Any], Any]:
     return hook
 
 
+def _number_or_word(kind: Any) -> Callable[[Any, Any], Any]:
+    """The hook for ``int | Literal["off"]``."""
+    number, words = typing.get_args(kind)
+
+    def hook(value: Any, _: Any) -> Any:
+        return _CONVERTER.structure(value, words if isinstance(value, str) else number)
+
+    return hook
+
+
 def fields_of(cls: type, without: Sequence[str] = ()) -> dict[str, tuple[Any, attrs.Attribute[Any]]]:
     """The keys of the table that ``cls`` stands for, each with its type and field; ``without`` are none."""
     hints = typing.get_type_hints(cls)
@@ -358,6 +368,13 @@ def _is_optional_number(kind: Any) -> bool:
     return set(typing.get_args(kind)) in ({int, type(None)}, {float, type(None)})
 
 
+def _is_number_or_word(kind: Any) -> bool:
+    if typing.get_origin(kind) not in (types.UnionType, typing.Union):
+        return False
+    number, *others = typing.get_args(kind)
+    return number in (int, float) and len(others) == 1 and _is_literal(others[0])
+
+
 def _is_optional(kind: Any) -> bool:
     arguments = typing.get_args(kind)
     return (
@@ -446,6 +463,7 @@ def _make_converter() -> cattrs.Converter:
         _is_named_choice, lambda value, kind: kind(choice(value, [member.value for member in kind]))
     )
     converter.register_structure_hook_factory(_is_optional_number, _optional_number)
+    converter.register_structure_hook_factory(_is_number_or_word, _number_or_word)
     return converter
 
 
