@@ -197,8 +197,10 @@ def _reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
 
-def ask(path: Path, command: str, *, seconds: float) -> dict[str, Any]:
+def ask(path: Path, command: str, *, seconds: float, **parameters: object) -> dict[str, Any]:
     """The client's side: the service's answer, with ``ok`` and, where that is false, ``error``. Blocks.
+
+    ``parameters`` are the members of the request beside ``command``.
 
     :class:`AdminError` if no service answers within ``seconds``.
     """
@@ -208,7 +210,7 @@ def ask(path: Path, command: str, *, seconds: float) -> dict[str, Any]:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
             sock.settimeout(seconds)
             sock.connect(os.fsencode(path))
-            sock.sendall(json.dumps({"command": command}).encode() + b"\n")
+            sock.sendall(json.dumps({"command": command, **parameters}).encode() + b"\n")
             while not line.endswith(b"\n") and len(line) < MAX_ANSWER:
                 more = sock.recv(65_536)
                 if not more:

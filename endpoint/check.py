@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from endpoint.config import EndpointConfig, State
+    from endpoint.config import EndpointConfig
     from endpoint.credentials import Credentials
+    from endpoint.tables.state import State
     from sansdtls import ConnectionIdPolicy, Limits
 
 

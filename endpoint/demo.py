@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING
 import trio
 
 from endpoint import open_dtls
-from endpoint.config import DEFAULT_PORT, EndpointConfig, Listen
+from endpoint.config import EndpointConfig
 from endpoint.credentials import Credentials
 from endpoint.forward import ForwardError
 from endpoint.keystore.file import KeyFileError, load_psk
 from endpoint.keystore.loading import LoadedCredentials
 from endpoint.logs import make_log
 from endpoint.service import Service
+from endpoint.tables.listen import DEFAULT_PORT, Listen
 from endpoint.text import json_line, show_text
 from endpoint.udp import ListenError
 from sansdtls import ClientConfig, ConnectionIdPolicy

@@ -23,8 +23,8 @@ from endpoint.udp import RetryPolicy, bind_udp
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from endpoint.config import Listen
     from endpoint.systemd import Descriptor
+    from endpoint.tables.listen import Listen
     from endpoint.udp import ListenError
 
 STORED_SOCKET = "sansdtls-udp"

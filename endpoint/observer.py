@@ -71,3 +71,99 @@ class Observer(Protocol):
     def trouble(self, what: str, **facts: object) -> None:
         """Something for the operator: ``what`` is a short stable phrase, ``facts`` are plain values."""
         ...
+
+
+class Quiet:
+    """An observer that does nothing: subclass it to hear of some facts only."""
+
+    def completed(self, association: Association) -> None:
+        """See :class:`Observer`, as of all others."""
+
+    def received(self, association: Association, data: bytes) -> None:
+        """Nothing."""
+
+    def moved(self, association: Association, old: Path, proof: PathProof) -> None:
+        """Nothing."""
+
+    def move_requested(self, association: Association, request: PathChangeRequested) -> None:
+        """Nothing."""
+
+    def frozen(self, association: Association) -> None:
+        """Nothing."""
+
+    def thawed(self, association: Association) -> None:
+        """Nothing."""
+
+    def terminated(self, association: Association, cause: Cause) -> None:
+        """Nothing."""
+
+    def handshake_failed(
+        self, path: Path, identity: bytes | None, cause: Cause, rejection: PeerRejected | None
+    ) -> None:
+        """Nothing."""
+
+    def refused(self, path: Path, reason: str) -> None:
+        """Nothing."""
+
+    def trouble(self, what: str, **facts: object) -> None:
+        """Nothing."""
+
+
+class Observers:
+    """Tells several observers of the same facts, in their order; data go to one of them only, as they are many.
+
+    One that raises keeps none of the others from hearing; the engine hears of the first that did.
+    """
+
+    def __init__(self, *parts: Observer, data: Observer) -> None:
+        """``data`` gets what devices send, and nothing else unless it is one of ``parts`` as well."""
+        self._parts = parts
+        self.received = data.received
+
+    def completed(self, association: Association) -> None:
+        """Tell all; see :class:`Observer`, as of all others."""
+        self._tell("completed", association)
+
+    def moved(self, association: Association, old: Path, proof: PathProof) -> None:
+        """Tell all."""
+        self._tell("moved", association, old, proof)
+
+    def move_requested(self, association: Association, request: PathChangeRequested) -> None:
+        """Tell all."""
+        self._tell("move_requested", association, request)
+
+    def frozen(self, association: Association) -> None:
+        """Tell all."""
+        self._tell("frozen", association)
+
+    def thawed(self, association: Association) -> None:
+        """Tell all."""
+        self._tell("thawed", association)
+
+    def terminated(self, association: Association, cause: Cause) -> None:
+        """Tell all."""
+        self._tell("terminated", association, cause)
+
+    def handshake_failed(
+        self, path: Path, identity: bytes | None, cause: Cause, rejection: PeerRejected | None
+    ) -> None:
+        """Tell all."""
+        self._tell("handshake_failed", path, identity, cause, rejection)
+
+    def refused(self, path: Path, reason: str) -> None:
+        """Tell all."""
+        self._tell("refused", path, reason)
+
+    def trouble(self, what: str, **facts: object) -> None:
+        """Tell all."""
+        self._tell("trouble", what, **facts)
+
+    def _tell(self, method: str, *arguments: object, **facts: object) -> None:
+        first: Exception | None = None
+        for part in self._parts:
+            try:
+                getattr(part, method)(*arguments, **facts)
+            except Exception as error:  # noqa: BLE001 - see Observer: contained, and told once
+                first = first or error
+        if first is not None:
+            raise first

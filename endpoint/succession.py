@@ -40,11 +40,11 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from endpoint.clock import ClockSources
-    from endpoint.config import State
     from endpoint.handoff import Draft, Handoff
     from endpoint.listening import HandedSocket, Listeners
     from endpoint.sockets import UdpSocket
     from endpoint.systemd import Descriptor, Supervision
+    from endpoint.tables.state import State
     from sansdtls import Checkpoint
 
 

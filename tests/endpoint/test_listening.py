@@ -6,10 +6,10 @@ import socket
 import pytest
 import trio
 
-from endpoint.config import Listen
 from endpoint.listening import STORED_SOCKET, HandedSocket, adopt, in_former_order, inherited_sockets, listen
 from endpoint.sockets import UdpSocket
 from endpoint.systemd import Descriptor, SupervisionError
+from endpoint.tables.listen import Listen
 from endpoint.udp import ListenError
 
 needs_ipv6 = pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")

@@ -10,7 +10,6 @@ import pytest
 import trio
 
 from endpoint.clock import ClockSources
-from endpoint.config import State
 from endpoint.handoff import HandoffError
 from endpoint.handoff_places import STORED_ASSOCIATIONS
 from endpoint.listening import STORED_SOCKET, Listeners
@@ -19,6 +18,7 @@ from endpoint.state.exclusive import StateFileError
 from endpoint.state.sqlite import AssociationFile
 from endpoint.succession import Succession
 from endpoint.systemd import PROBE, Descriptor, Notifier, Supervision
+from endpoint.tables.state import State
 from sansdtls import SnapshotError
 from tests.program import supervisor
 from tests.program.supervisor import Supervisor

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from endpoint.config import ConfigFileError, EndpointConfig, State, load_config, parse_config
+from endpoint.config import ConfigFileError, EndpointConfig, load_config, parse_config
 from endpoint.credentials import Credentials
 from endpoint.keystore.loading import LoadedCredentials
 from endpoint.quotas import IdentityOverflow
 from endpoint.structure import StructureError, structure
+from endpoint.tables.state import State
 from sansdtls import (
     CipherSuite,
     ConnectionIdPolicy,

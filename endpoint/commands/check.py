@@ -1,0 +1,37 @@
+"""``dtls-endpoint check``: look at a configuration and at all that it names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from endpoint import check
+from endpoint.commands.common import Commands, add_config, complain
+from endpoint.verification import wall_clock
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def add_to(commands: Commands) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "check",
+        help="check a configuration and its credentials",
+        description="Check a configuration file and the keys, certificates, revocation lists and saved associations "
+        "that it names, with permissions and dates, and say what the endpoint would do. Touches no network. Exit status 0 if all is right, else 2.",
+    )
+    add_config(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
+        config, credentials = check.load_all(options.config)
+    except check.NotRightError as error:
+        return complain(error.problems)
+    now = wall_clock()
+    mistakes = [*credentials.lapses(now), *check.state_mistakes(options.config, config.state)]
+    if mistakes:
+        return complain(mistakes)
+    print("\n".join(check.describe(options.config, config, credentials, now)), flush=True)
+    return 0
