@@ -27,14 +27,12 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import trio
 
-from endpoint.addresses import address_text
 from endpoint.admission import Admission
-from endpoint.keeping import KeepingEngine
 from endpoint.population import Population
 from endpoint.quotas import Quotas
 from endpoint.roster import Roster
+from endpoint.sending import SendingEngine
 from endpoint.sleepers import Sleepers
-from endpoint.sockets import errno_name
 from endpoint.verification import reject_all
 from sansdtls import (
     ConnectionFrozen,
@@ -75,7 +73,7 @@ DRAIN_BATCH = 64
 """Associations closed before other tasks get a turn."""
 
 
-class Engine(KeepingEngine):
+class Engine(SendingEngine):
     """Serves one ``Server`` on ``sockets`` until :meth:`run` is cancelled. Does not close the sockets."""
 
     def __init__(
@@ -141,6 +139,7 @@ class Engine(KeepingEngine):
         self._errnos_told: set[int] = set()
         self._keep_alives = 0
         self._observer_failures = 0
+        self._narrow_paths: list[tuple[int, Address, int]] = []
         self._in_turn = False
         self._turn_now = 0.0
         self._armed = math.inf
@@ -148,6 +147,7 @@ class Engine(KeepingEngine):
         self._nursery: trio.Nursery | None = None
         for index, udp in enumerate(self.sockets):
             udp.on_send_failed = partial(self._send_failed, index)
+            udp.on_path_mtu = partial(self._path_mtu_told, index)
 
     # --- tasks ---
 
@@ -251,10 +251,7 @@ class Engine(KeepingEngine):
         """Send what the server has to send and arm its next timeout. Within a turn: later, at its end."""
         if self._in_turn:
             return
-        sockets = self.sockets
-        path: Any
-        for data, path in self._server.datagrams_to_send():
-            sockets[path[0]].send(data, path[1])
+        self._send_all()
         deadline = self._server.next_timeout()
         if deadline is not None and deadline < self._armed:
             self._armed = deadline
@@ -262,19 +259,6 @@ class Engine(KeepingEngine):
                 self._timer.deadline = self._on_trios_clock(deadline)
         if self._server.checkpoint_due and self.on_checkpoint_due is not None:
             self.on_checkpoint_due()
-
-    def _send_failed(self, index: int, address: Address, code: int) -> None:
-        self._dropped["send"] += 1
-        association = self._roster.at((index, address))
-        if association is not None:
-            association.send_errors += 1
-            association.dropped += 1
-        if code not in self._errnos_told:
-            # Once per errno: an unreachable network fails for every peer, many times a second.
-            self._errnos_told.add(code)
-            self._observer.trouble(
-                "send failed", error=errno_name(code), reason=os.strerror(code), path=address_text(address)
-            )
 
     # --- events ---
 
