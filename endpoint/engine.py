@@ -29,6 +29,7 @@ import trio
 
 from endpoint.addresses import address_text
 from endpoint.admission import Admission
+from endpoint.ending import EndingEngine, Endings
 from endpoint.keeping import KeepingEngine
 from endpoint.population import Population
 from endpoint.quotas import Quotas
@@ -75,7 +76,7 @@ DRAIN_BATCH = 64
 """Associations closed before other tasks get a turn."""
 
 
-class Engine(KeepingEngine):
+class Engine(KeepingEngine, EndingEngine):
     """Serves one ``Server`` on ``sockets`` until :meth:`run` is cancelled. Does not close the sockets."""
 
     def __init__(
@@ -137,6 +138,14 @@ class Engine(KeepingEngine):
             observer=observer,
             tell=self._tell,
         )
+        self._endings = Endings(
+            self._server,
+            roster=self._roster,
+            sleepers=self._sleepers,
+            entropy=entropy,
+            clock=clock,
+            settle=self.settle,
+        )
         self._dropped: Counter[str] = Counter()
         self._errnos_told: set[int] = set()
         self._keep_alives = 0
@@ -167,6 +176,7 @@ class Engine(KeepingEngine):
                     nursery.start_soon(udp.keep_writing)
                 self.settle()  # frozen associations that were there before have deadlines, too
                 nursery.start_soon(self._keep_time)
+                nursery.start_soon(self._endings.run)
                 task_status.started()
         finally:
             self._nursery = self._admission.nursery = None

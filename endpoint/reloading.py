@@ -16,7 +16,7 @@ from endpoint.text import show_text
 from endpoint.verification import VERIFY_THREADS, PeerVerifier
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from datetime import datetime
 
     from structlog.typing import FilteringBoundLogger
@@ -49,6 +49,8 @@ class CredentialsInUse:
         self._loaded = loaded
         self.keystore = FileKeyStore(config.credentials.psk_file, loaded.psk)
         """Answers from what is in use, also after a reload."""
+        self.on_reloaded: Callable[[Iterable[bytes]], None] = lambda _identities: None
+        """Told whose pre-shared keys a reload has changed or removed."""
 
     def server_config(self) -> ServerConfig:
         """``[dtls]`` with these credentials."""
@@ -98,6 +100,7 @@ class CredentialsInUse:
             **_beside_psk(fresh),
         )
         self._warn_of_lapses()
+        self.on_reloaded(changes.touched)
 
     def _read_again(self) -> tuple[LoadedCredentials, ServerConfig, PeerVerifier]:
         """Runs in another thread; changes nothing."""
