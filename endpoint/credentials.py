@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import attrs
 
+from endpoint.structure import within
 from sansdtls.pki import IdentitySource
 
 

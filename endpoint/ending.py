@@ -83,9 +83,7 @@ class Endings:
         self, identity: bytes, accepted: Collection[str] | None, how: Ending, *, within: float, now: float
     ) -> Ended:
         """See :meth:`EndingEngine.end_associations`."""
-        doomed = [
-            association for association in self._roster.of(identity) if _is_over(association, accepted)
-        ]
+        doomed = [association for association in self._roster.of(identity) if _is_over(association, accepted)]
         if how is Ending.REHANDSHAKE:
             new = [association for association in doomed if association.connection not in self._waiting]
             for association in new:
