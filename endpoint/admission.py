@@ -21,6 +21,8 @@ import attrs
 import trio
 
 from endpoint.association import CredentialKind
+from endpoint.causes import with_offer
+from endpoint.histogram import HANDSHAKE_SECONDS, Histogram
 from endpoint.keystore.fingerprint import short_digest
 from endpoint.lookups import Lookups
 from endpoint.quotas import IdentityOverflow
@@ -48,6 +50,10 @@ class Handshake:
     prefix: Prefix
     replaces: Connection | None
     """Whose path it is on, and for whose sake it was admitted although the prefix may be full."""
+    began: float
+    """On the engine's clock."""
+    offered: tuple[int, ...]
+    """Cipher suites, for the operator who wonders why there is none in common."""
     identity: bytes | None = None
     """As claimed with a PSK, or as verified from a certificate or raw public key."""
     keys: Sequence[bytes] = attrs.field(default=(), repr=False)
@@ -88,6 +94,10 @@ class Admission:
         self._handle = handle
         self._handshakes: dict[Connection, Handshake] = {}
         self._stopped = False
+        self._clock = clock
+        self._seconds = {
+            result: Histogram(HANDSHAKE_SECONDS) for result in ("completed", "resumed", "failed")
+        }
         self._none_left = trio.Event()
         self.nursery: trio.Nursery | None = None
         """Where late answers are waited for: the running engine's. Without one nobody is asked any more."""
@@ -127,7 +137,13 @@ class Admission:
             self._tell(self._observer.refused, path, reason)
             return
         connection = self._server.accept(offer, now=now)
-        self._handshakes[connection] = Handshake(path, prefix, None if holder is None else holder.connection)
+        self._handshakes[connection] = Handshake(
+            path,
+            prefix,
+            None if holder is None else holder.connection,
+            began=now,
+            offered=offer.client_hello.cipher_suites,
+        )
 
     # --- credentials --------------------------------------------------------------------------------
 
@@ -190,6 +206,8 @@ class Admission:
         elif kind is CredentialKind.PSK:
             connection.annotation = _digest_of_the_key(connection, handshake)  # so does this
         del self._handshakes[connection]
+        resumed = connection.negotiated is not None and connection.negotiated.resumed
+        self._seconds["resumed" if resumed else "completed"].observe(now - handshake.began)
         self._note_end()
         return handshake, identity
 
@@ -247,14 +265,20 @@ class Admission:
         if handshake.lookup is not None:
             handshake.lookup.cancel()
         if not handshake.unwanted and not isinstance(cause, LocalClose):
+            self._seconds["failed"].observe(self._clock() - handshake.began)
             claimed, rejection = handshake.identity, handshake.rejection
-            self._tell(self._observer.handshake_failed, handshake.path, claimed, cause, rejection)
+            told = with_offer(cause, handshake.offered)
+            self._tell(self._observer.handshake_failed, handshake.path, claimed, told, rejection)
         self._note_end()
 
     def _note_end(self) -> None:
         if not self._handshakes:
             self._none_left.set()
             self._none_left = trio.Event()
+
+    def seconds(self) -> dict[str, Any]:
+        """How long handshakes took from a valid cookie to their end, by result."""
+        return {result: histogram.statistics() for result, histogram in self._seconds.items()}
 
     async def wait_until_none(self, seconds: float) -> int:
         """Wait until none is under way, at most ``seconds``; how many are left."""

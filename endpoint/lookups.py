@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from endpoint.histogram import LOOKUP_SECONDS, Histogram
 from endpoint.keystore import StoreUnavailable
 from sansdtls import AlertDescription, UsageError
 
@@ -49,6 +50,8 @@ class Lookups:
         """Lookups that failed."""
         self.unavailable = 0
         """Handshakes refused because the store could not say."""
+        self.seconds = Histogram(LOOKUP_SECONDS)
+        """How long the store took, failures included; not those whose handshake ended first."""
         self._clock = clock
         self._deliver = deliver
         self._report = report
@@ -59,6 +62,7 @@ class Lookups:
     ) -> tuple[list[Event], trio.CancelScope | None]:
         """Answer at once: what came of it; or start a task: the scope that ends it with its handshake."""
         answer: Keys | Awaitable[Keys]
+        began = self._clock()
         try:
             answer = self.store.lookup(request.identity)
         except StoreUnavailable as error:
@@ -67,12 +71,15 @@ class Lookups:
             self._failed(request, repr(error))
             answer = ()
         if not isinstance(answer, Awaitable):
+            self.seconds.observe(self._clock() - began)
             return self._provide(request, answer, now), None
         scope = trio.CancelScope()
-        nursery.start_soon(self._look_up, request, answer, scope)
+        nursery.start_soon(self._look_up, request, answer, scope, began)
         return [], scope
 
-    async def _look_up(self, request: PskRequested, answer: Awaitable[Keys], scope: trio.CancelScope) -> None:
+    async def _look_up(
+        self, request: PskRequested, answer: Awaitable[Keys], scope: trio.CancelScope, began: float
+    ) -> None:
         keys: Keys = ()
         refusal: StoreUnavailable | None = None
         self.pending += 1
@@ -88,6 +95,7 @@ class Lookups:
             self.pending -= 1
         if not scope.cancelled_caught:
             now = self._clock()
+            self.seconds.observe(now - began)
             events = (
                 self._provide(request, keys, now) if refusal is None else self._refuse(request, refusal, now)
             )

@@ -92,7 +92,13 @@ class Population:
         assert association is not None  # noqa: S101 - only live associations freeze
         self._quotas.release(association.prefix)
         if association.identified:
-            self._sleepers.add(association.identity, event.handle, event.connection.last_received)
+            self._sleepers.add(
+                association.identity,
+                event.handle,
+                event.connection.last_received,
+                association.key_digest,
+            )
+        association.handle = event.handle
         self._tell(self._observer.frozen, association)
 
     def thawed(self, event: ConnectionThawed, now: float) -> None:
@@ -106,13 +112,16 @@ class Population:
         association = self._live(connection, path, prefix, identity, now)
         if connection.state is not ConnectionState.CONNECTED:
             self._roster.disown(association)  # nor must it stand in for another one that has to go
+        association.handle = event.handle
         self._tell(self._observer.thawed, association)
+        association.handle = None
 
     def restored(self, restored: Restored) -> None:
         """One that was frozen in another engine is here now, frozen."""
         if CredentialKind.of(restored.peer) is not CredentialKind.NONE:
             identity = identity_of(restored.peer, restored.annotation)
-            self._sleepers.add(identity, restored.handle, restored.last_received)
+            digest = b"" if restored.peer.psk_identity is None else restored.annotation
+            self._sleepers.add(identity, restored.handle, restored.last_received, digest)
 
     def left(self) -> None:
         """Those that were turned into bytes for another engine are here no more."""
