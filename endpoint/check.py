@@ -11,6 +11,7 @@ import attrs
 
 from endpoint.admin import AdminError, look_at_socket
 from endpoint.config import ConfigFileError, load_config
+from endpoint.forward.looking import remarks_about
 from endpoint.handoff import HandoffError
 from endpoint.handoff_places import HandoffFile
 from endpoint.keystore.file import KeyFileError
@@ -100,7 +101,13 @@ def describe(path: Path, config: EndpointConfig, loaded: LoadedCredentials, now:
         _metrics(config.metrics),
         f"logs to standard error from level {config.log.level}; a stop takes at most {listen.drain:g} s",
     ]
-    notes = [*loaded.notes, *loaded.remarks(now), *_about_state(config), *_about_metrics(config.metrics)]
+    notes = [
+        *loaded.notes,
+        *loaded.remarks(now),
+        *_about_state(config),
+        *_about_metrics(config.metrics),
+        *remarks_about(config.forward),
+    ]
     told = config.credentials
     if told.psk_file and not loaded.psk.keys:
         how = " with a pre-shared key" if told.shows_something else ""
