@@ -263,18 +263,30 @@ async def test_a_body_is_not_taken_in(bench, autojump_clock):
 async def test_a_reader_that_does_not_read_holds_up_no_stop():
     bench = Bench()
     bench.figures["refused"] = {"x" * 1000 + str(number): 1 for number in range(100)}  # type: ignore[assignment]
-    async with trio.open_nursery() as nursery:
-        await nursery.start(bench.server.run)
-        stream = await bench.connect()
-        # Until both kernel buffers are full, and the server waits in a send that cannot be cancelled.
-        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        for _ in range(200):
-            await stream.send_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
-        await trio.testing.wait_all_tasks_blocked(0.05)
-        assert bench.server._connections == 1
-        nursery.cancel_scope.cancel()  # and if that does not do it, this test never ends
-    await stream.aclose()
+    rescued = False
+
+    async def rescue(stream):
+        nonlocal rescued
+        await trio.sleep(5)
+        rescued = True
+        stream.socket.close()
+
+    async with trio.open_nursery() as outside:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(bench.server.run)
+            stream = await bench.connect()
+            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            # Until both kernel buffers are full, and the server waits in a send that cannot be cancelled.
+            for _ in range(200):
+                await stream.send_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert bench.server._connections == 1
+            outside.start_soon(rescue, stream)
+            nursery.cancel_scope.cancel()
+        outside.cancel_scope.cancel()
+    stream.socket.close()
     bench.server.close()
+    assert not rescued
 
 
 # --- its port ---------------------------------------------------------------------------------------
