@@ -23,13 +23,14 @@ import trio
 from endpoint.association import CredentialKind
 from endpoint.causes import with_offer
 from endpoint.histogram import HANDSHAKE_SECONDS, Histogram
+from endpoint.keystore.fingerprint import short_digest
 from endpoint.lookups import Lookups
 from endpoint.quotas import IdentityOverflow
 from endpoint.verification import PeerRejected, Verifications
 from sansdtls import ConnectionState, LocalClose
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from endpoint.addresses import Path
     from endpoint.keystore import KeyStore
@@ -55,6 +56,8 @@ class Handshake:
     """Cipher suites, for the operator who wonders why there is none in common."""
     identity: bytes | None = None
     """As claimed with a PSK, or as verified from a certificate or raw public key."""
+    keys: Sequence[bytes] = attrs.field(default=(), repr=False)
+    """What the key store has answered."""
     lookup: trio.CancelScope | None = None
     rejection: PeerRejected | None = None
     unwanted: bool = False
@@ -98,7 +101,9 @@ class Admission:
         self._none_left = trio.Event()
         self.nursery: trio.Nursery | None = None
         """Where late answers are waited for: the running engine's. Without one nobody is asked any more."""
-        self.lookups = Lookups(keystore, clock=clock, deliver=deliver, report=self._lookup_failed)
+        self.lookups = Lookups(
+            keystore, clock=clock, deliver=deliver, report=self._lookup_failed, answered=self._keys_given
+        )
         self.verifications = Verifications(
             verify, clock=clock, decided=self._peer_decided, deliver=deliver, report=self._verification_failed
         )
@@ -165,6 +170,9 @@ class Admission:
         for event in events:
             self._handle(event, now)
 
+    def _keys_given(self, connection: Connection, keys: Sequence[bytes]) -> None:
+        self._handshakes[connection].keys = keys
+
     def _peer_decided(self, request: PeerRequest, verdict: bytes | PeerRejected) -> None:
         handshake = self._handshakes[request.connection]
         if isinstance(verdict, PeerRejected):
@@ -173,8 +181,8 @@ class Admission:
         else:
             handshake.identity = verdict
 
-    def _lookup_failed(self, identity: bytes, reason: str) -> None:
-        self._observer.trouble("key store failed", identity=identity, reason=reason)
+    def _lookup_failed(self, what: str, identity: bytes, reason: str) -> None:
+        self._observer.trouble(what, identity=identity, reason=reason)
 
     def _verification_failed(self, reason: str) -> None:
         self._observer.trouble("verifier failed", reason=reason)
@@ -195,6 +203,8 @@ class Admission:
                 return None
         if kind in (CredentialKind.CERTIFICATE, CredentialKind.RAW_PUBLIC_KEY):
             connection.annotation = identity  # survives freezing; nobody verifies it again then
+        elif kind is CredentialKind.PSK:
+            connection.annotation = _digest_of_the_key(connection, handshake)  # so does this
         del self._handshakes[connection]
         resumed = connection.negotiated is not None and connection.negotiated.resumed
         self._seconds["resumed" if resumed else "completed"].observe(now - handshake.began)
@@ -276,3 +286,10 @@ class Admission:
             while self._handshakes:
                 await self._none_left.wait()
         return len(self._handshakes)
+
+
+def _digest_of_the_key(connection: Connection, handshake: Handshake) -> bytes:
+    """Names the pre-shared key that the handshake was made with."""
+    peer = connection.peer
+    index = None if peer is None else peer.psk_key_index
+    return b"" if index is None else short_digest(handshake.keys[index])

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _PROBLEMS = {
     AuthenticationProblem.UNKNOWN_IDENTITY: "the identity is unknown",
     AuthenticationProblem.WRONG_KEY: "the key is wrong",
+    AuthenticationProblem.KEYS_UNAVAILABLE: "the key store could not say which keys the identity has; it was told to come back",
     AuthenticationProblem.NO_CERTIFICATE: "a certificate or raw public key is required, and none was shown",
     AuthenticationProblem.BAD_SIGNATURE: "the peer does not hold the private key of what it showed",
     AuthenticationProblem.PEER_REJECTED: "the peer's certificate or raw public key was rejected",

@@ -95,7 +95,7 @@ def describe(path: Path, config: EndpointConfig, loaded: LoadedCredentials, now:
             f"{server.mtu} bytes; at most {server.limits.max_associations} associations"
         ),
         *_connection_ids(server.connection_id, server.limits),
-        _forward(config),
+        *_forward(config),
         *_state(config),
         _metrics(config.metrics),
         f"logs to standard error from level {config.log.level}; a stop takes at most {listen.drain:g} s",
@@ -285,7 +285,8 @@ def _count(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
 
 
-def _forward(config: EndpointConfig) -> str:
-    if config.forward.kind == "echo":
-        return "sends every datagram back to its sender"
-    return f"writes each datagram as a JSON line to standard output, holding at most {config.forward.buffer} bytes"
+def _forward(config: EndpointConfig) -> list[str]:
+    sinks = config.forward.sinks
+    if len(sinks) == 1 and not sinks[0].chooses:
+        return [sinks[0].in_words()]
+    return [f'sink "{sink.label}", for {sink.for_whom()}: {sink.in_words()}' for sink in sinks]

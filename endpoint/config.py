@@ -102,14 +102,19 @@ def parse_config(content: bytes, *, name: str, directory: Path) -> EndpointConfi
         problems = [f"{where}: {key}: {what}" if key else f"{where}: {what}" for key, what in error.mistakes]
         raise ConfigFileError(problems, _credentials_in(tables, directory)) from None
     credentials, state = config.credentials.below(directory), config.state.below(directory)
+    forward = config.forward.below(directory)
     mistakes = [
         f"{where}: {table}{key and '.'}{key}: {what}"
-        for table, told in (("credentials", credentials), ("state", state))
-        for key, what in told.contradictions()
+        for table, contradictions in (
+            ("credentials", credentials.contradictions()),
+            ("state", state.contradictions()),
+            ("forward", forward.contradictions(config.dtls.alpn_protocols)),
+        )
+        for key, what in contradictions
     ]
     if mistakes:
         raise ConfigFileError(mistakes, credentials)
-    return attrs.evolve(config, credentials=credentials, state=state)
+    return attrs.evolve(config, credentials=credentials, state=state, forward=forward)
 
 
 def _credentials_in(tables: dict[str, Any], directory: Path) -> Credentials | None:

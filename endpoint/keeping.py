@@ -14,6 +14,7 @@ from sansdtls import SnapshotError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from endpoint.intake import Intake
     from endpoint.population import Population
     from endpoint.sleepers import Sleepers
     from endpoint.sockets import UdpSocket
@@ -25,6 +26,7 @@ class KeepingEngine:
 
     sockets: tuple[UdpSocket, ...]
     _clock: Callable[[], float]
+    _intake: Intake
     _population: Population
     _server: Server
     _sleepers: Sleepers
@@ -38,6 +40,7 @@ class KeepingEngine:
     def freeze_all(self) -> Iterator[bytes]:
         """Every association as bytes, for the next process; cancel :meth:`run` before, so that nothing more is read."""
         now = self._clock()
+        self._intake.flush_frozen(now)  # data that nobody will repeat, unlike handshakes
         self._take(self._server.handle_timeout(now=now), now)
         return self._leaving(now)
 

@@ -34,6 +34,7 @@ import trio
 from endpoint.admin import AdminError, AdminSocket, CommandError
 from endpoint.engine import Engine
 from endpoint.forward import ForwardError
+from endpoint.forward.hearing import Hearing
 from endpoint.forward.making import make_forwarder
 from endpoint.handoff import HandoffError
 from endpoint.leaving import Leaving
@@ -56,8 +57,9 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
+    from endpoint.association import Association
     from endpoint.config import EndpointConfig
-    from endpoint.forward import Forwarder
+    from endpoint.forward import Forwarder, Sink
     from endpoint.keystore.loading import LoadedCredentials
     from endpoint.listening import Listeners
     from endpoint.observer import Observer
@@ -140,8 +142,9 @@ class Service:
                     self._everything.cancel()
 
     async def _serve(self, task_status: trio.TaskStatus[Listening]) -> None:
-        forwarder = make_forwarder(self._config, self._log.warning)
         with contextlib.ExitStack() as opened:
+            forwarder = make_forwarder(self._config, self._log.warning, self._associations)
+            opened.callback(forwarder.close)
             succession = self._succession = opened.enter_context(
                 contextlib.closing(
                     Succession(
@@ -218,7 +221,7 @@ class Service:
     def _make_engine(
         self,
         listeners: Listeners,
-        forwarder: Forwarder,
+        forwarder: Sink,
         succession: Succession,
         observers: Sequence[Observer],
     ) -> Engine:
@@ -229,11 +232,14 @@ class Service:
             keystore=self._credentials.keystore,
             verify=self._credentials.verifier(),
             quotas=self._config.quotas,
-            observer=Observers(reporter, *observers, data=reporter),
+            observer=Observers(reporter, Hearing(forwarder), *observers, data=reporter),
             clock=succession.clock,
             generation=succession.generation,
             durable=succession.durable,
         )
+
+    def _associations(self, identity: bytes) -> list[Association]:
+        return [] if self._engine is None else self._engine.associations(identity)
 
     def _say_ready(self, listeners: Listeners) -> None:
         where = ", ".join(udp.local_text for udp in listeners.sockets)
