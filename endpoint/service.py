@@ -97,6 +97,7 @@ class Service:
         self._supervision = supervision or Supervision()
         self._succession: Succession | None = None
         self._leaving: Leaving | None = None
+        self._operations: Operations | None = None
         self._stop = trio.Event()
         self._forwarding = True
         self._status = 0
@@ -155,7 +156,9 @@ class Service:
                     )
                 )
             )
-            operations = Operations(self._config, trouble=self._trouble, stopping=self._stop.is_set)
+            operations = self._operations = Operations(
+                self._config, trouble=self._trouble, stopping=self._stop.is_set
+            )
             opened.callback(operations.close)
             rotation = Rotation(
                 self._config.state.usage_file,
