@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from endpoint.admin import AdminError, AdminSocket, CommandError
+from endpoint.capture.control import Captures
 from endpoint.engine import Engine
 from endpoint.forward import ForwardError
 from endpoint.forward.making import make_forwarder
@@ -84,6 +85,7 @@ class Service:
         self._config = config
         self._log = log
         self._credentials = CredentialsInUse(config, credentials, log=log, wall_clock=wall_clock)
+        self._captures = Captures(config.state.capture_directory, log=log)
         self._engine: Engine | None = None
         self._throttle = Throttle(
             rate=config.log.failures_per_second, burst=config.log.failures_burst, clock=trio.current_time
@@ -155,6 +157,7 @@ class Service:
                 self._log.info("listening", address=udp.address, port=udp.port)
             self._credentials.log_what_there_is()
             engine = self._engine = self._make_engine(listeners, forwarder, succession)
+            self._captures.attach(engine)
             # From here on this process holds what nobody else has: a signal may not end it without a word.
             leaving = self._leaving = Leaving(
                 engine,
@@ -169,6 +172,7 @@ class Service:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._forward, forwarder)
                 nursery.start_soon(succession.run)
+                await nursery.start(self._captures.run)
                 if admin is not None:
                     await nursery.start(admin.run)
                 async with trio.open_nursery() as running:
@@ -187,6 +191,7 @@ class Service:
                 if self._forwarding:
                     with trio.CancelScope(deadline=deadline):
                         await forwarder.flush()
+                await self._captures.finish()
                 if admin is not None:
                     await admin.wait_idle(ADMIN_GRACE)
                 nursery.cancel_scope.cancel()
@@ -207,7 +212,7 @@ class Service:
             keystore=self._credentials.keystore,
             verify=self._credentials.verifier(),
             quotas=self._config.quotas,
-            observer=Observers(reporter, data=reporter),
+            observer=Observers(reporter, self._captures.recorder, data=reporter),
             clock=succession.clock,
             generation=succession.generation,
             durable=succession.durable,
