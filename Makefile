@@ -2,6 +2,7 @@
 #
 #   make run      start an endpoint with a demo key and two simulated sensors
 #   make test     lint, types, import rules, all tests, coverage gate
+#   make docs     write docs/configuration.md out of the classes that it tells of
 #   make bench    cost per handshake and per datagram, beside trio's DTLSEndpoint
 
 PYTHON ?= python3
@@ -21,7 +22,7 @@ VENV := .venv/.stamp-venv
 RUN := .venv/.stamp-run
 DEV := .venv/.stamp-dev-$(subst $(space),-,$(strip $(DEV_GROUPS)))
 
-.PHONY: run test bench lint format clean
+.PHONY: run test bench docs lint format clean
 
 run: $(RUN)
 	@$(BIN)/python -m endpoint.demo
@@ -31,6 +32,10 @@ test: lint
 
 bench: $(DEV)
 	$(BIN)/python -m benchmarks
+
+docs: $(RUN)
+	$(BIN)/python -m endpoint.reference > docs/configuration.md.new
+	mv docs/configuration.md.new docs/configuration.md
 
 lint: $(DEV)
 	$(BIN)/ruff check --quiet $(STYLED)

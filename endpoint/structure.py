@@ -250,17 +250,22 @@ def _optional_number(kind: Any) -> Callable[[Any, Any], Any]:
     return hook
 
 
+def fields_of(cls: type, without: Sequence[str] = ()) -> dict[str, tuple[Any, attrs.Attribute[Any]]]:
+    """The keys of the table that ``cls`` stands for, each with its type and field; ``without`` are none."""
+    hints = typing.get_type_hints(cls)
+    return {
+        field.name: (hints[field.name], field)
+        for field in attrs.fields(cls)
+        if field.init and field.name not in without and not _is_function(hints[field.name])
+    }
+
+
 class _Table:
     """Structures a table into an attrs class."""
 
     def __init__(self, cls: type, without: Sequence[str] = ()):
-        hints = typing.get_type_hints(cls)
         self._cls = cls
-        self._fields = {
-            field.name: (hints[field.name], field)
-            for field in attrs.fields(cls)
-            if field.init and field.name not in without and not _is_function(hints[field.name])
-        }
+        self._fields = fields_of(cls, without)
 
     def __call__(self, table: Any, _: Any) -> Any:
         if not isinstance(table, dict):

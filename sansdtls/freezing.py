@@ -301,9 +301,7 @@ class FreezableAssociation(Association):
                 return_routability=saved.return_routability,
             )
         )
-        connection._peer = Peer(
-            saved.psk_identity, saved.psk_key_index, saved.certificate_chain, saved.raw_public_key
-        )
+        connection._peer = peer_of(saved)
         connection._session = Session.from_bytes(saved.session) if saved.session else None
         connection._master_secret = saved.master_secret
         connection._randoms = saved.client_random + saved.server_random
@@ -324,3 +322,8 @@ class FreezableAssociation(Association):
             for epoch, message_type, message_seq, body in saved.last_flight
         )
         self._expect_repeats_until(now)
+
+
+def peer_of(saved: SavedAssociation) -> Peer:
+    """Who is at the other end of it."""
+    return Peer(saved.psk_identity, saved.psk_key_index, saved.certificate_chain, saved.raw_public_key)

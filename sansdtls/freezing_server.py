@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sansdtls.association import ConnectionState
 from sansdtls.errors import SnapshotError, WrongState
 from sansdtls.freezer import handle_of
-from sansdtls.handshake.outcome import Peer
+from sansdtls.freezing import peer_of
 from sansdtls.routes import Member
 from sansdtls.snapshot import sealed_anew
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sansdtls.config import Limits, ServerConfig
     from sansdtls.connection import Connection
     from sansdtls.freezer import Checkpoint, Freezer
+    from sansdtls.handshake.outcome import Peer
     from sansdtls.members import Members
     from sansdtls.routes import Routes
     from sansdtls.saved import SavedAssociation
@@ -120,13 +121,9 @@ class FreezingServer:
             self._freezer.note(handle, blob)
         self.statistics.frozen = len(self._freezer)
         self._members.schedule_expiry()
-        peer = Peer(
-            association.psk_identity,
-            association.psk_key_index,
-            association.certificate_chain,
-            association.raw_public_key,
+        return Restored(
+            handle, association.path, peer_of(association), association.annotation, association.last_received
         )
-        return Restored(handle, association.path, peer, association.annotation, association.last_received)
 
     def freeze_all(self, *, now: float) -> Iterator[bytes]:
         """All associations as bytes, the frozen ones too; handshakes under way are not among them.

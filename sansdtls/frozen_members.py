@@ -19,6 +19,7 @@ from sansdtls.events import (
     PeerClose,
 )
 from sansdtls.freezer import NEVER, Expiry, Freezer, handle_of
+from sansdtls.freezing import peer_of
 from sansdtls.handshake.outcome import Peer
 from sansdtls.routes import Member, Pending, Route, Routes
 from sansdtls.statistics import ServerStatistics, count
@@ -254,7 +255,7 @@ class FrozenMembers:
             if taken is None:
                 continue
             saved, blob = taken
-            if not saved.connection_id or _peer_of(saved).is_same_as(newcomer.connection.peer or Peer()):
+            if not saved.connection_id or peer_of(saved).is_same_as(newcomer.connection.peer or Peer()):
                 self._end_frozen(handle, blob, lambda _: PeerClose(replaced=True), now, events)
             else:
                 self.freezer.put(handle, path, blob)
@@ -283,7 +284,3 @@ def _idle(saved: SavedAssociation) -> IdleTimeout:
 
 def _handle(member: Member) -> bytes:
     return handle_of(member.connection_id, member.connection.path)
-
-
-def _peer_of(saved: SavedAssociation) -> Peer:
-    return Peer(saved.psk_identity, None, saved.certificate_chain, saved.raw_public_key)
