@@ -252,6 +252,8 @@ class Service:
         opened.callback(admin.close)
         admin.register("handoff", self._handoff_command)
         admin.register("status", self._status_command)
+        for name, command in self._captures.commands().items():
+            admin.register(name, command)
         return admin
 
     def _trouble(self, what: str, **facts: object) -> None:

@@ -2,8 +2,8 @@
 
 ::
 
-    {"command": "capture_start", "identities": ["6d31"], "paths": ["192.0.2.7"], "seconds": 600, "size": 16777216,
-     "kinds": ["pcapng"], "rehandshake": false}          identities are bytes in hexadecimal
+    {"command": "capture_start", "identities": ["6d31"], "paths": ["192.0.2.7"], "duration": 600, "size": 16777216,
+     "kinds": ["pcapng"], "rehandshake": false}          identities are bytes in hexadecimal; duration: seconds
     {"command": "capture_stop", "number": 1}             without a number: all
     {"command": "capture_list"}
 
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from endpoint.engine import Engine
 
 KINDS = ("pcapng", "keylog")
+_AT_ONCE = 64
+"""Associations that are closed before others get a turn."""
 
 
 class Captures:
@@ -139,8 +141,10 @@ class Captures:
         )
         self._nursery.start_soon(self._run, capture)
         if wish.rehandshake:
-            for association in live:
+            for number, association in enumerate(live, 1):
                 association.close()
+                if number % _AT_ONCE == 0:  # a fleet may share one identity
+                    await trio.lowlevel.checkpoint()
         return {"number": capture.number, "files": files, "live": len(live)}
 
     async def _run(self, capture: Capture) -> None:
@@ -226,7 +230,7 @@ def read_wish(request: Mapping[str, Any]) -> Wish:
     return Wish(
         identities=identities,
         hosts=hosts,
-        seconds=_number(request, "seconds", DEFAULT_SECONDS, 0.1, MAX_SECONDS),
+        seconds=_number(request, "duration", DEFAULT_SECONDS, 0.1, MAX_SECONDS),
         size=int(_number(request, "size", DEFAULT_BYTES, MIN_BYTES, MAX_BYTES)),
         kinds=kinds,
         rehandshake=request.get("rehandshake", False) is True,

@@ -27,11 +27,14 @@ class CaptureFileError(Exception):
 
 
 def look_at_directory(path: Path) -> None:
-    """Raise :class:`CaptureFileError` unless captures can be written there, and only by this user or root."""
-    os.close(_opened(path))
+    """Raise :class:`CaptureFileError` unless it is a directory that others cannot write.
+
+    Whose it is is not looked at, as somebody else than the service may be looking.
+    """
+    os.close(_opened(path, as_owner=False))
 
 
-def _opened(path: Path) -> int:
+def _opened(path: Path, *, as_owner: bool) -> int:
     """A descriptor of the directory, which is what is looked at: the name may be somebody else's a moment later."""
     where = show_text(str(path))
     try:
@@ -48,10 +51,8 @@ def _opened(path: Path) -> int:
     problem = None
     if mode & 0o022:
         problem = f"mode {mode:04o} lets others put files there; remedy: chmod go-w {where}"
-    elif status.st_uid not in (0, os.geteuid()):
+    elif as_owner and status.st_uid not in (0, os.geteuid()):
         problem = f"belongs to user {status.st_uid}; remedy: chown it to the service's user"
-    elif not os.access(directory, os.W_OK | os.X_OK):
-        problem = "cannot be written; remedy: chown it to the service's user"
     if problem is not None:
         os.close(directory)
         raise CaptureFileError(f"{where}: {problem}")
@@ -72,7 +73,7 @@ class Outputs:
     @classmethod
     def made(cls, directory: Path, kinds: tuple[str, ...]) -> Self:
         """New files, of a common name with the time of day; :class:`CaptureFileError` if that cannot be. Blocks."""
-        opened = _opened(directory)
+        opened = _opened(directory, as_owner=True)
         try:
             for attempt in range(1, _ATTEMPTS + 1):
                 name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{attempt}"
