@@ -197,7 +197,7 @@ class Engine(KeepingEngine):
         try:
             for data, address in datagrams:
                 if self.tap is not None:
-                    self._tapped("received", data, (index, address), now)
+                    self._tapped("datagram_received", data, (index, address), now)
                 for event in receive(data, path=(index, address), now=now):
                     if type(event) is DataReceived:
                         self._data_received(event, now)
@@ -274,7 +274,7 @@ class Engine(KeepingEngine):
         path: Any
         for data, path in self._server.datagrams_to_send():
             if self.tap is not None:
-                self._tapped("sent", data, path, self.now())
+                self._tapped("datagram_sent", data, path, self.now())
             sockets[path[0]].send(data, path[1])
         deadline = self._server.next_timeout()
         if deadline is not None and deadline < self._armed:
@@ -347,9 +347,8 @@ class Engine(KeepingEngine):
             self._population.frozen(event)
         elif isinstance(event, ConnectionTerminated):
             self._terminated(event)
-        elif isinstance(event, SecretDerived):
-            if self.tap is not None:
-                self._tapped("secret", event, self._admission.identity_of(event.connection))
+        elif isinstance(event, SecretDerived) and self.tap is not None:
+            self._tapped("secret", event, self._admission.identity_of(event.connection))
         # AlertReceived needs no answer: ConnectionTerminated carries its consequence.
 
     def _completed(self, connection: Connection, now: float) -> None:

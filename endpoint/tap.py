@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 class Tap(Protocol):
     """Told of everything. ``now`` is the engine's clock."""
 
-    def received(self, data: bytes, path: Path, now: float) -> None:
+    def datagram_received(self, data: bytes, path: Path, now: float) -> None:
         """A datagram has come; the engine has not looked at it yet. All that is told before the next one follows from it."""
         ...
 
-    def sent(self, data: bytes, path: Path, now: float) -> None:
+    def datagram_sent(self, data: bytes, path: Path, now: float) -> None:
         """A datagram goes to the kernel."""
         ...
 

@@ -121,9 +121,7 @@ class Captures:
         finally:
             self._starting -= 1
         self._number += 1
-        capture = Capture(
-            self._number, wish, outputs, ends_of=ends_of(self._engine), limiter=self._limiter
-        )
+        capture = Capture(self._number, wish, outputs, ends_of=ends_of(self._engine), limiter=self._limiter)
         live = self.recorder.add(capture)
         capture.unreadable = len(live)
         self._captures[capture.number] = capture
@@ -274,7 +272,11 @@ def _hosts(text: str) -> list[tuple[str, int | None]]:
 def _split(text: str) -> tuple[str, int | None]:
     if text.startswith("["):
         host, _, rest = text[1:].partition("]")
-        return (host, int(rest[1:])) if rest[:1] == ":" and rest[1:].isdecimal() else (host if not rest else "", None)
+        return (
+            (host, int(rest[1:]))
+            if rest[:1] == ":" and rest[1:].isdecimal()
+            else (host if not rest else "", None)
+        )
     host, colon, port = text.rpartition(":")
     if colon and ":" not in host and port.isdecimal():
         return host, int(port)

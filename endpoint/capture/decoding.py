@@ -40,7 +40,11 @@ SHOWN = 64
 
 
 class Source:
-    """A recording and what there is to open it. ``not_authentic`` counts what did not open though there was a key."""
+    """A recording and what there is to open it.
+
+    ``not_authentic`` counts what did not open though there was a key, ``not_replayed`` associations that could not be
+    replayed as they were recorded.
+    """
 
     def __init__(
         self,
@@ -53,6 +57,7 @@ class Source:
         self.file = file
         self.port = port
         self.not_authentic = 0
+        self.not_replayed = 0
         self._secrets = dict(secrets)
         self._keys = keys
 
@@ -68,9 +73,7 @@ class Source:
         for item in read_recording(self.file):
             if not isinstance(item, dict):
                 nanoseconds, packet = item
-                seen = recording.read(
-                    packet.payload, source=packet.source, destination=packet.destination
-                )
+                seen = recording.read(packet.payload, source=packet.source, destination=packet.destination)
                 self._count(seen)
                 yield nanoseconds, packet, seen
 
@@ -130,7 +133,11 @@ def summary(association: RecordedAssociation, source: Source) -> str:
         facts.append("a session resumed")
     opener = association.opener
     if opener is not None:
-        which = ("current", "next")[opener.key_index : opener.key_index + 1] if opener.key_index is not None else ()
+        which = (
+            ("current", "next")[opener.key_index : opener.key_index + 1]
+            if opener.key_index is not None
+            else ()
+        )
         facts.append(f"opened with the {which[0]} key" if which else "opened with the key log")
     elif suite is not None:
         facts.append(_why_closed(association, source))
@@ -146,7 +153,11 @@ def _why_closed(association: RecordedAssociation, source: Source) -> str:
     if suite is not None and suite.key_exchange is KeyExchange.PSK and association.identity is not None:
         count = len(source.keys_of(association.identity))
         if count:
-            return f"the device has none of the {count} keys given for this identity" if count > 1 else "the device has another key"
+            return (
+                f"the device has none of the {count} keys given for this identity"
+                if count > 1
+                else "the device has another key"
+            )
         return "no key for this identity was given (--psk-file), nor its secret (--keylog)"
     return "its secret is in no key log (--keylog)"
 
@@ -160,7 +171,10 @@ def _record(record: SeenRecord, *, full: bool) -> str:
     facts = [] if record.verdict is Verdict.PLAIN else [record.verdict.value]
     facts += [_message(message) for message in record.messages]
     if record.alert is not None:
-        level, what = name_of(AlertLevel, record.alert.level), name_of(AlertDescription, record.alert.description)
+        level, what = (
+            name_of(AlertLevel, record.alert.level),
+            name_of(AlertDescription, record.alert.description),
+        )
         facts.append(f"{level.lower()} {what.lower()}")
     if record.content_type == ContentType.APPLICATION_DATA and record.content is not None:
         facts.append(_data(record.content, full=full))

@@ -87,7 +87,9 @@ class Outputs:
                 except OSError as error:
                     outputs.discard()
                     reason = (error.strerror or str(error)).lower()
-                    raise CaptureFileError(f"{show_text(str(directory))}: no file can be made: {reason}") from None
+                    raise CaptureFileError(
+                        f"{show_text(str(directory))}: no file can be made: {reason}"
+                    ) from None
                 return outputs
             raise CaptureFileError(f"{show_text(str(directory))}: too many captures in one second; try again")
         finally:

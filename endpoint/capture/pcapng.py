@@ -89,9 +89,7 @@ class PcapngWriter:
 
     def secrets(self, key_log: bytes) -> bytes:
         """Lines of a key log, for the packets that follow."""
-        block = self._section.new_member(
-            DecryptionSecrets, secrets_type=TLS_KEY_LOG, secrets_data=key_log
-        )
+        block = self._section.new_member(DecryptionSecrets, secrets_type=TLS_KEY_LOG, secrets_data=key_log)
         self._writer.write_block(block)
         return self._taken()
 
@@ -123,4 +121,5 @@ def read_pcapng(stream: IO[bytes]) -> Iterator[tuple[int, int, bytes] | bytes]:
 def _in_nanoseconds(units: int, interface: Any) -> int:
     resolution: bytes = interface.options.get("if_tsresol") or b"\x06"
     exponent = resolution[0] & 0x7F
-    return units * 10**9 // (2 if resolution[0] & 0x80 else 10) ** exponent
+    units_per_second: int = (2 if resolution[0] & 0x80 else 10) ** exponent
+    return units * 10**9 // units_per_second

@@ -35,7 +35,16 @@ _PCAP = {
     b"\xa1\xb2\x3c\x4d": (">", 1),
     b"\x4d\x3c\xb2\xa1": ("<", 1),
 }
-_DAMAGED = (PcapngException, ValueError, TypeError, LookupError, RuntimeError, AssertionError, OverflowError, struct.error)
+_DAMAGED = (
+    PcapngException,
+    ValueError,
+    TypeError,
+    LookupError,
+    RuntimeError,
+    AssertionError,
+    OverflowError,
+    struct.error,
+)
 """What python-pcapng raises for files that are damaged, or were made to be."""
 
 

@@ -149,16 +149,16 @@ class Recorder(Quiet):
 
     # --- the tap: datagrams -------------------------------------------------------------------------
 
-    def received(self, data: bytes, path: Path, now: float) -> None:
+    def datagram_received(self, data: bytes, path: Path, now: float) -> None:
         """See :class:`endpoint.tap.Tap`, as of all others."""
-        datagram = Datagram(data, path, False, self._wall())  # noqa: FBT003 - outgoing
+        datagram = Datagram(data, path, False, self._wall())
         if data[:1] == _TLS12_CID and self._ids and path not in self._users:
             self._note_stray(data, path, now)
         self._latest = datagram, self._note(datagram, now)
 
-    def sent(self, data: bytes, path: Path, now: float) -> None:
+    def datagram_sent(self, data: bytes, path: Path, now: float) -> None:
         """The other way."""
-        self._note(Datagram(data, path, True, self._wall()), now)  # noqa: FBT003 - outgoing
+        self._note(Datagram(data, path, True, self._wall()), now)
 
     def _note(self, datagram: Datagram, now: float) -> frozenset[Target]:
         """Record or keep a datagram; who has it."""
@@ -246,7 +246,7 @@ class Recorder(Quiet):
         if held is not None:
             self._resolve(path, held.identity, now)
             if held.identity in self._by_identity:
-                self._pass(path, cast("bytes", held.identity), now)  # the alert is on its way
+                self._pass(path, held.identity, now)  # the alert is on its way
         self._leave(path, connection, now)
 
     def _resolve(self, path: Path, identity: bytes | None, now: float) -> None:

@@ -9,14 +9,14 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from endpoint.capture import decoding, limits
+from endpoint.capture import decoding, limits, replaying
 from endpoint.capture.reading import ReadingError, read_secrets
 from endpoint.commands.common import WRONG_USE, CommandFailed, Commands, add_config, ask_service
 from endpoint.keystore.file import KeyFileError, load_psk
 from endpoint.text import show_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 _PREFIXES = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 _DURATIONS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -45,6 +45,14 @@ def add_to(commands: Commands) -> None:
         "--full", action="store_true", help="application data in full; else the beginning of each"
     )
     decoding_options.set_defaults(run=_decode)
+    _add_reading(
+        what,
+        "replay",
+        "give a recorded device's datagrams to this server once more",
+        "Give the datagrams of a recorded device to this program's own server side once more, at their times, with what the "
+        "recorded server drew at random, and tell the events and answers. For full handshakes of plain PSK suites, with "
+        "--psk-file: ephemeral keys are in no recording. Exit status 1 if anything goes otherwise than recorded.",
+    ).set_defaults(run=_replay)
 
 
 # --- the running service ------------------------------------------------------------------------------
@@ -209,18 +217,30 @@ def _add_reading(what: Commands, name: str, brief: str, description: str) -> arg
 
 def _decode(options: argparse.Namespace) -> int:
     source = _source(options)
+    _print(decoding.decode(source, full=options.full))
+    return 1 if source.not_authentic else 0
+
+
+def _replay(options: argparse.Namespace) -> int:
+    source = _source(options)
+    _print(replaying.replay(source))
+    return 1 if source.not_replayed else 0
+
+
+def _print(lines: Iterable[str]) -> None:
     try:
-        for line in decoding.decode(source, full=options.full):
+        for line in lines:
             print(line)
     except ReadingError as error:
         raise CommandFailed(WRONG_USE, str(error)) from None
-    return 1 if source.not_authentic else 0
 
 
 def _source(options: argparse.Namespace) -> decoding.Source:
     try:
         secrets = {} if options.keylog is None else read_secrets(options.keylog)
-        keys: Mapping[bytes, Sequence[bytes]] = {} if options.psk_file is None else load_psk(options.psk_file).keys
+        keys: Mapping[bytes, Sequence[bytes]] = (
+            {} if options.psk_file is None else load_psk(options.psk_file).keys
+        )
     except ReadingError as error:
         raise CommandFailed(WRONG_USE, str(error)) from None
     except KeyFileError as error:

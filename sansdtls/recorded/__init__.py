@@ -22,6 +22,7 @@ from sansdtls.iana import ContentType, HandshakeType
 from sansdtls.recorded.association import Opener, RecordedAssociation
 from sansdtls.recorded.keylog import parse_key_log
 from sansdtls.recorded.recording import Recording, SeenDatagram
+from sansdtls.recorded.replay import Replay, ReplayStep
 from sansdtls.recorded.seen import SeenMessage, SeenRecord, Verdict
 from sansdtls.recorded.words import name_of
 
@@ -32,6 +33,8 @@ __all__ = [
     "Opener",
     "RecordedAssociation",
     "Recording",
+    "Replay",
+    "ReplayStep",
     "SeenDatagram",
     "SeenMessage",
     "SeenRecord",

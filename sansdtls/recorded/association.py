@@ -65,7 +65,7 @@ class Opener:
     keys: EpochKeys = attrs.field(repr=False)
 
 
-def no_keys(identity: bytes) -> Sequence[bytes]:
+def no_keys(_identity: bytes) -> Sequence[bytes]:
     """For who has none."""
     return ()
 
@@ -92,6 +92,8 @@ class RecordedAssociation:
         """The PSK identity that the client named."""
         self.opener: Opener | None = None
         """With what protected records were opened; ``None`` = with nothing so far."""
+        self.hello_record = 0
+        """Number of the record that brought the last ClientHello; the server answers under the same."""
         self.finished: dict[bool, Verdict] = {}
         """What is known of the client's (True) and the server's Finished."""
         self._parts: dict[tuple[bool, int, int], dict[int, bytes]] = {}
@@ -156,7 +158,9 @@ class RecordedAssociation:
             record = read_record_untrusted(datagram, offset, length)
             if record is None:
                 rest = Record(0, 0, 0, datagram[offset:])
-                records.append(attrs.evolve(SeenRecord.of(rest, Verdict.NO_RECORD, 0, None), length=len(rest[3])))
+                records.append(
+                    attrs.evolve(SeenRecord.of(rest, Verdict.NO_RECORD, 0, None), length=len(rest[3]))
+                )
                 return records
             records.append(self._read_record(record, from_client=from_client))
             offset += record.length
@@ -182,6 +186,8 @@ class RecordedAssociation:
         try:
             if seen.content_type == ContentType.HANDSHAKE:
                 fragments = decode_fragments_untrusted(content)
+                if fragments[0].message_type == HandshakeType.CLIENT_HELLO:
+                    self.hello_record = record.sequence_number
                 messages = [self._take(fragment, from_client=from_client) for fragment in fragments]
                 seen = attrs.evolve(seen, messages=tuple(messages))
             elif seen.content_type == ContentType.ALERT:
@@ -250,10 +256,13 @@ class RecordedAssociation:
         elif message.message_type == HandshakeType.CLIENT_KEY_EXCHANGE and from_client:
             self.identity = identity_in(body, exchange)
         return words_for(
-            message.message_type, body, key_exchange=exchange, raw_public_key=self._is_raw(from_client)
+            message.message_type,
+            body,
+            key_exchange=exchange,
+            raw_public_key=self._is_raw(from_client=from_client),
         )
 
-    def _is_raw(self, from_client: bool) -> bool:
+    def _is_raw(self, *, from_client: bool) -> bool:
         agreed = self._agreed
         if agreed is None:
             return False
@@ -304,15 +313,15 @@ class RecordedAssociation:
         if self._agreed.extended_master_secret and session_hash is None:
             return []  # part of the handshake is missing
         masters = [
-            derive_master_secret(parameters, psk_premaster_secret(psk)) for psk in self._keys_of(self.identity)
+            derive_master_secret(parameters, psk_premaster_secret(psk))
+            for psk in self._keys_of(self.identity)
         ]
-        return [
-            Opener(index, derive_epoch_keys(parameters, master)) for index, master in enumerate(masters)
-        ]
+        return [Opener(index, derive_epoch_keys(parameters, master)) for index, master in enumerate(masters)]
 
     # --- the transcript -----------------------------------------------------------------------------
 
-    def _hello(self) -> HandshakeMessage | None:
+    @property
+    def hello_message(self) -> HandshakeMessage | None:
         """The ClientHello that was answered: the last one. Hello without cookie and HelloVerifyRequest are outside."""
         hellos = [
             message
@@ -321,6 +330,15 @@ class RecordedAssociation:
         ]
         return max(hellos, key=lambda message: message.message_seq, default=None)
 
+    @property
+    def server_messages(self) -> dict[int, HandshakeMessage]:
+        """The server's messages that are whole, by number, without the HelloVerifyRequest."""
+        return {
+            seq: message
+            for (from_client, seq), message in self._whole.items()
+            if not from_client and message.message_type != HandshakeType.HELLO_VERIFY_REQUEST
+        }
+
     def _first_answer(self) -> int | None:
         """The number of the ServerHello."""
         for (from_client, seq), message in self._whole.items():
@@ -328,9 +346,9 @@ class RecordedAssociation:
                 return seq
         return None
 
-    def _run(self, from_client: bool, first: int, end: int) -> list[HandshakeMessage] | None:
+    def _run(self, first: int, end: int, *, of_client: bool) -> list[HandshakeMessage] | None:
         """One side's messages from number ``first`` up to but not including ``end``; ``None`` = one is missing."""
-        found = [self._whole.get((from_client, seq)) for seq in range(first, min(end, first + MAX_MESSAGES))]
+        found = [self._whole.get((of_client, seq)) for seq in range(first, min(end, first + MAX_MESSAGES))]
         return [message for message in found if message is not None] if all(found) else None
 
     def _of_server(self) -> list[HandshakeMessage] | None:
@@ -340,42 +358,42 @@ class RecordedAssociation:
             return None
         for (from_client, seq), message in self._whole.items():
             if not from_client and message.message_type == HandshakeType.SERVER_HELLO_DONE:
-                return self._run(False, first, seq + 1)
+                return self._run(first, seq + 1, of_client=False)
         return None
 
     def _session_hash(self, suite: SuiteParameters) -> bytes | None:
         """RFC 7627 §3: of everything up to ClientKeyExchange."""
-        hello, answer = self._hello(), self._of_server()
+        hello, answer = self.hello_message, self._of_server()
         if hello is None or answer is None:
             return None
         for (from_client, seq), message in self._whole.items():
             if from_client and message.message_type == HandshakeType.CLIENT_KEY_EXCHANGE:
-                client = self._run(True, hello.message_seq + 1, seq + 1)
+                client = self._run(hello.message_seq + 1, seq + 1, of_client=True)
                 if client is not None:
                     return digest(suite.prf_hash, _encoded([hello, *answer, *client]))
         return None
 
     def _transcript_before(self, finished: HandshakeMessage, *, from_client: bool) -> bytes | None:
         """What a Finished covers; ``None`` = part of it was not recorded."""
-        hello, first = self._hello(), self._first_answer()
+        hello, first = self.hello_message, self._first_answer()
         if hello is None or first is None:
             return None
         parts: list[list[HandshakeMessage] | None]
         if self.resumed:
             ours = finished.message_seq if not from_client else self._number_of_finished(of_client=False)
-            parts = [[hello], None if ours is None else self._run(False, first, ours + from_client)]
+            parts = [[hello], None if ours is None else self._run(first, ours + from_client, of_client=False)]
         else:
             theirs = finished.message_seq if from_client else self._number_of_finished(of_client=True)
             answer = self._of_server()
             client = (
                 None
                 if theirs is None
-                else self._run(True, hello.message_seq + 1, theirs + (not from_client))
+                else self._run(hello.message_seq + 1, theirs + (not from_client), of_client=True)
             )
             parts = [[hello], answer, client]
             if not from_client and answer is not None:
                 # The ticket, which comes after the client's Finished.
-                parts.append(self._run(False, answer[-1].message_seq + 1, finished.message_seq))
+                parts.append(self._run(answer[-1].message_seq + 1, finished.message_seq, of_client=False))
         return None if None in parts else _encoded([message for part in parts for message in part or ()])
 
     def _number_of_finished(self, *, of_client: bool) -> int | None:

@@ -56,9 +56,7 @@ class Recording:
         keys: Callable[[bytes], Sequence[bytes]] = no_keys,
         is_server: Callable[[Hashable, Hashable], bool],
     ) -> None:
-        """``secrets`` and ``keys`` as for :class:`RecordedAssociation`; ``is_server(source, destination)`` says who a
-        sender is where no hello tells.
-        """
+        """``secrets`` and ``keys`` as for :class:`RecordedAssociation`; ``is_server(source, destination)`` where no hello tells who is who."""
         self._secrets = secrets
         self._keys = keys
         self._is_server = is_server
@@ -71,7 +69,7 @@ class Recording:
         """The next datagram, which went from ``source`` to ``destination``."""
         pair = frozenset((source, destination))
         from_client = self._direction(datagram, pair, source, destination)
-        association = self._find(datagram, pair, from_client)
+        association = self._find(datagram, pair, from_client=from_client)
         records = tuple(association.read(datagram, from_client=from_client))
         flight = _flight(records, association, from_client=from_client)
         return SeenDatagram(association, self._numbers[association], from_client, flight, records)
@@ -96,7 +94,7 @@ class Recording:
             self._clients[pair] = destination if self._is_server(source, destination) else source
         return self._clients[pair] == source
 
-    def _find(self, datagram: bytes, pair: frozenset[Hashable], from_client: bool) -> RecordedAssociation:
+    def _find(self, datagram: bytes, pair: frozenset[Hashable], *, from_client: bool) -> RecordedAssociation:
         here = self._at.setdefault(pair, [])
         if datagram[:1] == _TLS12_CID:
             known = (one for one in reversed(self.associations) if one.client_hello is not None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sansdtls.crypto.suites import KeyExchange
-from sansdtls.errors import DecodeError
 from sansdtls.handshake.extensions import read_client_extensions_untrusted, read_server_extensions_untrusted
 from sansdtls.iana import (
     TLS_EMPTY_RENEGOTIATION_INFO_SCSV,
