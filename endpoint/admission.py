@@ -117,25 +117,30 @@ class Admission:
         """Theirs."""
         return iter(self._handshakes)
 
+    def identity_of(self, connection: Connection) -> bytes | None:
+        """Who is on the other side of a handshake under way, as far as is known."""
+        handshake = self._handshakes.get(connection)
+        return None if handshake is None else handshake.identity
+
     # --- the beginning ------------------------------------------------------------------------------
 
     def stop(self) -> None:
         """Refuse every new handshake from now on; those under way go on."""
         self._stopped = True
 
-    def offer(self, offer: ConnectionOffered, now: float) -> None:
-        """A client has proved its address."""
+    def offer(self, offer: ConnectionOffered, now: float) -> Connection | None:
+        """A client has proved its address: its connection, or ``None`` if it was refused."""
         path: Any = offer.path
         if self._stopped:
             self._server.refuse(offer)
-            return
+            return None
         prefix = self._quotas.prefix_of(path[1])
         holder = self._roster.at(path)
         reason = self._quotas.admit_handshake(prefix, replaces=holder is not None, now=now)
         if reason is not None:
             self._server.refuse(offer)
             self._tell(self._observer.refused, path, reason)
-            return
+            return None
         connection = self._server.accept(offer, now=now)
         self._handshakes[connection] = Handshake(
             path,
@@ -144,6 +149,7 @@ class Admission:
             began=now,
             offered=offer.client_hello.cipher_suites,
         )
+        return connection
 
     # --- credentials --------------------------------------------------------------------------------
 

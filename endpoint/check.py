@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import attrs
 
 from endpoint.admin import AdminError, look_at_socket
+from endpoint.capture.files import CaptureFileError, look_at_directory
 from endpoint.config import ConfigFileError, load_config
 from endpoint.forward.looking import remarks_about
 from endpoint.handoff import HandoffError
@@ -205,7 +206,13 @@ def _state(config: EndpointConfig) -> list[str]:
             "a restart keeps associations if the service manager keeps descriptors (FileDescriptorStoreMax= in the unit); "
             "else a stop tells every device, and they handshake again"
         )
-    return [frozen, kept]
+    captures = (
+        "captures nothing for anybody (state.capture_directory)"
+        if state.capture_directory is None
+        else f"captures for whoever may use {show_text(str(state.admin_socket))}, with secrets, into "
+        f"{show_text(str(state.capture_directory))}"
+    )
+    return [frozen, kept, captures]
 
 
 def state_mistakes(path: Path, state: State) -> list[str]:
@@ -222,6 +229,11 @@ def state_mistakes(path: Path, state: State) -> list[str]:
             look_at_socket(state.admin_socket)
         except AdminError as error:
             mistakes.append(f"admin_socket: {error}")
+    if state.capture_directory is not None:
+        try:
+            look_at_directory(state.capture_directory)
+        except CaptureFileError as error:
+            mistakes.append(f"capture_directory: {error}")
     return [f"{show_text(str(path))}: state.{mistake}" for mistake in mistakes]
 
 

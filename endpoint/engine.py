@@ -51,6 +51,7 @@ from sansdtls import (
     PeerCertificateReceived,
     PeerRawKeyReceived,
     PskRequested,
+    SecretDerived,
     Server,
 )
 
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from endpoint.observer import Observer
     from endpoint.quotas import QuotaPolicy
     from endpoint.sockets import UdpSocket
+    from endpoint.tap import Tap
     from endpoint.verification import Verify
     from sansdtls import Connection, Event, FrozenStore, ServerConfig
 
@@ -108,6 +110,10 @@ class Engine(SendingEngine, EndingEngine):
         self.sockets = tuple(sockets)
         self.on_checkpoint_due: Callable[[], None] | None = None
         """Called when an association will soon have used all record numbers that are reserved for it."""
+        self.tap: Tap | None = None
+        """Hears every datagram while something is captured; see :mod:`endpoint.tap`."""
+        self._config = config
+        self._logs_secrets = False
         self._observer = observer
         self._clock = clock
         self._turn_limit = turn
@@ -216,6 +222,8 @@ class Engine(SendingEngine, EndingEngine):
         self._in_turn = True
         try:
             for data, address in datagrams:
+                if self.tap is not None:
+                    self._tapped("datagram_received", data, (index, address), now)
                 events = receive_live(data, path=(index, address), now=now)
                 if events is None:
                     intake.take(data, (index, address), now)
@@ -286,9 +294,20 @@ class Engine(SendingEngine, EndingEngine):
 
     def use_config(self, config: ServerConfig, verify: Verify) -> None:
         """New handshakes use ``config``, new questions go to ``verify``; live associations are not touched."""
-        self._server.replace_config(config, now=self.now())
+        self._config = config
+        self._use_config()
         self._admission.verifications.verify = verify
         self.settle()
+
+    def log_secrets(self, wanted: bool) -> None:  # noqa: FBT001 - there is nothing else that it could be
+        """Whether ``tap`` is told the secrets of the handshakes that begin from now on, whatever ``use_config`` is given."""
+        self._logs_secrets = wanted
+        self._use_config()
+
+    def _use_config(self) -> None:
+        # Bound to the tap: without one secrets are not even made into events.
+        config = attrs.evolve(self._config, log_secrets=True) if self._logs_secrets else self._config
+        self._server.replace_config(config, now=self.now())
 
     def now(self) -> float:
         """The engine's clock; within a turn it stands still."""
@@ -343,8 +362,12 @@ class Engine(SendingEngine, EndingEngine):
     def _handle(self, event: Event, now: float) -> None:
         # A chain, not a table: the order is that of a connection's life, and mypy checks each branch.
         if isinstance(event, ConnectionOffered):
-            self._admission.offer(event, now)
+            connection = self._admission.offer(event, now)
+            if connection is not None and self.tap is not None:
+                self._tapped("began", connection, event)
         elif isinstance(event, PskRequested):
+            if self.tap is not None:
+                self._tapped("identified", event.connection, event.identity)
             self._admission.psk_requested(event, now)
         elif isinstance(event, PeerCertificateReceived | PeerRawKeyReceived):
             self._admission.peer_requested(event, now)
@@ -362,8 +385,9 @@ class Engine(SendingEngine, EndingEngine):
             self._population.frozen(event)
         elif isinstance(event, ConnectionTerminated):
             self._terminated(event)
-        # AlertReceived needs no answer (ConnectionTerminated carries its consequence), SecretDerived is
-        # off unless the configuration asks for it.
+        elif isinstance(event, SecretDerived) and self.tap is not None:
+            self._tapped("secret", event, self._admission.identity_of(event.connection))
+        # AlertReceived needs no answer: ConnectionTerminated carries its consequence.
 
     def _completed(self, connection: Connection, now: float) -> None:
         admitted = self._admission.complete(connection, now)
@@ -374,13 +398,23 @@ class Engine(SendingEngine, EndingEngine):
     def _terminated(self, event: ConnectionTerminated) -> None:
         if not self._population.terminated(event.connection, event.cause):
             self._admission.end(event.connection, event.cause)
+            if self.tap is not None:
+                self._tapped("ended", event.connection)
 
     def _take(self, events: list[Event], now: float) -> None:
         for event in events:
             self._handle(event, now)
         self.settle()
 
-    # --- observer ---
+    # --- observer and tap ---
+
+    def _tapped(self, method: str, *arguments: object) -> None:
+        """Tell the tap. One that fails is taken off: it hears every datagram, and would fail as often."""
+        try:
+            getattr(self.tap, method)(*arguments)
+        except Exception as error:  # noqa: BLE001 - see Tap: nobody is to notice that there is one
+            self.tap = None
+            self._observer.trouble("tap failed", method=method, reason=type(error).__name__)
 
     def _tell(self, method: Callable[..., None], *arguments: object) -> None:
         try:
