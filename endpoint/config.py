@@ -102,7 +102,7 @@ def parse_config(content: bytes, *, name: str, directory: Path) -> EndpointConfi
     credentials, state = config.credentials.below(directory), config.state.below(directory)
     mistakes = [
         f"{where}: {table}{key and '.'}{key}: {what}"
-        for table, told in (("credentials", credentials), ("state", state))
+        for table, told in (("listen", config.listen), ("credentials", credentials), ("state", state))
         for key, what in told.contradictions()
     ]
     if mistakes:

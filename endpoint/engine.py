@@ -81,6 +81,7 @@ class Engine(SendingEngine):
         config: ServerConfig,
         *,
         sockets: Sequence[UdpSocket],
+        indices: Sequence[int] | None = None,
         keystore: KeyStore,
         quotas: QuotaPolicy,
         observer: Observer,
@@ -92,7 +93,9 @@ class Engine(SendingEngine):
         generation: int = 0,
         durable: bool = False,
     ) -> None:
-        """``verify`` says who a client with a certificate or raw public key is; ``clock`` gives monotonic seconds; ``turn`` is the bound of datagrams per turn.
+        """``indices`` are those by which paths name the sockets, which outlive a process; by default their places.
+
+        ``verify`` says who a client with a certificate or raw public key is; ``clock`` gives monotonic seconds; ``turn`` is the bound of datagrams per turn.
 
         ``store``, ``generation`` and ``durable`` are :class:`sansdtls.Server`'s. Make it inside ``trio.run`` unless ``clock`` is your own.
         """
@@ -101,6 +104,7 @@ class Engine(SendingEngine):
         if turn < 1:
             raise ValueError(f"turn: {turn!r} is not 1 or more")
         self.sockets = tuple(sockets)
+        self._at = dict(zip(range(len(sockets)) if indices is None else indices, sockets, strict=True))
         self.on_checkpoint_due: Callable[[], None] | None = None
         """Called when an association will soon have used all record numbers that are reserved for it."""
         self._observer = observer
@@ -145,7 +149,7 @@ class Engine(SendingEngine):
         self._armed = math.inf
         self._timer: trio.CancelScope | None = None
         self._nursery: trio.Nursery | None = None
-        for index, udp in enumerate(self.sockets):
+        for index, udp in self._at.items():
             udp.on_send_failed = partial(self._send_failed, index)
             udp.on_path_mtu = partial(self._path_mtu_told, index)
 
@@ -162,7 +166,7 @@ class Engine(SendingEngine):
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = self._admission.nursery = nursery
-                for index, udp in enumerate(self.sockets):
+                for index, udp in self._at.items():
                     nursery.start_soon(self._receive, index, udp)
                     nursery.start_soon(udp.keep_writing)
                 self.settle()  # frozen associations that were there before have deadlines, too
@@ -245,7 +249,7 @@ class Engine(SendingEngine):
 
     def socket_of(self, path: Path) -> UdpSocket:
         """The socket that ``path`` goes through."""
-        return self.sockets[path[0]]
+        return self._at[path[0]]
 
     def settle(self) -> None:
         """Send what the server has to send and arm its next timeout. Within a turn: later, at its end."""

@@ -429,6 +429,9 @@ def _make_converter() -> cattrs.Converter:
     converter.register_structure_hook_func(
         lambda kind: kind == tuple[bytes, ...], _list_of("texts", _protocol_name)
     )
+    converter.register_structure_hook_func(
+        lambda kind: kind == tuple[str, ...], _list_of("texts", lambda one: _text(one, str))
+    )
     converter.register_structure_hook_factory(_is_named_tables, _named_tables)
     converter.register_structure_hook_factory(_is_optional, _unless_absent)
     converter.register_structure_hook_func(
