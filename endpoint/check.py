@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from endpoint.config import EndpointConfig
     from endpoint.credentials import Credentials
+    from endpoint.tables.metrics import Metrics
     from endpoint.tables.state import State
     from sansdtls import ConnectionIdPolicy, Limits
 
@@ -99,11 +100,12 @@ def describe(path: Path, config: EndpointConfig, loaded: LoadedCredentials, now:
             f"{server.mtu} bytes; at most {server.limits.max_associations} associations"
         ),
         *_connection_ids(server.connection_id, server.limits),
-        _forward(config),
+        *_forward(config),
         *_state(config),
+        _metrics(config.metrics),
         f"logs to standard error from level {config.log.level}; a stop takes at most {listen.drain:g} s",
     ]
-    notes = [*loaded.notes, *loaded.remarks(now), *_about_state(config)]
+    notes = [*loaded.notes, *loaded.remarks(now), *_about_state(config), *_about_metrics(config.metrics)]
     told = config.credentials
     if told.psk_file and not loaded.psk.keys:
         how = " with a pre-shared key" if told.shows_something else ""
@@ -246,6 +248,20 @@ _CLIENTS = {
 }
 
 
+def _metrics(told: Metrics) -> str:
+    if told.port == "off":
+        return "serves no metrics over HTTP"
+    where = _address(told.address, told.port)
+    return f"serves /metrics, /healthz and /readyz over HTTP at {where}{_reach(told.address)}"
+
+
+def _about_metrics(told: Metrics) -> list[str]:
+    if told.port == "off" or told.loopback:
+        return []
+    who = "whoever reaches it can read the metrics without a password, over plain HTTP"
+    return [f"metrics.address: {who}; remedy: 127.0.0.1, or a firewall"]
+
+
 def _address(host: str, port: int) -> str:
     shown = f"[{host}]" if ":" in host else host
     return f"{shown}:{port}" if port else f"{shown}, any free port"
@@ -274,7 +290,8 @@ def _count(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
 
 
-def _forward(config: EndpointConfig) -> str:
-    if config.forward.kind == "echo":
-        return "sends every datagram back to its sender"
-    return f"writes each datagram as a JSON line to standard output, holding at most {config.forward.buffer} bytes"
+def _forward(config: EndpointConfig) -> list[str]:
+    sinks = config.forward.sinks
+    if len(sinks) == 1 and not sinks[0].chooses:
+        return [sinks[0].in_words()]
+    return [f'sink "{sink.label}", for {sink.for_whom()}: {sink.in_words()}' for sink in sinks]

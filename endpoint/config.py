@@ -24,6 +24,7 @@ from endpoint.structure import StructureError, structure
 from endpoint.tables.forward import Forward
 from endpoint.tables.listen import Listen
 from endpoint.tables.log import Log
+from endpoint.tables.metrics import Metrics
 from endpoint.tables.state import State
 from endpoint.text import show_text
 from sansdtls import ServerConfig
@@ -70,6 +71,7 @@ class EndpointConfig:
     quotas: QuotaPolicy = attrs.field(factory=QuotaPolicy)
     forward: Forward = attrs.field(factory=Forward)
     state: State = attrs.field(factory=State)
+    metrics: Metrics = attrs.field(factory=Metrics)
     log: Log = attrs.field(factory=Log)
 
 
@@ -100,14 +102,20 @@ def parse_config(content: bytes, *, name: str, directory: Path) -> EndpointConfi
         problems = [f"{where}: {key}: {what}" if key else f"{where}: {what}" for key, what in error.mistakes]
         raise ConfigFileError(problems, _credentials_in(tables, directory)) from None
     credentials, state = config.credentials.below(directory), config.state.below(directory)
+    forward = config.forward.below(directory)
     mistakes = [
         f"{where}: {table}{key and '.'}{key}: {what}"
-        for table, told in (("listen", config.listen), ("credentials", credentials), ("state", state))
-        for key, what in told.contradictions()
+        for table, contradictions in (
+            ("listen", config.listen.contradictions()),
+            ("credentials", credentials.contradictions()),
+            ("state", state.contradictions()),
+            ("forward", forward.contradictions(config.dtls.alpn_protocols)),
+        )
+        for key, what in contradictions
     ]
     if mistakes:
         raise ConfigFileError(mistakes, credentials)
-    return attrs.evolve(config, credentials=credentials, state=state)
+    return attrs.evolve(config, credentials=credentials, state=state, forward=forward)
 
 
 def _credentials_in(tables: dict[str, Any], directory: Path) -> Credentials | None:

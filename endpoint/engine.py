@@ -5,6 +5,7 @@ The tasks, however many peers there are::
     per socket   receive    wait until readable, drain a turn, hand events out, send what came of it
                  write      sleeps; sends what the kernel's full buffer refused
     in all       timers     one cancel scope whose deadline is the server's next timeout
+                 serve      sleeps; hands over what had to wait, because live associations come first (``intake``)
     per lookup   look up    only where a key store or a verifier answers later; ends with its handshake at
                             the latest
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections import Counter
 from functools import partial
 from itertools import islice
@@ -28,6 +30,7 @@ import attrs
 import trio
 
 from endpoint.admission import Admission
+from endpoint.intake import Intake
 from endpoint.population import Population
 from endpoint.quotas import Quotas
 from endpoint.roster import Roster
@@ -63,8 +66,8 @@ if TYPE_CHECKING:
     from sansdtls import Connection, Event, FrozenStore, ServerConfig
 
 DEFAULT_TURN = 64
-"""Datagrams handled before timers and other tasks get a turn: about 1.3 ms of echoes, or 30 ms if
-every one of them completes a handshake."""
+"""Datagrams read before timers and other tasks get a turn: about 1.3 ms of echoes. What takes longer is the
+intake's to bound."""
 
 EXHAUSTED_PAUSE = 0.1
 """Seconds without receiving after the kernel said it is short of memory; what trio's own servers wait."""
@@ -88,6 +91,7 @@ class Engine(SendingEngine):
         verify: Verify = reject_all,
         entropy: Callable[[int], bytes] = os.urandom,
         clock: Callable[[], float] = trio.current_time,
+        timer: Callable[[], float] = time.perf_counter,
         turn: int = DEFAULT_TURN,
         store: FrozenStore | None = None,
         generation: int = 0,
@@ -95,7 +99,7 @@ class Engine(SendingEngine):
     ) -> None:
         """``indices`` are those by which paths name the sockets, which outlive a process; by default their places.
 
-        ``verify`` says who a client with a certificate or raw public key is; ``clock`` gives monotonic seconds; ``turn`` is the bound of datagrams per turn.
+        ``verify`` says who a client with a certificate or raw public key is; ``clock`` gives monotonic seconds; ``timer`` those by which work is measured; ``turn`` is the bound of datagrams per turn.
 
         ``store``, ``generation`` and ``durable`` are :class:`sansdtls.Server`'s. Make it inside ``trio.run`` unless ``clock`` is your own.
         """
@@ -139,6 +143,15 @@ class Engine(SendingEngine):
             observer=observer,
             tell=self._tell,
         )
+        self._intake = Intake(
+            quotas,
+            receive=self._receive_one,
+            kind_of=self._server.kind_of,
+            frozen_handle=self._server.frozen_handle,
+            source_of=lambda path: self._quotas.prefix_of(path[1]),
+            timer=timer,
+        )
+        self._something_waits = trio.Event()
         self._dropped: Counter[str] = Counter()
         self._errnos_told: set[int] = set()
         self._keep_alives = 0
@@ -171,6 +184,7 @@ class Engine(SendingEngine):
                     nursery.start_soon(udp.keep_writing)
                 self.settle()  # frozen associations that were there before have deadlines, too
                 nursery.start_soon(self._keep_time)
+                nursery.start_soon(self._serve_waiting)
                 task_status.started()
         finally:
             self._nursery = self._admission.nursery = None
@@ -187,14 +201,20 @@ class Engine(SendingEngine):
 
     def _turn(self, index: int, udp: UdpSocket) -> bool:
         """Handle up to a turn of datagrams; ``True`` = there may be more."""
+        intake = self._intake
+        intake.begin_turn()
         datagrams = udp.drain(self._turn_limit)
         # One reading of the clock per turn: it is at most a turn old, far below any timer.
         now = self._turn_now = self._clock()
-        receive = self._server.receive_datagram
+        receive_live = self._server.receive_live
         self._in_turn = True
         try:
             for data, address in datagrams:
-                for event in receive(data, path=(index, address), now=now):
+                events = receive_live(data, path=(index, address), now=now)
+                if events is None:
+                    intake.take(data, (index, address), now)
+                    continue
+                for event in events:
                     if type(event) is DataReceived:
                         self._data_received(event, now)
                     else:
@@ -202,7 +222,33 @@ class Engine(SendingEngine):
         finally:
             self._in_turn = False
         self.settle()
-        return len(datagrams) == self._turn_limit
+        more = len(datagrams) == self._turn_limit
+        if intake.end_turn(index, more=more):
+            self._something_waits.set()
+        return more
+
+    async def _serve_waiting(self) -> None:
+        while True:
+            await self._something_waits.wait()
+            self._something_waits = trio.Event()
+            while self._intake:
+                self._serve_slice()
+                await trio.lowlevel.checkpoint()
+
+    def _serve_slice(self) -> None:
+        now = self._turn_now = self._clock()
+        self._in_turn = True
+        try:
+            self._intake.serve(now)
+        finally:
+            self._in_turn = False
+        self.settle()
+        self._intake.served()
+
+    def _receive_one(self, data: bytes, path: Path, now: float) -> None:
+        """Hand over what waited, or did not have to."""
+        for event in self._server.receive_datagram(data, path=path, now=now):
+            self._handle(event, now)
 
     async def _keep_time(self) -> None:
         while True:
@@ -388,6 +434,14 @@ class Engine(SendingEngine):
         """The live associations, of one identity or all."""
         return list(self._roster) if identity is None else self._roster.of(identity)
 
+    def frozen_of(self, identity: bytes) -> int:
+        """How many frozen associations an identity has."""
+        return len(self._sleepers.of(identity))
+
+    def identities(self) -> list[bytes]:
+        """All that have an association, live or frozen, in no order and perhaps twice."""
+        return [*self._roster.names(), *self._sleepers.names()]
+
     def statistics(self) -> dict[str, Any]:
         """Counters and gauges as plain nested dicts, for logs, metrics and tests."""
         server = attrs.asdict(self._server.statistics)
@@ -403,10 +457,14 @@ class Engine(SendingEngine):
             "identities": self._roster.identities,
             "lookups": self._admission.lookups.pending,
             "lookup_failures": self._admission.lookups.failures,
+            "lookups_unavailable": self._admission.lookups.unavailable,
+            "lookup_seconds": self._admission.lookups.seconds.statistics(),
+            "handshake_seconds": self._admission.seconds(),
             "verifications": self._admission.verifications.pending,
             "verification_failures": self._admission.verifications.failures,
             "refused": dict(self._quotas.refused),
-            "datagrams_dropped": dict(self._dropped),
+            "datagrams_dropped": dict(self._dropped + self._intake.dropped),
+            "intake": self._intake.statistics(),
             "observer_failures": self._observer_failures,
             "sockets": [udp.statistics() for udp in self.sockets],
         }

@@ -14,6 +14,7 @@ from sansdtls import SnapshotError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from endpoint.intake import Intake
     from endpoint.population import Population
     from endpoint.sleepers import Sleepers
     from endpoint.sockets import UdpSocket
@@ -27,6 +28,7 @@ class KeepingEngine:
     _at: dict[int, UdpSocket]
     """The same by the index that paths have for each."""
     _clock: Callable[[], float]
+    _intake: Intake
     _population: Population
     _server: Server
     _sleepers: Sleepers
@@ -40,6 +42,7 @@ class KeepingEngine:
     def freeze_all(self) -> Iterator[bytes]:
         """Every association as bytes, for the next process; cancel :meth:`run` before, so that nothing more is read."""
         now = self._clock()
+        self._intake.flush_frozen(now)  # data that nobody will repeat, unlike handshakes
         self._take(self._server.handle_timeout(now=now), now)
         return self._leaving(now)
 

@@ -93,6 +93,7 @@ class Population:
         self._quotas.release(association.prefix)
         if association.identified:
             self._sleepers.add(association.identity, event.handle, event.connection.last_received)
+        association.handle = event.handle
         self._tell(self._observer.frozen, association)
 
     def thawed(self, event: ConnectionThawed, now: float) -> None:
@@ -106,7 +107,9 @@ class Population:
         association = self._live(connection, path, prefix, identity, now)
         if connection.state is not ConnectionState.CONNECTED:
             self._roster.disown(association)  # nor must it stand in for another one that has to go
+        association.handle = event.handle
         self._tell(self._observer.thawed, association)
+        association.handle = None
 
     def restored(self, restored: Restored) -> None:
         """One that was frozen in another engine is here now, frozen."""

@@ -13,6 +13,7 @@ The configuration file itself is read at the start only. Signals are obeyed from
 also while the port is still being waited for. Facts of the log about starts and stops::
 
     listening                   address, port
+    metrics_listening           address, port
     restored                    associations, refused (and why the first was), from
     associations_not_restored   reason
     stopping                    signal
@@ -33,12 +34,14 @@ import trio
 from endpoint.admin import AdminError, AdminSocket, CommandError
 from endpoint.engine import Engine
 from endpoint.forward import ForwardError
+from endpoint.forward.hearing import Hearing
 from endpoint.forward.making import make_forwarder
 from endpoint.handoff import HandoffError
-from endpoint.leaving import Leaving, counts_of
+from endpoint.leaving import Leaving
 from endpoint.listening import listen
 from endpoint.logs import Throttle
 from endpoint.observer import Observers
+from endpoint.operations import Operations, OperationsError
 from endpoint.reloading import CredentialsInUse
 from endpoint.reporter import Reporter
 from endpoint.state.exclusive import StateFileError
@@ -48,20 +51,22 @@ from endpoint.udp import ListenError
 from endpoint.verification import wall_clock
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from datetime import datetime
     from typing import Any
 
     from structlog.typing import FilteringBoundLogger
 
+    from endpoint.association import Association
     from endpoint.config import EndpointConfig
-    from endpoint.forward import Forwarder
+    from endpoint.forward import Forwarder, Sink
     from endpoint.keystore.loading import LoadedCredentials
     from endpoint.listening import Listeners
+    from endpoint.observer import Observer
 
 ADMIN_GRACE = 1.0
 """Seconds for the last answers of the admin socket."""
-STARTS_IN_VAIN = (ListenError, SupervisionError, StateFileError, AdminError, ForwardError)
+STARTS_IN_VAIN = (ListenError, SupervisionError, StateFileError, AdminError, ForwardError, OperationsError)
 """Why a service cannot start, with a text for the operator."""
 
 Listening = list[tuple[str, int]]
@@ -136,8 +141,9 @@ class Service:
                     self._everything.cancel()
 
     async def _serve(self, task_status: trio.TaskStatus[Listening]) -> None:
-        forwarder = make_forwarder(self._config, self._log.warning)
         with contextlib.ExitStack() as opened:
+            forwarder = make_forwarder(self._config, self._log.warning, self._associations)
+            opened.callback(forwarder.close)
             succession = self._succession = opened.enter_context(
                 contextlib.closing(
                     Succession(
@@ -148,13 +154,22 @@ class Service:
                     )
                 )
             )
-            admin = self._admin_socket(opened)
+            operations = Operations(self._config, trouble=self._trouble, stopping=self._stop.is_set)
+            opened.callback(operations.close)
+            admin = self._admin_socket(opened, operations)
             listeners = await self._listen(succession)
             for udp in listeners.sockets:
                 opened.enter_context(udp)
                 self._log.info("listening", address=udp.address, port=udp.port)
+            if operations.server is not None:
+                self._log.info(
+                    "metrics_listening", address=operations.server.address, port=operations.server.port
+                )
             self._credentials.log_what_there_is()
-            engine = self._engine = self._make_engine(listeners, forwarder, succession)
+            engine = self._engine = self._make_engine(listeners, forwarder, succession, operations.observers)
+            operations.attach(
+                engine=engine, credentials=self._credentials, forwarder=forwarder, succession=succession
+            )
             # From here on this process holds what nobody else has: a signal may not end it without a word.
             leaving = self._leaving = Leaving(
                 engine,
@@ -169,6 +184,7 @@ class Service:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._forward, forwarder)
                 nursery.start_soon(succession.run)
+                await nursery.start(operations.run)
                 if admin is not None:
                     await nursery.start(admin.run)
                 async with trio.open_nursery() as running:
@@ -199,7 +215,13 @@ class Service:
                 | succession.statistics(),
             )
 
-    def _make_engine(self, listeners: Listeners, forwarder: Forwarder, succession: Succession) -> Engine:
+    def _make_engine(
+        self,
+        listeners: Listeners,
+        forwarder: Sink,
+        succession: Succession,
+        observers: Sequence[Observer],
+    ) -> Engine:
         reporter = Reporter(self._log, self._throttle, forwarder)
         return Engine(
             self._credentials.server_config(),
@@ -208,11 +230,14 @@ class Service:
             keystore=self._credentials.keystore,
             verify=self._credentials.verifier(),
             quotas=self._config.quotas,
-            observer=Observers(reporter, data=reporter),
+            observer=Observers(reporter, Hearing(forwarder), *observers, data=reporter),
             clock=succession.clock,
             generation=succession.generation,
             durable=succession.durable,
         )
+
+    def _associations(self, identity: bytes) -> list[Association]:
+        return [] if self._engine is None else self._engine.associations(identity)
 
     def _say_ready(self, listeners: Listeners) -> None:
         where = ", ".join(udp.local_text for udp in listeners.sockets)
@@ -240,23 +265,19 @@ class Service:
 
     # --- the admin socket ---
 
-    def _admin_socket(self, opened: contextlib.ExitStack) -> AdminSocket | None:
+    def _admin_socket(self, opened: contextlib.ExitStack, operations: Operations) -> AdminSocket | None:
         path = self._config.state.admin_socket
         if path is None:
             return None
         admin = AdminSocket(path, trouble=self._trouble)
         opened.callback(admin.close)
         admin.register("handoff", self._handoff_command)
-        admin.register("status", self._status_command)
+        for name, command in operations.commands().items():
+            admin.register(name, command)
         return admin
 
     def _trouble(self, what: str, **facts: object) -> None:
         self._log.warning(what.replace(" ", "_"), **facts)
-
-    async def _status_command(self, _request: Mapping[str, Any]) -> Mapping[str, object]:
-        if self._engine is None or self._succession is None:
-            raise CommandError("the service is starting")
-        return {**counts_of(self._engine), **self._succession.statistics()}
 
     async def _handoff_command(self, _request: Mapping[str, Any]) -> Mapping[str, object]:
         if self._stop.is_set():

@@ -48,6 +48,11 @@ class Sleepers:
         """Frozen associations."""
         return self._alone + sum(map(len, self._families.values()))
 
+    def names(self) -> list[bytes]:
+        """Those identities."""
+        alone = [identity for bucket in self._buckets for _, identity, _ in _entries(bucket)]
+        return [*alone, *self._families]
+
     def of(self, identity: bytes) -> list[bytes]:
         """The handles of an identity's, the one that has been silent longest first."""
         family = self._families.get(identity)

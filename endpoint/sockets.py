@@ -145,6 +145,11 @@ class UdpSocket:
         host = source_host(address[-1]) if self._has_source else None
         return self.local_text if host is None else address_text((host, self.port))
 
+    def local_address_for(self, address: Address) -> tuple[str, int]:
+        """As ``local_text_for``, as address and port."""
+        host = source_host(address[-1]) if self._has_source else None
+        return (self.address if host is None else host), self.port
+
     def why_not(self, address: object) -> str | None:
         """Why ``address`` cannot be a peer of this socket, in words; ``None`` = it can."""
         return misfit(address, self._socket.family, has_source=self._has_source)
@@ -338,6 +343,11 @@ class UdpSocket:
             "dropped_by_kernel": self.dropped_by_kernel,
             "receive_buffer": self.receive_buffer,
         }
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is received any more."""
+        return self._socket.fileno() < 0
 
     def close(self) -> None:
         """Close the descriptor; tasks that wait on it get ``trio.ClosedResourceError``."""

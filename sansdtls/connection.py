@@ -287,6 +287,23 @@ class Connection(FreezableAssociation):
             self._layer.totals.psk_unknown += 1
         return self._answer(partial(handshake.provide_psk, keys, now), now)
 
+    def refuse_psk(self, request: PskRequested, alert: AlertDescription, *, now: float) -> list[Event]:
+        """Answer as :meth:`provide_psk`, but with: the keys cannot be found out now.
+
+        ``alert`` is all that the peer is told; ``INTERNAL_ERROR`` has it come back. The connection ends with
+        ``AuthenticationFailed``, also where a session was to be resumed: the full handshake would ask the same.
+        """
+        if alert not in _ALERTS:
+            raise UsageError(f"{alert!r} is no AlertDescription")
+        handshake = self._asked_by(request, PskRequested)
+        if handshake is None:
+            return self.take_events()
+        # RFC 4279 §2 has alerts for an identity that is unknown and for a key that is wrong. Neither is known here, and
+        # a device may give up for good when it hears one of them. RFC 5246 §7.2.2: internal_error is for what is
+        # "unrelated to the peer or the correctness of the protocol".
+        identity = None if self._is_client else request.identity
+        return self._answer(partial(handshake.refuse_psk, identity, alert), now)
+
     def accept_peer(
         self, request: PeerCertificateReceived | PeerRawKeyReceived, *, now: float
     ) -> list[Event]:

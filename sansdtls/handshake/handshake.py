@@ -142,6 +142,10 @@ class Handshake(abc.ABC):
     def provide_psk(self, keys: Sequence[bytes], now: float) -> None:
         """The answer to the request that was emitted; validated by the connection."""
 
+    def refuse_psk(self, identity: bytes | None, alert: AlertDescription) -> None:
+        """The answer to the request that was emitted: the keys are not to be had now; end, saying ``alert``."""
+        raise HandshakeFailure(alert, AuthenticationFailed(AuthenticationProblem.KEYS_UNAVAILABLE, identity))
+
     @abc.abstractmethod
     def accept_peer(self, now: float) -> None:
         """The answer to the request that was emitted: go on."""

@@ -354,7 +354,7 @@ async def test_the_database_knows_which_listener_had_which_index(tmp_path):
         on_checkpoint_due = None
 
         def checkpoint(self, *, limit=None):
-            return Checkpoint(saved=(), removed=())
+            return Checkpoint(saved=[], removed=[])
 
         def confirm(self, checkpoint):
             pass
