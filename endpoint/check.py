@@ -88,7 +88,12 @@ def describe(path: Path, config: EndpointConfig, loaded: LoadedCredentials, now:
     listen, server = config.listen, loaded.complete(config.dtls, config.credentials)
     lines = [
         f"{show_text(str(path))}: right",
-        f"listens on UDP {_address(listen.address, listen.port)}{_reach(listen.address)}",
+        *(f"listens on UDP {_address(*place)}{_reach(place[0])}" for place in listen.places),
+        *(
+            []
+            if listen.path_mtu_discovery
+            else ["lets the network fragment datagrams, and does not hear of narrow paths"]
+        ),
         f"while the address is not available: {_retry(listen.retry)}",
         *_credentials(config.credentials, loaded),
         f"speaks DTLS 1.2 with {', '.join(suite.name for suite in server.cipher_suites)}",

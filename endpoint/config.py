@@ -106,6 +106,7 @@ def parse_config(content: bytes, *, name: str, directory: Path) -> EndpointConfi
     mistakes = [
         f"{where}: {table}{key and '.'}{key}: {what}"
         for table, contradictions in (
+            ("listen", config.listen.contradictions()),
             ("credentials", credentials.contradictions()),
             ("state", state.contradictions()),
             ("forward", forward.contradictions(config.dtls.alpn_protocols)),

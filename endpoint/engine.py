@@ -87,6 +87,7 @@ class Engine(SendingEngine, EndingEngine):
         config: ServerConfig,
         *,
         sockets: Sequence[UdpSocket],
+        indices: Sequence[int] | None = None,
         keystore: KeyStore,
         quotas: QuotaPolicy,
         observer: Observer,
@@ -99,7 +100,9 @@ class Engine(SendingEngine, EndingEngine):
         generation: int = 0,
         durable: bool = False,
     ) -> None:
-        """``verify`` says who a client with a certificate or raw public key is; ``clock`` gives monotonic seconds; ``timer`` those by which work is measured; ``turn`` is the bound of datagrams per turn.
+        """``indices`` are those by which paths name the sockets, which outlive a process; by default their places.
+
+        ``verify`` says who a client with a certificate or raw public key is; ``clock`` gives monotonic seconds; ``timer`` those by which work is measured; ``turn`` is the bound of datagrams per turn.
 
         ``store``, ``generation`` and ``durable`` are :class:`sansdtls.Server`'s. Make it inside ``trio.run`` unless ``clock`` is your own.
         """
@@ -108,6 +111,7 @@ class Engine(SendingEngine, EndingEngine):
         if turn < 1:
             raise ValueError(f"turn: {turn!r} is not 1 or more")
         self.sockets = tuple(sockets)
+        self._at = dict(zip(range(len(sockets)) if indices is None else indices, sockets, strict=True))
         self.on_checkpoint_due: Callable[[], None] | None = None
         """Called when an association will soon have used all record numbers that are reserved for it."""
         self.tap: Tap | None = None
@@ -173,7 +177,7 @@ class Engine(SendingEngine, EndingEngine):
         self._armed = math.inf
         self._timer: trio.CancelScope | None = None
         self._nursery: trio.Nursery | None = None
-        for index, udp in enumerate(self.sockets):
+        for index, udp in self._at.items():
             udp.on_send_failed = partial(self._send_failed, index)
             udp.on_path_mtu = partial(self._path_mtu_told, index)
 
@@ -190,7 +194,7 @@ class Engine(SendingEngine, EndingEngine):
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = self._admission.nursery = nursery
-                for index, udp in enumerate(self.sockets):
+                for index, udp in self._at.items():
                     nursery.start_soon(self._receive, index, udp)
                     nursery.start_soon(udp.keep_writing)
                 self.settle()  # frozen associations that were there before have deadlines, too
@@ -320,7 +324,7 @@ class Engine(SendingEngine, EndingEngine):
 
     def socket_of(self, path: Path) -> UdpSocket:
         """The socket that ``path`` goes through."""
-        return self.sockets[path[0]]
+        return self._at[path[0]]
 
     def settle(self) -> None:
         """Send what the server has to send and arm its next timeout. Within a turn: later, at its end."""

@@ -57,7 +57,7 @@ class SendingEngine(KeepingEngine):
             self._send_outbox()
 
     def _send_outbox(self) -> None:
-        sockets = self.sockets
+        sockets = self._at
         path: Any
         for data, path in self._server.datagrams_to_send():
             if self.tap is not None:
@@ -75,7 +75,7 @@ class SendingEngine(KeepingEngine):
         self._in_turn = True
         try:
             for index, peer, size in told:
-                for address in self.sockets[index].known_as(peer):
+                for address in self._at[index].known_as(peer):
                     for event in self._server.limit_datagram_size(size, path=(index, address), now=now):
                         self._handle(event, now)
         finally:

@@ -256,6 +256,7 @@ class Service:
         return Engine(
             self._credentials.server_config(),
             sockets=listeners.sockets,
+            indices=listeners.indices,
             keystore=self._credentials.keystore,
             verify=self._credentials.verifier(),
             quotas=self._config.quotas,

@@ -259,11 +259,13 @@ async def serving(
     observer=None,
     address="127.0.0.1",
     entropy=os.urandom,
+    sockets=None,
     **options,
 ):
-    """An engine on loopback, ended when the block ends."""
+    """An engine on loopback, ended when the block ends. ``sockets`` are the caller's to close."""
     with contextlib.ExitStack() as opened:
-        sockets = [opened.enter_context(bound) for bound in await bind_udp(address, 0)]
+        if sockets is None:
+            sockets = [opened.enter_context(bound) for bound in await bind_udp(address, 0)]
         observer = observer or Recorder(echo=True)
         engine = Engine(
             config or ServerConfig(),
