@@ -5,7 +5,7 @@ The life of one, from its cookie to its end::
     offer              quotas of its prefix                 refused silently, or begun
     psk_requested      the key store is asked               now or later
     peer_requested     the verifier is asked                now or later
-    complete           limits of prefix and identity        an association; or it, or another one, has to go
+    complete           quotas of prefix and identity        an association; or it, or another one, has to go
     end                it failed, and is reported
 
 What is asked for late ends with its handshake. Frozen associations count for the limit of an identity like live
@@ -199,12 +199,18 @@ class Admission:
         """A handshake has succeeded: whose it is; ``None`` if that one may not have any more associations."""
         handshake = self._handshakes[connection]
         if self._is_one_too_many(handshake):
-            self._turn_away(connection, handshake, self._quotas.count_prefix_overflow(), now)
+            reason = self._quotas.count_prefix_overflow(handshake.prefix, now)
+            self._turn_away(connection, handshake, reason, now)
             return None
         kind = CredentialKind.of(connection.peer)
         identity = b""
         if kind is not CredentialKind.NONE:  # else: strangers, who share no name and so no limit either
             identity = handshake.identity or b""
+            # Proved now, and not before: what a claim costs, the prefix has paid.
+            too_often = self._quotas.admit_identity(identity, now)
+            if too_often is not None:
+                self._turn_away(connection, handshake, too_often, now)
+                return None
             if not self._make_room(identity, handshake, connection, now):
                 return None
         if kind in (CredentialKind.CERTIFICATE, CredentialKind.RAW_PUBLIC_KEY):
@@ -214,6 +220,7 @@ class Admission:
         del self._handshakes[connection]
         resumed = connection.negotiated is not None and connection.negotiated.resumed
         self._seconds["resumed" if resumed else "completed"].observe(now - handshake.began)
+        self._quotas.completed(handshake.prefix)
         self._note_end()
         return handshake, identity
 
@@ -236,7 +243,7 @@ class Admission:
         frozen = self._without_lost(identity, frozen)
         if not self._quotas.identity_is_full(len(siblings) + len(frozen)):
             return True
-        reason = self._quotas.count_identity_overflow()
+        reason = self._quotas.count_identity_overflow(identity, now)
         if self._quotas.policy.identity_overflow is IdentityOverflow.NEWCOMER:
             self._turn_away(connection, handshake, reason, now)
             return False

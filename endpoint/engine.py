@@ -121,7 +121,7 @@ class Engine(SendingEngine, EndingEngine):
         self._observer = observer
         self._clock = clock
         self._turn_limit = turn
-        self._quotas = Quotas(quotas)
+        self._quotas = Quotas(quotas, config.limits)
         store = self._store = MemoryStore() if store is None else store
         self._server = Server(
             config, entropy=entropy, now=clock(), store=store, generation=generation, durable=durable
@@ -351,6 +351,7 @@ class Engine(SendingEngine, EndingEngine):
             exceeded = association.budget.exceeded
             reason = self._quotas.admit_data(association.budget, len(event.data), now)
             if reason is not None:
+                self._quotas.blame(reason, association, now)
                 association.dropped += 1
                 self._dropped["quota"] += 1
                 if not exceeded:
@@ -474,6 +475,11 @@ class Engine(SendingEngine, EndingEngine):
 
     # --- figures ---
 
+    @property
+    def quotas(self) -> Quotas:
+        """What is refused, and to whom. For looking at."""
+        return self._quotas
+
     def associations(self, identity: bytes | None = None) -> list[Association]:
         """The live associations, of one identity or all."""
         return list(self._roster) if identity is None else self._roster.of(identity)
@@ -507,6 +513,7 @@ class Engine(SendingEngine, EndingEngine):
             "verifications": self._admission.verifications.pending,
             "verification_failures": self._admission.verifications.failures,
             "refused": dict(self._quotas.refused),
+            "quotas": self._quotas.statistics(now=self.now()),
             "datagrams_dropped": dict(self._dropped + self._intake.dropped),
             "intake": self._intake.statistics(),
             "observer_failures": self._observer_failures,
