@@ -37,6 +37,7 @@ from endpoint.forward import ForwardError
 from endpoint.forward.hearing import Hearing
 from endpoint.forward.making import make_forwarder
 from endpoint.handoff import HandoffError
+from endpoint.keystore import StoreStartError
 from endpoint.leaving import Leaving
 from endpoint.listening import listen
 from endpoint.logs import Throttle
@@ -67,7 +68,15 @@ if TYPE_CHECKING:
 
 ADMIN_GRACE = 1.0
 """Seconds for the last answers of the admin socket."""
-STARTS_IN_VAIN = (ListenError, SupervisionError, StateFileError, AdminError, ForwardError, OperationsError)
+STARTS_IN_VAIN = (
+    ListenError,
+    SupervisionError,
+    StateFileError,
+    AdminError,
+    ForwardError,
+    OperationsError,
+    StoreStartError,
+)
 """Why a service cannot start, with a text for the operator."""
 
 Listening = list[tuple[str, int]]
@@ -165,6 +174,7 @@ class Service:
                 trouble=self._trouble,
             )
             opened.callback(rotation.close)
+            await self._credentials.open_keystore(self._trouble)
             self._credentials.on_reloaded = rotation.standing.reloaded
             admin = self._admin_socket(opened, operations, rotation)
             listeners = await self._listen(succession)
@@ -200,6 +210,7 @@ class Service:
             succession.prepare(listeners)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._forward, forwarder)
+                await nursery.start(self._credentials.run)
                 nursery.start_soon(succession.run)
                 nursery.start_soon(rotation.run)
                 await nursery.start(operations.run)
