@@ -99,6 +99,10 @@ class CredentialsInUse:
             "expiry": _first_to_run_out(self._loaded),
         }
 
+    def store_statistics(self) -> dict[str, Any]:
+        """``key_store``, for the log; nothing for a PSK file."""
+        return {} if self._guarded is None else {"key_store": self._guarded.statistics()}
+
     def log_what_there_is(self) -> None:
         """At the start."""
         told = self._config.credentials

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from endpoint.admin import AdminError, AdminSocket, CommandError
+from endpoint.capture.control import Captures
 from endpoint.engine import Engine
 from endpoint.forward import ForwardError
 from endpoint.forward.hearing import Hearing
@@ -99,6 +100,7 @@ class Service:
         self._config = config
         self._log = log
         self._credentials = CredentialsInUse(config, credentials, log=log, wall_clock=wall_clock)
+        self._captures = Captures(config.state.capture_directory, log=log)
         self._engine: Engine | None = None
         self._throttle = Throttle(
             rate=config.log.failures_per_second, burst=config.log.failures_burst, clock=trio.current_time
@@ -106,6 +108,7 @@ class Service:
         self._supervision = supervision or Supervision()
         self._succession: Succession | None = None
         self._leaving: Leaving | None = None
+        self._operations: Operations | None = None
         self._stop = trio.Event()
         self._forwarding = True
         self._status = 0
@@ -164,7 +167,9 @@ class Service:
                     )
                 )
             )
-            operations = Operations(self._config, trouble=self._trouble, stopping=self._stop.is_set)
+            operations = self._operations = Operations(
+                self._config, trouble=self._trouble, stopping=self._stop.is_set
+            )
             opened.callback(operations.close)
             rotation = Rotation(
                 self._config.state.usage_file,
@@ -187,7 +192,10 @@ class Service:
                 )
             self._credentials.log_what_there_is()
             engine = self._engine = self._make_engine(
-                listeners, forwarder, succession, (*operations.observers, *rotation.observers)
+                listeners,
+                forwarder,
+                succession,
+                (*operations.observers, *rotation.observers, self._captures.recorder),
             )
             operations.attach(
                 engine=engine,
@@ -214,6 +222,7 @@ class Service:
                 nursery.start_soon(succession.run)
                 nursery.start_soon(rotation.run)
                 await nursery.start(operations.run)
+                await nursery.start(self._captures.run)
                 if admin is not None:
                     await nursery.start(admin.run)
                 async with trio.open_nursery() as running:
@@ -232,6 +241,7 @@ class Service:
                 if self._forwarding:
                     with trio.CancelScope(deadline=deadline):
                         await forwarder.flush()
+                await self._captures.finish()
                 if admin is not None:
                     await admin.wait_idle(ADMIN_GRACE)
                 nursery.cancel_scope.cancel()
@@ -243,7 +253,8 @@ class Service:
                 statistics=engine.statistics()
                 | {"forward": forwarder.statistics()}
                 | succession.statistics()
-                | {"rotation": rotation.statistics()},
+                | {"rotation": rotation.statistics()}
+                | self._credentials.store_statistics(),
             )
 
     def _make_engine(
@@ -257,6 +268,7 @@ class Service:
         return Engine(
             self._credentials.server_config(),
             sockets=listeners.sockets,
+            indices=listeners.indices,
             keystore=self._credentials.keystore,
             verify=self._credentials.verifier(),
             quotas=self._config.quotas,
@@ -304,7 +316,11 @@ class Service:
         admin = AdminSocket(path, trouble=self._trouble)
         opened.callback(admin.close)
         admin.register("handoff", self._handoff_command)
-        for name, command in {**operations.commands(), **rotation.commands()}.items():
+        for name, command in {
+            **operations.commands(),
+            **rotation.commands(),
+            **self._captures.commands(),
+        }.items():
             admin.register(name, command)
         return admin
 
