@@ -38,6 +38,7 @@ from endpoint.forward import ForwardError
 from endpoint.forward.hearing import Hearing
 from endpoint.forward.making import make_forwarder
 from endpoint.handoff import HandoffError
+from endpoint.keystore import StoreStartError
 from endpoint.leaving import Leaving
 from endpoint.listening import listen
 from endpoint.logs import Throttle
@@ -69,7 +70,15 @@ if TYPE_CHECKING:
 
 ADMIN_GRACE = 1.0
 """Seconds for the last answers of the admin socket."""
-STARTS_IN_VAIN = (ListenError, SupervisionError, StateFileError, AdminError, ForwardError, OperationsError)
+STARTS_IN_VAIN = (
+    ListenError,
+    SupervisionError,
+    StateFileError,
+    AdminError,
+    ForwardError,
+    OperationsError,
+    StoreStartError,
+)
 """Why a service cannot start, with a text for the operator."""
 
 Listening = list[tuple[str, int]]
@@ -183,6 +192,7 @@ class Service:
             )
             opened.callback(succession.close)
             companions = self._make_companions(opened)
+            await self._credentials.open_keystore(self._trouble)
             admin = self._admin_socket(opened, companions)
             listeners = await self._listen(succession, opened)
             companions.operations.log_what_there_is(self._log)
@@ -210,6 +220,7 @@ class Service:
             succession.prepare(listeners)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._forward, forwarder)
+                await nursery.start(self._credentials.run)
                 nursery.start_soon(succession.run)
                 for companion in companions:
                     await nursery.start(companion.run)
@@ -228,7 +239,8 @@ class Service:
                 statistics=engine.statistics()
                 | {"forward": forwarder.statistics()}
                 | succession.statistics()
-                | {"rotation": companions.rotation.statistics()},
+                | {"rotation": companions.rotation.statistics()}
+                | self._credentials.store_statistics(),
             )
 
     async def _run_engine(
