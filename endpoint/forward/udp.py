@@ -278,9 +278,13 @@ class UdpUpstreams(Sink):
             return
         self._tell("forward_moved", upstream=self._shown, address=str(target[1][0]))
         for upstream in self._upstreams:
+            if upstream.socket.family != target[0]:
+                self._upstreams.close(upstream)  # its association gets a new one
+                continue
             try:
                 upstream.socket.connect(target[1])
-            except OSError:  # the other family: its association gets a new one
+            except OSError as error:
+                self._failed(error)
                 self._upstreams.close(upstream)
 
     def close(self) -> None:
