@@ -7,12 +7,12 @@
                         │  moves         stays open
                         └  ends          is closed
 
-What the server sends to such a socket goes to the device. For one that sleeps it is dropped and counted: nobody listens
-there. A socket that has been silent for ``idle`` seconds is closed, as the bounded number of them may need it.
+What the server sends to such a socket goes to the device. If its association is frozen, it is woken for that, or with
+``wake = false`` the answer is dropped and counted. A socket that has been silent for ``idle`` seconds is closed, as the bounded number of them may need it.
 
 Datagrams for a server that is down are dropped, not kept: what devices speak repeats what was lost, and a
 server that comes up should not begin with the past. An ICMP message (nobody listens on the port, no route) is counted, and
-``forward_down`` is told at the first; ``forward_up`` at the server's next answer. ``refused`` counts those that came back, which
+``forward_down`` is told at the first, at most once a minute; ``forward_up`` at the server's next answer. ``refused`` counts those that came back, which
 had been sent, so these stand under ``forwarded`` too.
 """
 
@@ -27,6 +27,7 @@ import trio
 
 from endpoint.forward import Sink
 from endpoint.forward.proxy import header_for
+from endpoint.forward.reach import Reach
 from endpoint.forward.upstreams import Upstreams, receive
 from endpoint.sockets import errno_name
 from endpoint.tables.sinks import host_and_port
@@ -87,8 +88,7 @@ class UdpUpstreams(Sink):
         self._asleep: dict[bytes, Upstream] = {}
         self._sent = 0
         self._closed_idle = 0
-        self._down = False
-        self._dropped_before = 0
+        self._reach = Reach(tell, upstream=self._shown)
         self._socket_errors_told: set[int] = set()
 
     # --- towards the server ------------------------------------------------------------------------------
@@ -150,10 +150,8 @@ class UdpUpstreams(Sink):
         code = error.errno or 0
         reason = REASONS.get(code, errno_name(code))
         self.drops[reason] += 1
-        if not self._down and reason not in _ABOUT_ONE:
-            self._down = True
-            self._dropped_before = self.drops.total() - 1
-            self._tell("forward_down", upstream=self._shown, reason=_words(error))
+        if reason not in _ABOUT_ONE:
+            self._reach.lost(_words(error))
 
     # --- towards the devices -----------------------------------------------------------------------------
 
@@ -171,10 +169,10 @@ class UdpUpstreams(Sink):
             if isinstance(data, OSError):
                 self._failed(data)
                 continue
-            if self._down:
-                self._down = False
-                dropped = self.drops.total() - self._dropped_before
-                self._tell("forward_up", upstream=self._shown, dropped=dropped)
+            if self._reach.down:
+                self._reach.found()
+            if upstream.association is None and upstream.handle is not None:
+                self._devices.wake(upstream.handle)  # which tells thawed()
             if upstream.association is None:
                 self._devices.drop("not_awake")
             elif self._devices.reply(upstream.association, data):
@@ -299,7 +297,7 @@ class UdpUpstreams(Sink):
             "upstreams": len(self._upstreams),
             "asleep": len(self._asleep),
             "closed_idle": self._closed_idle,
-            "down": self._down,
+            "down": self._reach.down,
         }
 
 

@@ -120,9 +120,7 @@ def test_an_observation_goes_on(gateway: Gateway, stack: LibCoap, tmp_path: Path
     command = gateway.command(stack, "-s", "10", path="time")
     with running(command, directory=tmp_path, name="observer") as observer:
         # The server tells the time of day, once a second.
-        wait_until(
-            lambda: len(set(re.findall(r"\d\d:\d\d:\d\d", observer.output))) >= 3, observer.__str__
-        )
+        wait_until(lambda: len(set(re.findall(r"\d\d:\d\d:\d\d", observer.output))) >= 3, observer.__str__)
         assert observer.exit_status is None
     assert len(gateway.facts("connected")) == 1
 

@@ -85,15 +85,11 @@ class Front:
 
 
 @contextlib.asynccontextmanager
-async def fronting(make, **options):
+async def fronting(make, *, wake=False, **options):
     """``make(devices, told)`` makes the sink."""
     told, recorder = Told(), Recorder()
     found: list[Served] = []
-
-    def associations(identity):
-        return found[0].engine.associations(identity)
-
-    devices = LiveDevices(associations)
+    devices = LiveDevices(lambda: found[0].engine if found else None, wake=wake)
     sink = make(devices, told)
     router = Router([Route(name="sink", sink=sink, devices=devices)], tell=told)
     observer = Observers(recorder, Hearing(router), data=Data(router))
@@ -112,6 +108,7 @@ def in_front_of(upstream, *, config=None, limit=None, address="127.0.0.1", **key
     table = UdpTable(upstream=upstream, **keys)
     return fronting(
         lambda devices, told: UdpUpstreams(table, devices=devices, tell=told, limit=limit),
+        wake=table.wakes,
         config=config,
         address=address,
     )

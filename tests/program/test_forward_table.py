@@ -69,6 +69,7 @@ async def test_every_kind_is_made_with_what_its_keys_say(home):
         bind = "127.0.0.2"
         idle = "never"
         max_upstreams = 7
+        wake = false
         proxy_protocol = "every"
         [[forward.sinks]]
         name = "pumps"
@@ -96,6 +97,7 @@ async def test_every_kind_is_made_with_what_its_keys_say(home):
             (("pump-*",), None),
         ]
         assert [route.devices is not None for route in routes] == [False, True, True, False]
+        assert [route.devices and route.devices._wake for route in routes] == [None, False, True, None]
         lines, coap, pumps = [route.sink for route in routes[:3]]
         assert isinstance(lines, JsonLines)
         assert (lines._lines._limit, lines._lines._drop_oldest) == (2048, True)
@@ -186,22 +188,22 @@ async def test_where_few_files_may_be_open_sockets_are_shared_out_and_that_is_to
         ),
         (
             (
-                '[forward]\nkind = "udp"\nupstream = "[::1]:5683"\nbind = "::1"\nidle = "never"\nproxy_protocol = "every"\n'
+                '[forward]\nkind = "udp"\nupstream = "[::1]:5683"\nbind = "::1"\nidle = "never"\nwake = false\nproxy_protocol = "every"\n'
                 "max_upstreams = 5"
             ),
             [
                 (
-                    "sends each datagram to UDP [::1]:5683, from ::1, with a PROXY header, and what is answered back; one "
-                    "socket an association, at most 5"
+                    "sends each datagram to UDP [::1]:5683, from ::1, with a PROXY header, and what is answered back, unless "
+                    "the device sleeps; one socket an association, at most 5"
                 )
             ],
         ),
         (
-            '[forward]\nkind = "unix"\npath = "psk.txt"\nlisten = "back"',
+            '[forward]\nkind = "unix"\npath = "psk.txt"\nlisten = "back"\nwake = false',
             [
                 (
                     "sends each datagram as a JSON object to the socket psk.txt, holding at most 1048576 bytes; answers come "
-                    "by back"
+                    "by back, and are dropped for devices that sleep"
                 )
             ],
         ),
