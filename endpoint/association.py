@@ -119,6 +119,19 @@ class Association:
         return self.kind is not CredentialKind.NONE
 
     @property
+    def fingerprint(self) -> str | None:
+        """Names the pre-shared key that it was made with, as :func:`~endpoint.keystore.fingerprint.fingerprint` does.
+
+        ``None`` without one, and for an association that was frozen by a version that did not keep it.
+        """
+        return self.key_digest.hex() or None
+
+    @property
+    def key_digest(self) -> bytes:
+        """The same as bytes; empty for none."""
+        return self.connection.annotation if self.kind is CredentialKind.PSK else b""
+
+    @property
     def remote(self) -> str:
         """The peer's address and port as text."""
         return path_text(self.path)

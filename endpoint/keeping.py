@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from endpoint.association import Association
+    from endpoint.intake import Intake
     from endpoint.population import Population
     from endpoint.roster import Roster
     from endpoint.sleepers import Sleepers
@@ -26,7 +27,10 @@ class KeepingEngine:
     """The part of :class:`~endpoint.Engine` that a service uses from one process to the next."""
 
     sockets: tuple[UdpSocket, ...]
+    _at: dict[int, UdpSocket]
+    """The same by the index that paths have for each."""
     _clock: Callable[[], float]
+    _intake: Intake
     _population: Population
     _roster: Roster
     _server: Server
@@ -41,6 +45,7 @@ class KeepingEngine:
     def freeze_all(self) -> Iterator[bytes]:
         """Every association as bytes, for the next process; cancel :meth:`run` before, so that nothing more is read."""
         now = self._clock()
+        self._intake.flush_frozen(now)  # data that nobody will repeat, unlike handshakes
         self._take(self._server.handle_timeout(now=now), now)
         return self._leaving(now)
 
@@ -80,7 +85,7 @@ class KeepingEngine:
         return self._roster.get(connection)
 
     def _check_path(self, path: object) -> None:
-        reason = why_unreachable(path, self.sockets)
+        reason = why_unreachable(path, self._at)
         if reason is not None:
             raise SnapshotError(f"the frozen association's peer cannot be reached: {reason}")
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import attrs
 import cattrs
 
+from endpoint.quotas import NetworkQuota
 from endpoint.text import show_text
 from sansdtls import CipherSuite, ConfigError, RetransmitPolicy
 
@@ -218,6 +219,25 @@ def _named_tables(kind: Any) -> Callable[[Any, Any], dict[str, Any]]:
     return hook
 
 
+def _networks(value: Any, kind: Any) -> tuple[NetworkQuota, ...]:
+    """Each is a table, or the network alone."""
+    table = _Table(NetworkQuota)
+
+    def network(one: Any) -> NetworkQuota:
+        if isinstance(one, str):
+            one = {"network": one}
+        try:
+            return typing.cast("NetworkQuota", table(one, kind))
+        except StructureError as error:
+            named = one.get("network") if isinstance(one, dict) else None
+            where = f"{_shown(named)}." if isinstance(named, str) else ""
+            raise StructureError(
+                (f"{where}{key}".removesuffix(".network"), what) for key, what in error.mistakes
+            ) from None
+
+    return _list_of("networks", network)(value, kind)
+
+
 def cipher_suite(name: object) -> CipherSuite:
     """A cipher suite by its IANA name, with or without ``TLS_``; ValueError names the known ones."""
     known = {suite.name: suite for suite in CipherSuite}
@@ -247,6 +267,16 @@ def _optional_number(kind: Any) -> Callable[[Any, Any], Any]:
         if isinstance(value, str):
             return None if value in NO_NUMBER else choice(value, NO_NUMBER)
         return _CONVERTER.structure(value, inner)
+
+    return hook
+
+
+def _number_or_word(kind: Any) -> Callable[[Any, Any], Any]:
+    """The hook for ``int | Literal["off"]``."""
+    number, words = typing.get_args(kind)
+
+    def hook(value: Any, _: Any) -> Any:
+        return _CONVERTER.structure(value, words if isinstance(value, str) else number)
 
     return hook
 
@@ -358,6 +388,13 @@ def _is_optional_number(kind: Any) -> bool:
     return set(typing.get_args(kind)) in ({int, type(None)}, {float, type(None)})
 
 
+def _is_number_or_word(kind: Any) -> bool:
+    if typing.get_origin(kind) not in (types.UnionType, typing.Union):
+        return False
+    number, *others = typing.get_args(kind)
+    return number in (int, float) and len(others) == 1 and _is_literal(others[0])
+
+
 def _is_optional(kind: Any) -> bool:
     arguments = typing.get_args(kind)
     return (
@@ -437,6 +474,7 @@ def _make_converter() -> cattrs.Converter:
     converter.register_structure_hook_func(
         lambda kind: hasattr(kind, "from_table"), lambda value, kind: kind.from_table(value)
     )
+    converter.register_structure_hook_func(lambda kind: kind == tuple[NetworkQuota, ...], _networks)
     converter.register_structure_hook_factory(_is_named_tables, _named_tables)
     converter.register_structure_hook_factory(_is_optional, _unless_absent)
     converter.register_structure_hook_func(
@@ -446,6 +484,7 @@ def _make_converter() -> cattrs.Converter:
         _is_named_choice, lambda value, kind: kind(choice(value, [member.value for member in kind]))
     )
     converter.register_structure_hook_factory(_is_optional_number, _optional_number)
+    converter.register_structure_hook_factory(_is_number_or_word, _number_or_word)
     return converter
 
 
