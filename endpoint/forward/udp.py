@@ -12,7 +12,8 @@ What the server sends to such a socket goes to the device. If its association is
 
 Datagrams for a server that is down are dropped, not kept: what devices speak repeats what was lost, and a
 server that comes up should not begin with the past. An ICMP message (nobody listens on the port, no route) is counted, and
-``forward_down`` is told at the first, at most once a minute; ``forward_up`` at the server's next answer. ``refused`` counts those that came back, which
+``forward_down`` is told at the first, at most once a minute; ``forward_up`` at the server's next answer, or, as some never
+answer, when nothing has come back for :data:`TRUSTED_AFTER` of sending. ``refused`` counts those that came back, which
 had been sent, so these stand under ``forwarded`` too.
 """
 
@@ -45,6 +46,10 @@ LOOK_AGAIN = 60.0
 """Seconds after which a name is looked up again: a server that was moved should be found within a minute or so."""
 FIRST_PAUSE = 1.0
 """Seconds before a name is looked up again that could not be; each time twice as long, up to ``LOOK_AGAIN``."""
+
+TRUSTED_AFTER = 5.0
+"""Seconds without an ICMP message, since the first datagram after the last one, that stand for an answer. Longer than a
+message is on its way."""
 
 Target = tuple[socket.AddressFamily, tuple[Any, ...]]
 
@@ -86,6 +91,8 @@ class UdpUpstreams(Sink):
         )
         self._of: dict[Association, Upstream] = {}
         self._asleep: dict[bytes, Upstream] = {}
+        self._tried_at: float | None = None
+        """When the first datagram was sent after the last error."""
         self._sent = 0
         self._closed_idle = 0
         self._reach = Reach(tell, upstream=self._shown)
@@ -119,6 +126,14 @@ class UdpUpstreams(Sink):
                     self._failed(again)
                 return
         self._sent += 1
+        if self._reach.down:
+            self._look_whether_it_is_back(now)
+
+    def _look_whether_it_is_back(self, now: float) -> None:
+        if self._tried_at is None:
+            self._tried_at = now
+        elif now - self._tried_at >= TRUSTED_AFTER:
+            self._reach.found()
 
     def _open(self, association: Association, now: float) -> Upstream | None:
         if self._target is None:
@@ -151,6 +166,7 @@ class UdpUpstreams(Sink):
         reason = REASONS.get(code, errno_name(code))
         self.drops[reason] += 1
         if reason not in _ABOUT_ONE:
+            self._tried_at = None
             self._reach.lost(_words(error))
 
     # --- towards the devices -----------------------------------------------------------------------------

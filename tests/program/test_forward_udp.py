@@ -361,6 +361,25 @@ async def test_a_server_that_is_down_is_told_once_and_its_return_too():
         assert len(front.recorder.live) == 2
 
 
+async def test_a_server_that_never_answers_is_back_when_nothing_more_is_refused(autojump_clock):
+    with PlainServer() as server:
+        port, upstream = server.port, server.upstream
+    async with in_front_of(upstream) as front:
+        device = await front.served.device().connect()
+        for _ in range(20):
+            await device.send(b"x")
+            await trio.sleep(1)
+        assert front.told.events == ["forward_down"]
+        with PlainServer(port=port):
+            for _ in range(5):
+                await device.send(b"x")
+                await trio.sleep(1)
+                assert front.figures["down"]
+            await device.send(b"x")
+            assert front.told.events == ["forward_down", "forward_up"]
+            assert not front.figures["down"]
+
+
 class Refusing:
     """A socket on which sending fails."""
 
