@@ -1,16 +1,20 @@
 """``[quotas]`` in the configuration file: what each key does, and what is said of a value that cannot be."""
 
+import datetime as dt
 from pathlib import Path
 
 import attrs
 import pytest
 
+from endpoint.check import describe
 from endpoint.config import NOT_IN_QUOTAS, ConfigFileError, EndpointConfig, parse_config
+from endpoint.keystore.loading import LoadedCredentials
 from endpoint.quotas import NetworkQuota, QuotaPolicy, Quotas
 from sansdtls import Limits
 
 BEGINNING = '[credentials]\npsk_file = "psk.txt"\n[quotas]\n'
 HOST = "192.0.2.1"
+NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 
 def parsed(text: str) -> EndpointConfig:
@@ -298,3 +302,24 @@ def test_a_network_that_cannot_be_is_told_with_its_name_and_the_remedy(networks,
 
 def test_every_mistake_in_networks_is_told_at_once():
     assert len(problems('networks = ["a", "b", {network = "10.0.0.0/8", x = 1, y = 2}]')) == 4
+
+
+# --- what check says ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "takes an IPv4 /32 and an IPv6 /56 for one source, which may begin 100 handshakes a second"),
+        (
+            'ipv4_prefix_length = 24\nhandshakes_per_second = "unlimited"\nnetworks = ["10.0.0.0/8"]',
+            (
+                "takes an IPv4 /24 and an IPv6 /56 for one source, which may begin as many handshakes as come; "
+                "1 network has limits of its own"
+            ),
+        ),
+    ],
+)
+def test_check_says_what_one_source_is_and_that_there_are_other_numbers(text, said):
+    told = describe(Path("endpoint.toml"), parsed(text), LoadedCredentials(), NOW)
+    assert said in told
