@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from endpoint.config import EndpointConfig
     from endpoint.credentials import Credentials
+    from endpoint.quotas import QuotaPolicy
     from endpoint.tables.metrics import Metrics
     from endpoint.tables.state import State
     from sansdtls import ConnectionIdPolicy, Limits
@@ -110,6 +111,7 @@ def describe(path: Path, config: EndpointConfig, loaded: LoadedCredentials, now:
             f"{server.mtu} bytes; at most {server.limits.max_associations} associations"
         ),
         *_connection_ids(server.connection_id, server.limits),
+        _sources(config.quotas),
         *_forward(config),
         *_state(config),
         _metrics(config.metrics),
@@ -342,6 +344,19 @@ def _duration(seconds: float) -> str:
 
 def _count(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
+
+
+def _sources(policy: QuotaPolicy) -> str:
+    rate = policy.handshakes_per_second
+    numbers = "as many handshakes as come" if rate is None else f"{rate:g} handshakes a second"
+    line = (
+        f"takes an IPv4 /{policy.ipv4_prefix_length} and an IPv6 /{policy.ipv6_prefix_length} for one source, "
+        f"which may begin {numbers}"
+    )
+    if policy.networks:
+        others = _count(len(policy.networks), "network has", "networks have")
+        line += f"; {others} limits of {'its' if len(policy.networks) == 1 else 'their'} own"
+    return line
 
 
 def _forward(config: EndpointConfig) -> list[str]:
