@@ -151,6 +151,28 @@ HANDSHAKES = (
         "Close to dtls.limits.max_half_open: newcomers are refused.",
     ),
     _gauge("dtls_reassembly_bytes", "server.reassembly_size", "Bytes of handshake fragments held."),
+    _gauge(
+        "dtls_waiting",
+        "intake.waiting.{queue}",
+        "Datagrams that wait because live associations come first, by queue.",
+        "More handshakes than there is time for (quotas.handshake_share): a storm or a flood.",
+    ),
+    _gauge("dtls_waiting_bytes", "intake.waiting_bytes", "Bytes of those datagrams."),
+    _counter("dtls_waited", "intake.waited.{queue}", "Datagrams that had to wait, by queue."),
+    _counter(
+        "dtls_waited_seconds",
+        "intake.seconds_waited",
+        "Seconds that they waited, added up; divided by waited, the mean delay of a handshake's datagram.",
+        "As waiting.",
+    ),
+    _counter(
+        "dtls_superseded",
+        "intake.superseded",
+        "Waiting datagrams that were dropped for a newer one of the same peer.",
+    ),
+    _counter(
+        "dtls_handshake_work_seconds", "intake.seconds_spent", "Seconds of computing for what had to wait."
+    ),
 )
 
 ASSOCIATIONS = (
@@ -312,6 +334,50 @@ FORWARDING = (
         "Datagrams that could not be handed on, by sink and reason.",
         "The reader is too slow or gone; forward.buffer only bridges a pause.",
     ),
+    _counter(
+        "dtls_forward_unmatched",
+        "forward.unmatched",
+        "Datagrams that no sink is meant for.",
+        "forward.sinks has patterns that leave somebody out.",
+    ),
+    _gauge(
+        "dtls_forward_down",
+        "forward.sinks.{sink}.down",
+        "1 while the sink cannot be reached.",
+        "See what it sends to.",
+    ),
+    _gauge(
+        "dtls_forward_over",
+        "forward.sinks.{sink}.over",
+        "1 if it gets nothing any more.",
+        "Restart the service.",
+    ),
+    _counter(
+        "dtls_forward_failures",
+        "forward.sinks.{sink}.failures",
+        "Faults of the sink itself.",
+        "The log says which.",
+    ),
+    _counter("dtls_forward_replies", "forward.sinks.{sink}.replies", "Datagrams that it sent to devices."),
+    _counter(
+        "dtls_forward_replies_dropped",
+        "forward.sinks.{sink}.replies_dropped.{reason}",
+        "Datagrams for devices that could not be sent, by reason.",
+        "The device is asleep or gone; or the datagram is too large.",
+    ),
+    _gauge(
+        "dtls_forward_upstreams",
+        "forward.sinks.{sink}.upstreams",
+        "Sockets that it has open, one per association.",
+    ),
+    _gauge(
+        "dtls_forward_upstreams_asleep",
+        "forward.sinks.{sink}.asleep",
+        "Of them, those of frozen associations.",
+    ),
+    _counter(
+        "dtls_forward_closed_idle", "forward.sinks.{sink}.closed_idle", "Sockets closed for want of traffic."
+    ),
     _gauge(
         "dtls_forward_held_bytes",
         "forward.sinks.{sink}.forward_held",
@@ -386,6 +452,10 @@ SECTIONS = {
 NOT_EXPORTED = {
     "server.associations": "the core's view of `associations`, without those that are ending",
     "server.frozen": "the same as `frozen`",
+    "quotas.top.{n}.who": "whom quotas refused most: addresses and identities; `dtls-endpoint status` shows them",
+    "quotas.top.{n}.reason": "as above",
+    "quotas.top.{n}.count": "as above",
+    "key_store.store.kind": "text",
     "sockets.{listener}.local": "text: it is the label `listener`",
     "forward.forwarded": "the sum of all sinks",
     "forward.forward_dropped": "the sum of all sinks and reasons",
