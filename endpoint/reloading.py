@@ -52,6 +52,8 @@ class CredentialsInUse:
         self._reloads = {"done": 0, "failed": 0}
         self.keystore = FileKeyStore(config.credentials.psk_file, loaded.psk)
         """Answers from what is in use, also after a reload."""
+        self.on_reloaded: Callable[[Iterable[bytes]], None] = lambda _identities: None
+        """Told whose pre-shared keys a reload has changed or removed."""
 
     def server_config(self) -> ServerConfig:
         """``[dtls]`` with these credentials."""
@@ -119,6 +121,7 @@ class CredentialsInUse:
             **_beside_psk(fresh),
         )
         self._warn_of_lapses()
+        self.on_reloaded(changes.touched)
 
     def _read_again(self) -> tuple[LoadedCredentials, ServerConfig, PeerVerifier]:
         """Runs in another thread; changes nothing."""

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from endpoint.admin import AdminError, AdminSocket, CommandError
+from endpoint.capture.control import Captures
 from endpoint.engine import Engine
 from endpoint.forward import ForwardError
 from endpoint.forward.hearing import Hearing
@@ -44,6 +45,7 @@ from endpoint.observer import Observers
 from endpoint.operations import Operations, OperationsError
 from endpoint.reloading import CredentialsInUse
 from endpoint.reporter import Reporter
+from endpoint.rotation import Rotation
 from endpoint.state.exclusive import StateFileError
 from endpoint.succession import Succession
 from endpoint.systemd import Supervision, SupervisionError
@@ -89,6 +91,7 @@ class Service:
         self._config = config
         self._log = log
         self._credentials = CredentialsInUse(config, credentials, log=log, wall_clock=wall_clock)
+        self._captures = Captures(config.state.capture_directory, log=log)
         self._engine: Engine | None = None
         self._throttle = Throttle(
             rate=config.log.failures_per_second, burst=config.log.failures_burst, clock=trio.current_time
@@ -159,7 +162,16 @@ class Service:
                 self._config, trouble=self._trouble, stopping=self._stop.is_set
             )
             opened.callback(operations.close)
-            admin = self._admin_socket(opened, operations)
+            rotation = Rotation(
+                self._config.state.usage_file,
+                self._config.credentials,
+                keystore=lambda: self._credentials.keystore,
+                log=self._log,
+                trouble=self._trouble,
+            )
+            opened.callback(rotation.close)
+            self._credentials.on_reloaded = rotation.standing.reloaded
+            admin = self._admin_socket(opened, operations, rotation)
             listeners = await self._listen(succession)
             for udp in listeners.sockets:
                 opened.enter_context(udp)
@@ -169,9 +181,18 @@ class Service:
                     "metrics_listening", address=operations.server.address, port=operations.server.port
                 )
             self._credentials.log_what_there_is()
-            engine = self._engine = self._make_engine(listeners, forwarder, succession, operations.observers)
+            engine = self._engine = self._make_engine(
+                listeners,
+                forwarder,
+                succession,
+                (*operations.observers, *rotation.observers, self._captures.recorder),
+            )
             operations.attach(
-                engine=engine, credentials=self._credentials, forwarder=forwarder, succession=succession
+                engine=engine,
+                credentials=self._credentials,
+                forwarder=forwarder,
+                succession=succession,
+                usage=rotation.usage,
             )
             # From here on this process holds what nobody else has: a signal may not end it without a word.
             leaving = self._leaving = Leaving(
@@ -183,11 +204,14 @@ class Service:
             )
             succession.restore(engine)
             succession.keep(engine, self._trouble)
+            rotation.attach(engine)
             succession.prepare(listeners)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._forward, forwarder)
                 nursery.start_soon(succession.run)
+                nursery.start_soon(rotation.run)
                 await nursery.start(operations.run)
+                await nursery.start(self._captures.run)
                 if admin is not None:
                     await nursery.start(admin.run)
                 async with trio.open_nursery() as running:
@@ -206,16 +230,19 @@ class Service:
                 if self._forwarding:
                     with trio.CancelScope(deadline=deadline):
                         await forwarder.flush()
+                await self._captures.finish()
                 if admin is not None:
                     await admin.wait_idle(ADMIN_GRACE)
                 nursery.cancel_scope.cancel()
+            await rotation.flush()
             self._log.info(
                 "stopped",
                 associations_left=left,
                 held_back=self._throttle.held_back(),
                 statistics=engine.statistics()
                 | {"forward": forwarder.statistics()}
-                | succession.statistics(),
+                | succession.statistics()
+                | {"rotation": rotation.statistics()},
             )
 
     def _make_engine(
@@ -229,6 +256,7 @@ class Service:
         return Engine(
             self._credentials.server_config(),
             sockets=listeners.sockets,
+            indices=listeners.indices,
             keystore=self._credentials.keystore,
             verify=self._credentials.verifier(),
             quotas=self._config.quotas,
@@ -267,14 +295,20 @@ class Service:
 
     # --- the admin socket ---
 
-    def _admin_socket(self, opened: contextlib.ExitStack, operations: Operations) -> AdminSocket | None:
+    def _admin_socket(
+        self, opened: contextlib.ExitStack, operations: Operations, rotation: Rotation
+    ) -> AdminSocket | None:
         path = self._config.state.admin_socket
         if path is None:
             return None
         admin = AdminSocket(path, trouble=self._trouble)
         opened.callback(admin.close)
         admin.register("handoff", self._handoff_command)
-        for name, command in operations.commands().items():
+        for name, command in {
+            **operations.commands(),
+            **rotation.commands(),
+            **self._captures.commands(),
+        }.items():
             admin.register(name, command)
         return admin
 
