@@ -193,6 +193,7 @@ class Service:
                 forwarder=forwarder,
                 succession=succession,
                 usage=rotation.usage,
+                more={"rotation": rotation.statistics, "captures": self._captures.statistics},
             )
             # From here on this process holds what nobody else has: a signal may not end it without a word.
             leaving = self._leaving = Leaving(

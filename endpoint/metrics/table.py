@@ -250,6 +250,20 @@ TRAFFIC = (
         "Refusals by quota; the name is the key in [quotas].",
         "`dtls-endpoint status` names the sources; raise the quota if they are a NAT with many devices.",
     ),
+    _gauge("dtls_quota_slots", "quotas.slots", "Handshakes and live associations that quotas count."),
+    _gauge("dtls_quota_half_open", "quotas.half_open", "Of them, handshakes."),
+    _gauge("dtls_quota_prefixes", "quotas.prefixes", "Source prefixes that hold a slot."),
+    _gauge(
+        "dtls_quota_tracked_prefixes", "quotas.tracked_prefixes", "Source prefixes remembered beside those."
+    ),
+    _gauge(
+        "dtls_quota_tracked_identities",
+        "quotas.tracked_identities",
+        "Identities whose use of late is remembered.",
+    ),
+    _gauge(
+        "dtls_quota_tracked_offenders", "quotas.tracked_offenders", "Sources and identities refused of late."
+    ),
     _counter(
         "dtls_dropped_by_kernel",
         "sockets.{listener}.dropped_by_kernel",
@@ -267,6 +281,12 @@ TRAFFIC = (
         "sockets.{listener}.receive_errors.{error}",
         "Errors of receiving, by errno.",
         "ENOBUFS, ENOMEM: the host is out of memory.",
+    ),
+    _counter(
+        "dtls_path_mtu_reports",
+        "sockets.{listener}.path_mtu_reports",
+        "Reports of routers that a datagram was too large.",
+        "Devices behind a tunnel; what follows is sent in smaller pieces. dtls.mtu may be set lower for all.",
     ),
     _gauge(
         "dtls_receive_buffer_bytes",
@@ -294,6 +314,57 @@ KEYS = (
         "Key lookups that failed; the log says why.",
         "The key store is broken.",
     ),
+    _counter(
+        "dtls_lookups_unavailable",
+        "lookups_unavailable",
+        "Handshakes refused because the key store could not answer; the devices are told to come back.",
+        "The key store is down: no new device gets in, those that are connected stay.",
+    ),
+    _counter(
+        "dtls_key_store_lookups",
+        "key_store.lookups.{outcome}",
+        "Questions to the guard of the key store, by outcome.",
+        "failed, timed_out, refused: it is down. crowded: it is too slow. cached, unknown: strangers guess names.",
+    ),
+    _gauge("dtls_key_store_in_flight", "key_store.in_flight", "Lookups that the key store works on."),
+    _gauge(
+        "dtls_key_store_negative_cache", "key_store.negative_cache", "Unknown identities that are remembered."
+    ),
+    _gauge(
+        "dtls_key_store_down",
+        "key_store.down",
+        "1 while the key store cannot answer.",
+        "See its log, and the network to it.",
+    ),
+    _counter("dtls_key_store_outages", "key_store.outages", "Times that it went down."),
+    _gauge("dtls_key_store_connected", "key_store.store.connected", "1 while there is a connection to it."),
+    _counter("dtls_key_store_connects", "key_store.store.connects", "Connections made to it."),
+    _counter("dtls_key_store_attempts", "key_store.store.attempts", "Attempts to connect to it."),
+    _gauge(
+        "dtls_key_store_busy",
+        "key_store.store.thread_busy",
+        "1 while its database is being read.",
+        "Stays 1: the disk hangs.",
+    ),
+    _counter(
+        "dtls_standings_unasked",
+        "rotation.standings_unasked",
+        "Associations that could not be looked at after a change of keys, as the store did not answer.",
+        "Some may live on with a key that was removed: reload again.",
+    ),
+    _gauge(
+        "dtls_key_usage_failing",
+        "rotation.key_usage_failing",
+        "1 while the file of the keys that were used cannot be written.",
+        "Disk full, or state.usage_file is damaged; after a restart, rotations look unconfirmed.",
+    ),
+    _counter(
+        "dtls_key_uses_forgotten",
+        "rotation.key_uses_forgotten",
+        "Identities whose last key was forgotten for lack of room.",
+        "Set state.usage_file.",
+    ),
+    _gauge("dtls_key_uses_unwritten", "rotation.key_uses_unwritten", "Uses of keys that wait to be written."),
     _gauge(
         "dtls_verifications", "verifications", "Certificates being examined.", "More than four: they queue."
     ),
@@ -413,6 +484,23 @@ ITSELF = (
         "observer_failures",
         "Faults in what hears of events.",
         "A fault of the program; the log has the details.",
+    ),
+    _gauge(
+        "dtls_captures",
+        "captures.captures",
+        "Captures under way.",
+        "Each holds secrets: end it when it is done.",
+    ),
+    _gauge("dtls_captured_datagrams", "captures.captured_datagrams", "Datagrams in them."),
+    _gauge(
+        "dtls_capture_lost_datagrams",
+        "captures.capture_lost",
+        "Datagrams that are missing in them, as the disk was too slow.",
+    ),
+    _gauge(
+        "dtls_capture_held",
+        "captures.capture_held",
+        "Handshakes that are held until it is known whose they are.",
     ),
     _gauge("dtls_history_identities", "history.identities", "Devices whose last handshakes are remembered."),
     _gauge("dtls_history_strangers", "history.strangers", "Names that are nobody's and are remembered."),
