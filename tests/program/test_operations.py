@@ -350,8 +350,8 @@ async def test_every_figure_of_a_running_service_is_exported_or_an_exception(hom
     service = Service(config, credentials=credentials, log=make_log(CapturingStream(), level="debug"))
     async with trio.open_nursery() as nursery:
         await nursery.start(service.run)
-        assert service._operations is not None
-        statistics = service._operations.statistics()
+        assert service._companions is not None
+        statistics = service._companions.operations.statistics()
         nursery.cancel_scope.cancel()
     assert statistics["sockets"]
     assert statistics["state_checkpoints"] >= 0
@@ -376,9 +376,8 @@ async def test_an_unready_part_is_named(home):
     service = Service(config, credentials=credentials, log=make_log(CapturingStream()))
     async with trio.open_nursery() as nursery:
         await nursery.start(service.run)
-        operations, engine = service._operations, service._engine
-        assert operations is not None
-        assert engine is not None
+        assert service._companions is not None
+        operations = service._companions.operations
         assert await operations._not_ready() == {}
 
         async def down():
