@@ -134,6 +134,7 @@ class Service:
             rate=config.log.failures_per_second, burst=config.log.failures_burst, clock=trio.current_time
         )
         self._supervision = supervision or Supervision()
+        self._companions: Companions | None = None
         self._leaving: Leaving | None = None
         self._stop = trio.Event()
         self._forwarding = True
@@ -190,7 +191,7 @@ class Service:
                 log=self._log,
             )
             opened.callback(succession.close)
-            companions = self._make_companions(opened)
+            companions = self._companions = self._make_companions(opened)
             await self._credentials.open_keystore(self._trouble)
             admin = self._admin_socket(opened, companions)
             listeners = await self._listen(succession, opened)
@@ -203,6 +204,10 @@ class Service:
                 forwarder=forwarder,
                 succession=succession,
                 usage=companions.rotation.usage,
+                more={
+                    "rotation": companions.rotation.statistics,
+                    "captures": companions.captures.statistics,
+                },
             )
             companions.captures.attach(engine)
             # From here on this process holds what nobody else has: a signal may not end it without a word.

@@ -12,8 +12,9 @@ from endpoint.keystore.fingerprint import fingerprint
 from endpoint.text import UtcStamps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
+    from endpoint.answers.names import Names
     from endpoint.engine import Engine
     from endpoint.history import History
     from endpoint.keystore import KeyStore
@@ -38,7 +39,7 @@ class Usage(Protocol):
     """Which keys were used; see ``endpoint.usage``."""
 
     def last(self, identity: bytes) -> KeyUse | None: ...
-    def identities(self) -> Iterator[bytes]: ...
+    def page(self, after: bytes, limit: int) -> list[tuple[bytes, KeyUse]]: ...
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -47,12 +48,10 @@ class Parts:
 
     engine: Engine
     keystore: KeyStore
-    names: Callable[[], Iterable[bytes]]
-    """All identities of the key store, where it has them at hand; else none."""
+    names: Names
+    """The identities of the key store, where it can list them."""
     statistics: Callable[[], Mapping[str, Any]]
     """Of all parts together."""
-    offenders: Callable[[], Iterable[tuple[Any, str, int]]]
-    """Whom quotas refused most: what, the quota, how often."""
     tally: Tally
     history: History
     usage: Usage | None
