@@ -129,11 +129,13 @@ class QuotaPolicy:
     prefix would give each customer many quotas."""
     tracked_prefixes: int = attrs.field(default=16_384, validator=_within(1, 10_000_000, "prefixes"))
     """Token buckets kept, least recently used first out. About 250 bytes each."""
-    handshake_share: float = attrs.field(default=0.5, validator=_within(0.05, 0.95, "", whole=False))
-    """Part of the time for handshakes and all else that no live association sent, while live associations want
-    the time, too. Half: a fleet that comes back is served at half speed in the worst case, and so are readings. Where nobody
-    else wants it, handshakes have all of it."""
-    queued_datagrams: int = attrs.field(default=16_384, validator=_within(64, 10_000_000, "datagrams"))
+    handshake_share: float = attrs.field(
+        default=0.25, validator=_within(0.05, 0.95, "of the time", whole=False)
+    )
+    """What handshakes, and all else that no live association has sent, get of the time while there is more to read
+    than time, readings perhaps. A quarter: 500 handshakes a second, and what waits is read at three quarters of full speed.
+    Of the time that nobody else wants they have all, whatever this says."""
+    queued_datagrams: int = attrs.field(default=8_192, validator=_within(64, 10_000_000, "datagrams"))
     """Those that may wait for time, all but records of live associations: a fleet of 10,000 at once. About 1 KiB each
     besides their bytes. 16,384 hellos are answered in 0.4 s, before their clients repeat them after 1 s."""
     queued_bytes: int = attrs.field(default=16_777_216, validator=_within(65_536, 10**10, "bytes"))
