@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import attrs
 
+from endpoint.structure import within
 from sansdtls.pki import IdentitySource
 
 
@@ -112,6 +113,16 @@ class Credentials:
     """Whether clients that use no PSK must prove who they are. ``wanted``: those that can. ``none``:
     anybody may connect, without an identity. The default is ``required`` where ``client_ca`` or
     ``raw_public_keys`` says who; else it has to be said, because ``none`` opens the endpoint to all."""
+
+    when_removed: Literal["keep", "rehandshake", "drop"] = "keep"
+    """What a reload does with associations of identities that have no pre-shared key any more. `keep`: nothing, they
+    cannot come back. `rehandshake`: close_notify within `rehandshake_spread`, frozen ones when they wake. `drop`: at once, also
+    those that are frozen."""
+    when_rotated: Literal["keep", "rehandshake", "drop"] = "keep"
+    """The same for associations that were made with a key that is not accepted any more, of identities that have another."""
+    rehandshake_spread: float = attrs.field(default=300.0, validator=within(0.0, 86_400.0, "seconds"))
+    """Seconds over which `rehandshake` is spread, so that devices come back one after the other. Five minutes: 10,000 devices
+    are then 33 handshakes a second."""
 
     @property
     def asks_clients(self) -> Literal["none", "wanted", "required"]:

@@ -6,6 +6,7 @@ handshake sees a part of it, and nothing in it can fail. Live associations are n
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import trio
@@ -16,8 +17,9 @@ from endpoint.text import show_text
 from endpoint.verification import VERIFY_THREADS, PeerVerifier
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from datetime import datetime
+    from typing import Any
 
     from structlog.typing import FilteringBoundLogger
 
@@ -47,8 +49,11 @@ class CredentialsInUse:
         self._wall_clock = wall_clock
         self._limiter = trio.CapacityLimiter(VERIFY_THREADS)
         self._loaded = loaded
+        self._reloads = {"done": 0, "failed": 0}
         self.keystore = FileKeyStore(config.credentials.psk_file, loaded.psk)
         """Answers from what is in use, also after a reload."""
+        self.on_reloaded: Callable[[Iterable[bytes]], None] = lambda _identities: None
+        """Told whose pre-shared keys a reload has changed or removed."""
 
     def server_config(self) -> ServerConfig:
         """``[dtls]`` with these credentials."""
@@ -57,6 +62,22 @@ class CredentialsInUse:
     def verifier(self) -> PeerVerifier:
         """Judges the certificates and raw public keys of devices."""
         return self._verifier(self._loaded)
+
+    def names(self) -> Iterable[bytes]:
+        """The identities that have keys here."""
+        return self._loaded.psk.keys
+
+    def statistics(self) -> dict[str, Any]:
+        """``identities`` with keys, how many are ``in_rotation``; ``reloads`` by result; and ``expiry``.
+
+        That is when the first certificate, CA and revocation list runs out, in seconds since the epoch.
+        """
+        return {
+            "identities": len(self.keystore),
+            "in_rotation": self._loaded.psk.in_rotation,
+            "reloads": dict(self._reloads),
+            "expiry": _first_to_run_out(self._loaded),
+        }
 
     def log_what_there_is(self) -> None:
         """At the start."""
@@ -78,6 +99,7 @@ class CredentialsInUse:
             # Large files take a moment to read; devices are served meanwhile.
             fresh, config, verify = await trio.to_thread.run_sync(self._read_again)
         except KeyFileError as error:
+            self._reloads["failed"] += 1
             errors = list(error.problems[:MAX_ERRORS_LOGGED])
             self._log.error(
                 "reload_failed", errors=errors, errors_in_all=len(error.problems), kept=len(self.keystore)
@@ -85,6 +107,7 @@ class CredentialsInUse:
             return
         # From here on nothing can fail, and no other task gets a turn: all are replaced, or none.
         self._loaded = fresh
+        self._reloads["done"] += 1
         changes = self.keystore.replace(fresh.psk)
         if engine is not None:
             engine.use_config(config, verify)
@@ -98,6 +121,7 @@ class CredentialsInUse:
             **_beside_psk(fresh),
         )
         self._warn_of_lapses()
+        self.on_reloaded(changes.touched)
 
     def _read_again(self) -> tuple[LoadedCredentials, ServerConfig, PeerVerifier]:
         """Runs in another thread; changes nothing."""
@@ -119,6 +143,15 @@ class CredentialsInUse:
     def _warn_of_lapses(self) -> None:
         for lapse in self._loaded.lapses(self._wall_clock()):
             self._log.warning("credential_lapsed", reason=lapse)
+
+
+def _first_to_run_out(loaded: LoadedCredentials) -> dict[str, float]:
+    first: dict[str, float] = {}
+    for dated in loaded.dated:
+        if dated.validity.ends is not None:
+            kind = "crl" if dated.validity.crl else "ca" if dated.anchor else "own"
+            first[kind] = min(first.get(kind, math.inf), dated.validity.ends.timestamp())
+    return first
 
 
 def _beside_psk(loaded: LoadedCredentials) -> dict[str, int]:

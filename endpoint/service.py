@@ -13,6 +13,7 @@ The configuration file itself is read at the start only. Signals are obeyed from
 also while the port is still being waited for. Facts of the log about starts and stops::
 
     listening                   address, port
+    metrics_listening           address, port
     restored                    associations, refused (and why the first was), from
     associations_not_restored   reason
     stopping                    signal
@@ -31,16 +32,20 @@ from typing import TYPE_CHECKING
 import trio
 
 from endpoint.admin import AdminError, AdminSocket, CommandError
+from endpoint.capture.control import Captures
 from endpoint.engine import Engine
 from endpoint.forward import ForwardError
+from endpoint.forward.hearing import Hearing
 from endpoint.forward.making import make_forwarder
 from endpoint.handoff import HandoffError
-from endpoint.leaving import Leaving, counts_of
+from endpoint.leaving import Leaving
 from endpoint.listening import listen
 from endpoint.logs import Throttle
 from endpoint.observer import Observers
+from endpoint.operations import Operations, OperationsError
 from endpoint.reloading import CredentialsInUse
 from endpoint.reporter import Reporter
+from endpoint.rotation import Rotation
 from endpoint.state.exclusive import StateFileError
 from endpoint.succession import Succession
 from endpoint.systemd import Supervision, SupervisionError
@@ -48,20 +53,22 @@ from endpoint.udp import ListenError
 from endpoint.verification import wall_clock
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from datetime import datetime
     from typing import Any
 
     from structlog.typing import FilteringBoundLogger
 
+    from endpoint.association import Association
     from endpoint.config import EndpointConfig
-    from endpoint.forward import Forwarder
+    from endpoint.forward import Forwarder, Sink
     from endpoint.keystore.loading import LoadedCredentials
     from endpoint.listening import Listeners
+    from endpoint.observer import Observer
 
 ADMIN_GRACE = 1.0
 """Seconds for the last answers of the admin socket."""
-STARTS_IN_VAIN = (ListenError, SupervisionError, StateFileError, AdminError, ForwardError)
+STARTS_IN_VAIN = (ListenError, SupervisionError, StateFileError, AdminError, ForwardError, OperationsError)
 """Why a service cannot start, with a text for the operator."""
 
 Listening = list[tuple[str, int]]
@@ -84,6 +91,7 @@ class Service:
         self._config = config
         self._log = log
         self._credentials = CredentialsInUse(config, credentials, log=log, wall_clock=wall_clock)
+        self._captures = Captures(config.state.capture_directory, log=log)
         self._engine: Engine | None = None
         self._throttle = Throttle(
             rate=config.log.failures_per_second, burst=config.log.failures_burst, clock=trio.current_time
@@ -91,6 +99,7 @@ class Service:
         self._supervision = supervision or Supervision()
         self._succession: Succession | None = None
         self._leaving: Leaving | None = None
+        self._operations: Operations | None = None
         self._stop = trio.Event()
         self._forwarding = True
         self._status = 0
@@ -136,8 +145,9 @@ class Service:
                     self._everything.cancel()
 
     async def _serve(self, task_status: trio.TaskStatus[Listening]) -> None:
-        forwarder = make_forwarder(self._config, self._log.warning)
         with contextlib.ExitStack() as opened:
+            forwarder = make_forwarder(self._config, self._log.warning, self._associations)
+            opened.callback(forwarder.close)
             succession = self._succession = opened.enter_context(
                 contextlib.closing(
                     Succession(
@@ -148,13 +158,42 @@ class Service:
                     )
                 )
             )
-            admin = self._admin_socket(opened)
+            operations = self._operations = Operations(
+                self._config, trouble=self._trouble, stopping=self._stop.is_set
+            )
+            opened.callback(operations.close)
+            rotation = Rotation(
+                self._config.state.usage_file,
+                self._config.credentials,
+                keystore=lambda: self._credentials.keystore,
+                log=self._log,
+                trouble=self._trouble,
+            )
+            opened.callback(rotation.close)
+            self._credentials.on_reloaded = rotation.standing.reloaded
+            admin = self._admin_socket(opened, operations, rotation)
             listeners = await self._listen(succession)
             for udp in listeners.sockets:
                 opened.enter_context(udp)
                 self._log.info("listening", address=udp.address, port=udp.port)
+            if operations.server is not None:
+                self._log.info(
+                    "metrics_listening", address=operations.server.address, port=operations.server.port
+                )
             self._credentials.log_what_there_is()
-            engine = self._engine = self._make_engine(listeners, forwarder, succession)
+            engine = self._engine = self._make_engine(
+                listeners,
+                forwarder,
+                succession,
+                (*operations.observers, *rotation.observers, self._captures.recorder),
+            )
+            operations.attach(
+                engine=engine,
+                credentials=self._credentials,
+                forwarder=forwarder,
+                succession=succession,
+                usage=rotation.usage,
+            )
             # From here on this process holds what nobody else has: a signal may not end it without a word.
             leaving = self._leaving = Leaving(
                 engine,
@@ -165,10 +204,14 @@ class Service:
             )
             succession.restore(engine)
             succession.keep(engine, self._trouble)
+            rotation.attach(engine)
             succession.prepare(listeners)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._forward, forwarder)
                 nursery.start_soon(succession.run)
+                nursery.start_soon(rotation.run)
+                await nursery.start(operations.run)
+                await nursery.start(self._captures.run)
                 if admin is not None:
                     await nursery.start(admin.run)
                 async with trio.open_nursery() as running:
@@ -187,31 +230,44 @@ class Service:
                 if self._forwarding:
                     with trio.CancelScope(deadline=deadline):
                         await forwarder.flush()
+                await self._captures.finish()
                 if admin is not None:
                     await admin.wait_idle(ADMIN_GRACE)
                 nursery.cancel_scope.cancel()
+            await rotation.flush()
             self._log.info(
                 "stopped",
                 associations_left=left,
                 held_back=self._throttle.held_back(),
                 statistics=engine.statistics()
                 | {"forward": forwarder.statistics()}
-                | succession.statistics(),
+                | succession.statistics()
+                | {"rotation": rotation.statistics()},
             )
 
-    def _make_engine(self, listeners: Listeners, forwarder: Forwarder, succession: Succession) -> Engine:
+    def _make_engine(
+        self,
+        listeners: Listeners,
+        forwarder: Sink,
+        succession: Succession,
+        observers: Sequence[Observer],
+    ) -> Engine:
         reporter = Reporter(self._log, self._throttle, forwarder)
         return Engine(
             self._credentials.server_config(),
             sockets=listeners.sockets,
+            indices=listeners.indices,
             keystore=self._credentials.keystore,
             verify=self._credentials.verifier(),
             quotas=self._config.quotas,
-            observer=Observers(reporter, data=reporter),
+            observer=Observers(reporter, Hearing(forwarder), *observers, data=reporter),
             clock=succession.clock,
             generation=succession.generation,
             durable=succession.durable,
         )
+
+    def _associations(self, identity: bytes) -> list[Association]:
+        return [] if self._engine is None else self._engine.associations(identity)
 
     def _say_ready(self, listeners: Listeners) -> None:
         where = ", ".join(udp.local_text for udp in listeners.sockets)
@@ -239,23 +295,25 @@ class Service:
 
     # --- the admin socket ---
 
-    def _admin_socket(self, opened: contextlib.ExitStack) -> AdminSocket | None:
+    def _admin_socket(
+        self, opened: contextlib.ExitStack, operations: Operations, rotation: Rotation
+    ) -> AdminSocket | None:
         path = self._config.state.admin_socket
         if path is None:
             return None
         admin = AdminSocket(path, trouble=self._trouble)
         opened.callback(admin.close)
         admin.register("handoff", self._handoff_command)
-        admin.register("status", self._status_command)
+        for name, command in {
+            **operations.commands(),
+            **rotation.commands(),
+            **self._captures.commands(),
+        }.items():
+            admin.register(name, command)
         return admin
 
     def _trouble(self, what: str, **facts: object) -> None:
         self._log.warning(what.replace(" ", "_"), **facts)
-
-    async def _status_command(self, _request: Mapping[str, Any]) -> Mapping[str, object]:
-        if self._engine is None or self._succession is None:
-            raise CommandError("the service is starting")
-        return {**counts_of(self._engine), **self._succession.statistics()}
 
     async def _handoff_command(self, _request: Mapping[str, Any]) -> Mapping[str, object]:
         if self._stop.is_set():

@@ -212,6 +212,14 @@ class Server(FreezingServer):
             events += self._members.expire(now)
         return events
 
+    def limit_datagram_size(self, size: int, *, path: Hashable, now: float) -> list[Event]:
+        """``path`` takes datagrams of at most ``size`` bytes; see :meth:`Connection.limit_datagram_size`."""
+        events = self._take_events()
+        route = self._routes.at(path)
+        for member in () if route is None else route.members:
+            events += member.connection.limit_datagram_size(size, now=now)
+        return events
+
     def accept(self, offer: ConnectionOffered, *, now: float) -> Connection:
         """Begin the handshake with a client that was offered. Raises WrongState if it was answered before.
 

@@ -14,6 +14,7 @@ from endpoint.admin import AdminError
 from endpoint.commands.common import Commands, add_config, complain
 from endpoint.forward import ForwardError
 from endpoint.logs import make_log
+from endpoint.operations import OperationsError
 from endpoint.service import Service
 from endpoint.state.exclusive import StateFileError
 from endpoint.systemd import Supervision, SupervisionError
@@ -60,6 +61,8 @@ def _run(options: argparse.Namespace) -> int:
         event, what = "state_failed", str(error)
     except AdminError as error:
         event, what = "admin_failed", str(error)
+    except OperationsError as error:
+        event, what = "metrics_failed", f"{options.config}: {error}"
     except Exception:  # noqa: BLE001 - the last words go into the log, as one line like all others
         log.critical("crashed", traceback=traceback.format_exc())
         return 1

@@ -1,8 +1,22 @@
-"""Where received data go: the :class:`Forwarder` protocol, and the choice of one by name."""
+"""Where received data go: what a sink is, and the way back to the devices.
+
+::
+
+    engine ── Reporter.received ── Router ─┬─ sink "coap"     each with its own buffer, counters and fate
+              Hearing (the other facts) ───┘  sink "archive"
+
+A sink is one destination. :class:`Forwarder` is the least that it does; :class:`Sink` is to be subclassed, and
+hears of associations as well. ``endpoint.forward.router`` sends each association's data to the sinks that are
+meant to have them, ``endpoint.forward.backlog`` is the bounded buffer that those share which may have to wait, and
+``endpoint.forward.making`` makes them as ``[forward]`` says.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Protocol
+
+import trio
 
 if TYPE_CHECKING:
     from endpoint.association import Association
@@ -27,6 +41,68 @@ class Forwarder(Protocol):
         """Return when everything delivered so far has been handed on."""
         ...
 
-    def statistics(self) -> dict[str, int]:
-        """Counters, by name."""
+    def statistics(self) -> dict[str, Any]:
+        """Counters, by name: ``forwarded`` and ``forward_dropped`` datagrams, ``forward_held`` bytes, and others."""
+        ...
+
+
+class Sink:
+    """A :class:`Forwarder` that does nothing: subclass it.
+
+    The other methods tell what becomes of associations, in the order in which it happens; they neither block nor raise.
+    An association that freezes comes back as another object: both have the same ``handle`` when ``frozen`` and
+    ``thawed`` are called, and only then.
+    """
+
+    def __init__(self) -> None:
+        self.drops: Counter[str] = Counter()
+        """Datagrams from devices that were not handed on, by reason."""
+
+    def deliver(self, association: Association, data: bytes) -> None:
+        """See :class:`Forwarder`."""
+
+    async def run(self) -> None:
+        """See :class:`Forwarder`. Here: nothing to do until cancelled."""
+        await trio.sleep_forever()
+
+    async def flush(self) -> None:
+        """See :class:`Forwarder`. Here: nothing is kept."""
+        await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        """Give up sockets and names; called once, when nothing runs any more."""
+
+    def statistics(self) -> dict[str, Any]:
+        """See :class:`Forwarder`."""
+        return {"forward_dropped": self.drops.total()}
+
+    def connected(self, association: Association) -> None:
+        """A device is there."""
+
+    def moved(self, association: Association) -> None:
+        """Its address is another one now."""
+
+    def frozen(self, association: Association) -> None:
+        """It sleeps: this object is over, the association is not."""
+
+    def thawed(self, association: Association) -> None:
+        """It is awake, as a new object."""
+
+    def disconnected(self, association: Association) -> None:
+        """It is gone."""
+
+
+class Devices(Protocol):
+    """The way back: what a sink is given that gets replies."""
+
+    def send(self, identity: bytes, data: bytes) -> bool:
+        """Send to the live association of ``identity`` that was heard last; ``False`` = dropped and counted."""
+        ...
+
+    def reply(self, association: Association, data: bytes) -> bool:
+        """The same to one association."""
+        ...
+
+    def drop(self, reason: str) -> None:
+        """Count a reply that cannot be sent, for a reason that the sink knows, such as ``"malformed"``."""
         ...

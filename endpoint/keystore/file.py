@@ -84,6 +84,8 @@ class Difference:
     added: int
     removed: int
     changed: int
+    touched: frozenset[bytes] = frozenset()
+    """Those that were removed or changed."""
 
 
 class FileKeyStore:
@@ -124,10 +126,15 @@ class FileKeyStore:
         """Use ``fresh`` from now on. Live associations are not touched."""
         before, after = self._loaded.keys, fresh.keys
         self._loaded = fresh
+        removed = before.keys() - after.keys()
+        changed = {
+            identity for identity in before.keys() & after.keys() if before[identity] != after[identity]
+        }
         return Difference(
             added=len(after.keys() - before.keys()),
-            removed=len(before.keys() - after.keys()),
-            changed=sum(before[identity] != after[identity] for identity in before.keys() & after.keys()),
+            removed=len(removed),
+            changed=len(changed),
+            touched=frozenset(removed | changed),
         )
 
 

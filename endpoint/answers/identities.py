@@ -1,0 +1,88 @@
+"""Who may connect, with which keys, and who is there: in order of the identity's bytes, page by page.
+
+An answer of the admin socket is bounded (1 MiB), and so is a page: in entries, and in bytes, because an identity may be
+long. ``next`` is what to ask for after it; without it, that was all. What comes and goes between two pages
+may be missed or not, and nothing that was there all the time is.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from endpoint.admin import CommandError
+from endpoint.answers.parts import keys_of, used
+from endpoint.text import json_line, read_shown, show_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from endpoint.answers.parts import Parts
+
+DEFAULT_LIMIT = 500
+MAX_LIMIT = 1_000
+"""Entries of a page."""
+MAX_PAGE = 524_288
+"""Bytes of a page, so that it fits into an answer."""
+AT_ONCE = 4_096
+"""Identities that are looked through before devices get a turn."""
+
+
+async def identities(parts: Parts, request: Mapping[str, Any]) -> dict[str, Any]:
+    """A page: ``after`` (an identity as shown; by default the beginning) and ``limit`` say which."""
+    after, limit = _asked(request)
+    names = await _following(parts, after, limit + 1)
+    entries: list[dict[str, Any]] = []
+    size = 0
+    for name in names[:limit]:
+        entry = await _entry(parts, name)
+        size += len(json_line(entry).encode()) + 2
+        if entries and size > MAX_PAGE:
+            break
+        entries.append(entry)
+    answer: dict[str, Any] = {"identities": entries}
+    if len(entries) < len(names):
+        answer["next"] = entries[-1]["identity"]
+    return answer
+
+
+def _asked(request: Mapping[str, Any]) -> tuple[bytes | None, int]:
+    after, limit = request.get("after"), request.get("limit", DEFAULT_LIMIT)
+    if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= MAX_LIMIT:
+        raise CommandError(f"limit: a whole number within 1 to {MAX_LIMIT} is needed")
+    try:
+        return None if after is None else read_shown(after), limit
+    except (ValueError, TypeError):
+        raise CommandError("after: an identity as shown is needed") from None
+
+
+async def _following(parts: Parts, after: bytes | None, count: int) -> list[bytes]:
+    """The next names. A fleet has 100,000, so in portions: devices are served meanwhile."""
+    sources: tuple[Iterable[bytes], ...] = (parts.names(), parts.engine.identities())
+    if parts.usage is not None:
+        sources = (*sources, parts.usage.identities())
+    best: list[bytes] = []
+    for source in sources:
+        # A copy, made without a pause: the tables change while others have their turn.
+        names = list(source)
+        for start in range(0, len(names), AT_ONCE):
+            portion = {name for name in names[start : start + AT_ONCE] if after is None or name > after}
+            best = heapq.nsmallest(count, portion.union(best))
+            await trio.lowlevel.checkpoint()
+    return best
+
+
+async def _entry(parts: Parts, name: bytes) -> dict[str, Any]:
+    keys = await keys_of(parts.keystore, name)
+    entry: dict[str, Any] = {
+        "identity": show_bytes(name),
+        "keys": list(keys.fingerprints),
+        "used": used(parts.usage, name),
+        "live": len(parts.engine.associations(name)),
+        "frozen": parts.engine.frozen_of(name),
+    }
+    if keys.unavailable is not None:
+        entry["unavailable"] = keys.unavailable
+    return entry
