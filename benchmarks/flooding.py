@@ -49,7 +49,7 @@ GIVE_UP = 60.0
 
 def flood(pipe: Pipe, seed: int) -> None:
     """The flooding process: ``(port, rate, seconds)`` comes in, how many were sent goes out."""
-    chance = random.Random(seed)  # noqa: S311 - load, not keys
+    chance = random.Random(seed)
     while (question := control.hear(pipe)) != "stop":
         if question == "start":
             pipe.send("ready")
@@ -145,16 +145,14 @@ async def _keeps_reading(device: _Device, seen: Seen, every: float, seconds: flo
     async with trio.open_nursery() as nursery:
         nursery.start_soon(listen)
         ends = trio.current_time() + seconds
-        await trio.sleep(random.random() * every)  # noqa: S311 - devices are not in step
+        await trio.sleep(random.random() * every)
         while trio.current_time() < ends:
             payload = b"%0*d" % (READING, seen.begun)
             seen.begun += 1
             sent[payload] = trio.current_time()
             await device.sock.send(device.client.seal(payload))
             await trio.sleep(every)
-        with trio.move_on_after(LATE):
-            while sent:
-                await trio.sleep(0.05)
+        await trio.sleep(LATE if sent else 0)
         nursery.cancel_scope.cancel()
     seen.lost += len(sent)
 
@@ -162,7 +160,7 @@ async def _keeps_reading(device: _Device, seen: Seen, every: float, seconds: flo
 async def _keeps_connecting(device: _Device, seen: Seen, seconds: float) -> None:
     """Handshake, leave, and do so again, as long as there is time; what was begun is brought to an end."""
     ends = trio.current_time() + seconds
-    await trio.sleep(random.random() * FAREWELL)  # noqa: S311 - as above
+    await trio.sleep(random.random() * FAREWELL)
     while trio.current_time() < ends:
         seen.begun += 1
         begun = trio.current_time()

@@ -157,7 +157,6 @@ class Intake:
         )
         _, self._frozen, self._again, self._cookie, self._hello, self._noise = self._queues
         self._named = {queue.name: queue for queue in self._queues}
-        self._weights = sum(queue.weight for queue in self._queues)
         self._paths: dict[Path, Waiting] = {}
         self._dropped_hellos = Remembered()
         self._begun = self._checked = timer()
@@ -316,16 +315,17 @@ class Intake:
         return self._datagrams + datagrams > self._max_datagrams or self._size + size > self._max_size
 
     def _would_lead(self, queue: FairQueue, source: Hashable) -> bool:
-        """Whether ``queue`` has more than its part, and most of it would be from ``source`` with one datagram more."""
-        part = queue.weight / self._weights
-        above = queue.datagrams >= part * self._max_datagrams or queue.size >= part * self._max_size
-        return above and queue.length_of(source) + 1 >= queue.longest
+        """Whether ``queue`` is what has to lose something, and ``source`` would have most of it with one datagram more."""
+        return queue.length_of(source) + 1 >= queue.longest and queue is self._fullest(
+            by_number=self._datagrams >= self._max_datagrams
+        )
+
+    def _fullest(self, *, by_number: bool) -> FairQueue:
+        """The class that is furthest above its weight's part of the room."""
+        return max(self._queues, key=_length_for_its_weight if by_number else _size_for_its_weight)
 
     def _lose(self, now: float) -> None:
-        if self._datagrams > self._max_datagrams:
-            queue = max(self._queues, key=_length_for_its_weight)
-        else:
-            queue = max(self._queues, key=_size_for_its_weight)
+        queue = self._fullest(by_number=self._datagrams > self._max_datagrams)
         waiting = queue.lose()
         del self._paths[waiting.path]
         self._datagrams -= len(waiting.datagrams)

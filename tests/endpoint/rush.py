@@ -66,8 +66,8 @@ class Machine:
         """(when, order, data, path), a heap."""
         self.sources = []
         """Endless ones: iterators of the same."""
-        self.kernel = deque()
-        self.lost = Counter()
+        self.kernel: deque[tuple] = deque()
+        self.lost: Counter[bytes] = Counter()
         """Datagrams for which the kernel had no room, by letter."""
         self.handed = []
         """(data, path), in the order in which the core got them; all but readings."""
