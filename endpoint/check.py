@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, TypeVar
 import attrs
 
 from endpoint.admin import AdminError, look_at_socket
+from endpoint.capture.files import CaptureFileError, look_at_directory
 from endpoint.config import ConfigFileError, load_config
+from endpoint.forward.looking import remarks_about
 from endpoint.handoff import HandoffError
 from endpoint.handoff_places import HandoffFile
 from endpoint.keystore.file import KeyFileError
@@ -86,7 +88,12 @@ def describe(path: Path, config: EndpointConfig, loaded: LoadedCredentials, now:
     listen, server = config.listen, loaded.complete(config.dtls, config.credentials)
     lines = [
         f"{show_text(str(path))}: right",
-        f"listens on UDP {_address(listen.address, listen.port)}{_reach(listen.address)}",
+        *(f"listens on UDP {_address(*place)}{_reach(place[0])}" for place in listen.places),
+        *(
+            []
+            if listen.path_mtu_discovery
+            else ["lets the network fragment datagrams, and does not hear of narrow paths"]
+        ),
         f"while the address is not available: {_retry(listen.retry)}",
         *_credentials(config.credentials, loaded),
         f"speaks DTLS 1.2 with {', '.join(suite.name for suite in server.cipher_suites)}",
@@ -100,7 +107,13 @@ def describe(path: Path, config: EndpointConfig, loaded: LoadedCredentials, now:
         _metrics(config.metrics),
         f"logs to standard error from level {config.log.level}; a stop takes at most {listen.drain:g} s",
     ]
-    notes = [*loaded.notes, *loaded.remarks(now), *_about_state(config), *_about_metrics(config.metrics)]
+    notes = [
+        *loaded.notes,
+        *loaded.remarks(now),
+        *_about_state(config),
+        *_about_metrics(config.metrics),
+        *remarks_about(config.forward),
+    ]
     told = config.credentials
     if told.psk_file and not loaded.psk.keys:
         how = " with a pre-shared key" if told.shows_something else ""
@@ -198,7 +211,13 @@ def _state(config: EndpointConfig) -> list[str]:
             "a restart keeps associations if the service manager keeps descriptors (FileDescriptorStoreMax= in the unit); "
             "else a stop tells every device, and they handshake again"
         )
-    return [frozen, kept]
+    captures = (
+        "captures nothing for anybody (state.capture_directory)"
+        if state.capture_directory is None
+        else f"captures for whoever may use {show_text(str(state.admin_socket))}, with secrets, into "
+        f"{show_text(str(state.capture_directory))}"
+    )
+    return [frozen, kept, captures]
 
 
 def state_mistakes(path: Path, state: State) -> list[str]:
@@ -215,6 +234,11 @@ def state_mistakes(path: Path, state: State) -> list[str]:
             look_at_socket(state.admin_socket)
         except AdminError as error:
             mistakes.append(f"admin_socket: {error}")
+    if state.capture_directory is not None:
+        try:
+            look_at_directory(state.capture_directory)
+        except CaptureFileError as error:
+            mistakes.append(f"capture_directory: {error}")
     return [f"{show_text(str(path))}: state.{mistake}" for mistake in mistakes]
 
 

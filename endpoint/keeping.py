@@ -25,6 +25,8 @@ class KeepingEngine:
     """The part of :class:`~endpoint.Engine` that a service uses from one process to the next."""
 
     sockets: tuple[UdpSocket, ...]
+    _at: dict[int, UdpSocket]
+    """The same by the index that paths have for each."""
     _clock: Callable[[], float]
     _intake: Intake
     _population: Population
@@ -64,7 +66,7 @@ class KeepingEngine:
         self.settle()
 
     def _check_path(self, path: object) -> None:
-        reason = why_unreachable(path, self.sockets)
+        reason = why_unreachable(path, self._at)
         if reason is not None:
             raise SnapshotError(f"the frozen association's peer cannot be reached: {reason}")
 

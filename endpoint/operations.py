@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from prometheus_client import CollectorRegistry
+    from structlog.typing import FilteringBoundLogger
 
     from endpoint.admin import Command
     from endpoint.answers.parts import Usage
@@ -160,6 +161,15 @@ class Operations:
             await self.server.run(task_status=task_status)
         except Exception as error:  # noqa: BLE001 - it must not end the service
             self._trouble("metrics failed", reason=repr(error))
+
+    async def finish(self) -> None:
+        """Nothing is kept."""
+        await trio.lowlevel.checkpoint()
+
+    def log_what_there_is(self, log: FilteringBoundLogger) -> None:
+        """At the start."""
+        if self.server is not None:
+            log.info("metrics_listening", address=self.server.address, port=self.server.port)
 
     def close(self) -> None:
         """Give up the port."""

@@ -194,6 +194,8 @@ class _Listener:
     def __init__(self, path: Path) -> None:
         where = show_text(str(path))
         problem = why_not(path)
+        if problem is None and _in_use(path):
+            problem = f"{where}: is in use by another process; remedy: stop that one, or name another"
         if problem is not None:
             raise ForwardError(problem)
         self._path = path
@@ -224,19 +226,21 @@ class _Listener:
 
 
 def why_not(path: Path) -> str | None:
-    """Why no socket can be bound to ``path``, with the remedy; ``None`` = it can. Changes nothing."""
+    """Why no socket can have the name ``path``, with the remedy; ``None`` = it can. Changes nothing."""
     where = show_text(str(path))
     if not path.parent.is_dir():
         return f"{where}: its directory is not there; remedy: make it, for the service only"
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
             return f"{where}: is there already, and no socket; remedy: name another"
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as probe:
-            # Refused: a dead process has left it.
-            if probe.connect_ex(os.fsencode(path)) != errno.ECONNREFUSED:
-                return f"{where}: is in use by another process; remedy: stop that one, or name another"
     except FileNotFoundError:
         return None
     except OSError as error:
         return f"{where}: cannot be looked at: {(error.strerror or str(error)).lower()}"
     return None
+
+
+def _in_use(path: Path) -> bool:
+    """Whether somebody listens there; a name that a dead process has left refuses."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as probe:
+        return probe.connect_ex(os.fsencode(path)) not in (errno.ECONNREFUSED, errno.ENOENT)

@@ -398,22 +398,3 @@ NOT_EXPORTED = {
 def all_metrics() -> Iterable[Metric]:
     """Of all sections, in their order."""
     return (metric for section in SECTIONS.values() for metric in section)
-
-
-def document() -> str:
-    """The tables of ``docs/metrics.md``."""
-    lines = []
-    for title, metrics in SECTIONS.items():
-        lines += [
-            f"## {title}",
-            "",
-            "| metric | type | labels | meaning | what to do |",
-            "|---|---|---|---|---|",
-        ]
-        lines += [
-            f"| `{metric.series}` | {metric.kind.value} | {', '.join(f'`{label}`' for label in metric.labels)} "
-            f"| {metric.help} | {metric.advice} |"
-            for metric in metrics
-        ]
-        lines.append("")
-    return "\n".join(lines)
