@@ -45,16 +45,13 @@ class Home:
         )
 
     def fill(self, **keys):
-        keys = {identity.encode(): value for identity, value in keys.items()}
         if self.kind == "file":
-            lines = [
-                identity + b":" + key.hex().encode() for identity, value in keys.items() for key in value
-            ]
-            self.private("psk.txt", b"# the fleet\n" + b"".join(line + b"\n" for line in lines))
+            lines = [f"{identity}:{key.hex()}\n" for identity, value in keys.items() for key in value]
+            self.private("psk.txt", "".join(["# the fleet\n", *lines]).encode())
             return
         with KeyDatabase(self.store, create=True) as database, database.change() as changes:
             for identity, value in keys.items():
-                changes.set(identity, value)
+                changes.set(identity.encode(), value)
 
     def private(self, name, content):
         path = self.path / name
@@ -84,6 +81,7 @@ class Home:
         if what not in ("import", "export") or self.usage.exists():
             given += ["--usage-file", self.usage]
         self._capfd.readouterr()
+        code: object
         try:
             code = main(["keys", *map(str, given)])
         except SystemExit as exit_:  # argparse's
