@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from endpoint.keystore.fingerprint import fingerprint
-from endpoint.keystore.strength import weakness
+from endpoint.keystore.strength import PUBLISHED, weakness
 
 ROOT = Path(__file__).parents[2]
 
