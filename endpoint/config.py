@@ -45,6 +45,9 @@ NOT_IN_DTLS = (
 )
 """Fields of ``ServerConfig`` that are no keys of ``[dtls]``."""
 
+NOT_IN_QUOTAS = ("waiting_bytes_per_association", "total_waiting_bytes")
+"""Fields of ``QuotaPolicy`` that are no keys of ``[quotas]``: they are about channels, of which a service has none."""
+
 
 class ConfigFileError(Exception):
     """The configuration cannot be used. ``problems`` has one line for each mistake."""
@@ -68,7 +71,7 @@ class EndpointConfig:
         default=ServerConfig(),
         metadata={"without": NOT_IN_DTLS},
     )
-    quotas: QuotaPolicy = attrs.field(factory=QuotaPolicy)
+    quotas: QuotaPolicy = attrs.field(factory=QuotaPolicy, metadata={"without": NOT_IN_QUOTAS})
     forward: Forward = attrs.field(factory=Forward)
     state: State = attrs.field(factory=State)
     metrics: Metrics = attrs.field(factory=Metrics)
@@ -106,6 +109,7 @@ def parse_config(content: bytes, *, name: str, directory: Path) -> EndpointConfi
     mistakes = [
         f"{where}: {table}{key and '.'}{key}: {what}"
         for table, contradictions in (
+            ("listen", config.listen.contradictions()),
             ("credentials", credentials.contradictions()),
             ("state", state.contradictions()),
             ("forward", forward.contradictions(config.dtls.alpn_protocols)),

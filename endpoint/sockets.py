@@ -13,6 +13,7 @@ import socket
 import struct
 import sys
 from collections import Counter, deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -62,14 +63,15 @@ def errno_name(code: int | None) -> str:
     return errno.errorcode.get(code or 0, str(code))
 
 
-def why_unreachable(path: object, sockets: Sequence[UdpSocket]) -> str | None:
+def why_unreachable(path: object, sockets: Sequence[UdpSocket] | Mapping[int, UdpSocket]) -> str | None:
     """Why ``path``, which comes from elsewhere, leads nowhere by ``sockets``; ``None`` = it may lead somewhere."""
     if not isinstance(path, tuple) or len(path) != 2 or type(path[0]) is not int:
         return "its path is none of an endpoint's"
     index, address = path
-    if not 0 <= index < len(sockets):
-        return f"it talked to socket number {index}, and there are {len(sockets)}"
-    return sockets[index].why_not(address)
+    there = sockets if isinstance(sockets, Mapping) else dict(enumerate(sockets))
+    if index not in there:
+        return f"it talked to socket number {index}, and there are {len(there)}, without that one"
+    return there[index].why_not(address)
 
 
 class UdpSocket:

@@ -49,9 +49,14 @@ class ListenError(OSError):
         super().__init__(f"{key}: {message}")
         self.key = key
         self.errno = code
+        self._message = message
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+    def of(self, key: str) -> ListenError:
+        """The same about another setting."""
+        return ListenError(key, self._message, self.errno)
 
 
 def _positive(_: RetryPolicy, attribute: attrs.Attribute[float], value: float) -> None:
