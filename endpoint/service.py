@@ -60,7 +60,6 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
-    from endpoint.association import Association
     from endpoint.config import EndpointConfig
     from endpoint.forward import Forwarder, Sink
     from endpoint.keystore.loading import LoadedCredentials
@@ -155,7 +154,7 @@ class Service:
 
     async def _serve(self, task_status: trio.TaskStatus[Listening]) -> None:
         with contextlib.ExitStack() as opened:
-            forwarder = make_forwarder(self._config, self._log.warning, self._associations)
+            forwarder = make_forwarder(self._config, self._log.warning, lambda: self._engine)
             opened.callback(forwarder.close)
             succession = self._succession = opened.enter_context(
                 contextlib.closing(
@@ -277,9 +276,6 @@ class Service:
             generation=succession.generation,
             durable=succession.durable,
         )
-
-    def _associations(self, identity: bytes) -> list[Association]:
-        return [] if self._engine is None else self._engine.associations(identity)
 
     def _say_ready(self, listeners: Listeners) -> None:
         where = ", ".join(udp.local_text for udp in listeners.sockets)
