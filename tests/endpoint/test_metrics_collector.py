@@ -141,7 +141,7 @@ def covered(tree):
         # A table that is empty yet is covered by whatever is about its members.
         for length in range(1, len(steps) + 1):
             for labels, value in found(tree, ".".join(steps[:length])):
-                if length == len(steps) or (value == {} and steps[length].startswith("{")):
+                if length == len(steps) or value == {}:
                     filled = iter(labels)
                     yield ".".join(next(filled) if step.startswith("{") else step for step in steps[:length])
 
