@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from endpoint.admin import Command
-    from endpoint.answers.parts import Usage
     from endpoint.config import EndpointConfig
     from endpoint.engine import Engine
     from endpoint.forward import Forwarder
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from endpoint.observer import Observer
     from endpoint.reloading import CredentialsInUse
     from endpoint.succession import Succession
+    from endpoint.usage import KeyUsage
 
 STORE_PATIENCE = 2.0
 """Seconds for the key store to say that it is there."""
@@ -106,7 +106,7 @@ class Operations:
         credentials: CredentialsInUse,
         forwarder: Forwarder,
         succession: Succession,
-        usage: Usage | None = None,
+        usage: KeyUsage | None = None,
         more: Mapping[str, Callable[[], Mapping[str, Any]]] | None = None,
     ) -> None:
         """From now on there is something to tell of. ``more``: statistics of further parts, by the name of the part."""

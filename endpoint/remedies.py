@@ -81,7 +81,7 @@ _ALERTS: Mapping[int, str] = {
 
 _TIMEOUT_IN: Mapping[str, str] = {
     "ACCEPT": "this endpoint was too busy to begin in time; see its load and quotas",
-    "AWAIT_PSK": "the key store did not answer in time; see dtls-endpoint status and the credentials.lookup keys",
+    "AWAIT_PSK": "the key store did not answer in time; dtls-endpoint status says how it is",
     "AWAIT_ACCEPTANCE": "checking the certificate took too long; see this machine's load",
 }
 

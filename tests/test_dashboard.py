@@ -95,7 +95,7 @@ def test_grafana_finds_the_fields_that_it_needs():
 
 
 def test_panels_do_not_lie_on_each_other():
-    taken = {}
+    taken: dict[tuple[int, int], str] = {}
     for panel in PANELS:
         at = panel["gridPos"]
         assert at["x"] + at["w"] <= 24

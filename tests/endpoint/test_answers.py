@@ -3,6 +3,7 @@
 import contextlib
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import trio
@@ -49,7 +50,7 @@ class Bench:
         self.served = served
         self.keystore = keystore
         self.history = history
-        self.usage = FakeUsage()
+        self.usage: Any = FakeUsage()
         self.extra: dict[str, object] = {}
         self.reasons: dict[str, str] = {}
         self.parts = Parts(
@@ -268,7 +269,8 @@ async def test_each_identity_has_its_keys_its_last_use_and_its_associations(auto
 async def test_pages_follow_each_other_and_leave_nobody_out():
     names = sorted({b"m\\%d" % number for number in range(50)} | {b"\xff\n", b"\0"})
     async with observed(DictKeyStore(dict.fromkeys(names, KEY))) as bench:
-        found, after = [], {}
+        found: list[str] = []
+        after: dict[str, str] = {}
         while True:
             page = await bench.listed(limit=7, **after)
             assert len(page["identities"]) <= 7

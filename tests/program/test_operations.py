@@ -347,7 +347,7 @@ async def test_every_figure_of_a_running_service_is_exported_or_an_exception(hom
     (home.path / "state").mkdir(mode=0o700)
     home.keys("ab" * 32 + "\n", "state.key")
     config, credentials = configured(home, METRICS, state=state)
-    service = Service(config, credentials=credentials, log=make_log(CapturingStream(), level="debug"))
+    service = Service(config, credentials=credentials, log=make_log(io.BytesIO(), level="debug"))
     async with trio.open_nursery() as nursery:
         await nursery.start(service.run)
         assert service._companions is not None
@@ -358,22 +358,9 @@ async def test_every_figure_of_a_running_service_is_exported_or_an_exception(hom
     assert not forgotten(statistics), "\n".join(forgotten(statistics))
 
 
-class CapturingStream:
-    """Takes log lines."""
-
-    def __init__(self):
-        self.lines: list[bytes] = []
-
-    def write(self, line):
-        self.lines.append(line)
-
-    def flush(self):
-        pass
-
-
 async def test_an_unready_part_is_named(home):
     config, credentials = configured(home, METRICS)
-    service = Service(config, credentials=credentials, log=make_log(CapturingStream()))
+    service = Service(config, credentials=credentials, log=make_log(io.BytesIO()))
     async with trio.open_nursery() as nursery:
         await nursery.start(service.run)
         assert service._companions is not None
