@@ -514,7 +514,7 @@ class Engine(SendingEngine, EndingEngine):
             "verification_failures": self._admission.verifications.failures,
             "refused": dict(self._quotas.refused),
             "quotas": self._quotas.statistics(now=self.now()),
-            "datagrams_dropped": dict(self._dropped + self._intake.dropped),
+            "datagrams_dropped": {**self._dropped, **self._intake.drops_by_stage},
             "intake": self._intake.statistics(),
             "observer_failures": self._observer_failures,
             "sockets": [udp.statistics() for udp in self.sockets],

@@ -38,6 +38,7 @@ from endpoint.forward import ForwardError
 from endpoint.forward.hearing import Hearing
 from endpoint.forward.making import make_forwarder
 from endpoint.handoff import HandoffError
+from endpoint.keystore import StoreStartError
 from endpoint.leaving import Leaving
 from endpoint.listening import listen
 from endpoint.logs import Throttle
@@ -60,7 +61,6 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from endpoint.admin import Command
-    from endpoint.association import Association
     from endpoint.config import EndpointConfig
     from endpoint.forward import Forwarder, Sink
     from endpoint.keystore.loading import LoadedCredentials
@@ -69,7 +69,15 @@ if TYPE_CHECKING:
 
 ADMIN_GRACE = 1.0
 """Seconds for the last answers of the admin socket."""
-STARTS_IN_VAIN = (ListenError, SupervisionError, StateFileError, AdminError, ForwardError, OperationsError)
+STARTS_IN_VAIN = (
+    ListenError,
+    SupervisionError,
+    StateFileError,
+    AdminError,
+    ForwardError,
+    OperationsError,
+    StoreStartError,
+)
 """Why a service cannot start, with a text for the operator."""
 
 Listening = list[tuple[str, int]]
@@ -174,7 +182,7 @@ class Service:
 
     async def _serve(self, task_status: trio.TaskStatus[Listening]) -> None:
         with contextlib.ExitStack() as opened:
-            forwarder = make_forwarder(self._config, self._log.warning, self._associations)
+            forwarder = make_forwarder(self._config, self._log.warning, lambda: self._engine)
             opened.callback(forwarder.close)
             succession = Succession(
                 self._config.state,
@@ -184,6 +192,7 @@ class Service:
             )
             opened.callback(succession.close)
             companions = self._companions = self._make_companions(opened)
+            await self._credentials.open_keystore(self._trouble)
             admin = self._admin_socket(opened, companions)
             listeners = await self._listen(succession, opened)
             companions.operations.log_what_there_is(self._log)
@@ -215,6 +224,7 @@ class Service:
             succession.prepare(listeners)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._forward, forwarder)
+                await nursery.start(self._credentials.run)
                 nursery.start_soon(succession.run)
                 for companion in companions:
                     await nursery.start(companion.run)
@@ -233,7 +243,8 @@ class Service:
                 statistics=engine.statistics()
                 | {"forward": forwarder.statistics()}
                 | succession.statistics()
-                | {"rotation": companions.rotation.statistics()},
+                | {"rotation": companions.rotation.statistics()}
+                | self._credentials.store_statistics(),
             )
 
     async def _run_engine(
@@ -294,9 +305,6 @@ class Service:
             generation=succession.generation,
             durable=succession.durable,
         )
-
-    def _associations(self, identity: bytes) -> list[Association]:
-        return [] if self._engine is None else self._engine.associations(identity)
 
     def _say_ready(self, listeners: Listeners) -> None:
         where = ", ".join(udp.local_text for udp in listeners.sockets)

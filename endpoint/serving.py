@@ -14,6 +14,8 @@ from endpoint.causes import cause_text
 from endpoint.channel import ChannelStatistics, DtlsChannel
 from endpoint.engine import Engine
 from endpoint.keystore import DictKeyStore
+from endpoint.keystore.file import FileKeyStore
+from endpoint.keystore.guard import GuardedStore
 from endpoint.quotas import QuotaPolicy, TokenBucket, WaitingData
 from endpoint.udp import bind_udp
 from endpoint.verification import as_verify
@@ -67,7 +69,8 @@ async def serve_dtls(
     at the least ``trio.BrokenResourceError``.
 
     ``host`` is as in :func:`bind_udp`: ``None`` = all interfaces. ``keystore`` may be a mapping from
-    identity to key or to a list of keys. ``verify`` says who a client with a certificate or raw public key is:
+    identity to key or to a list of keys; a store that may answer late, or not at all, gets a :class:`GuardedStore` around it,
+    with the defaults unless it is one, and its ``run``, if it has one, is run. ``verify`` says who a client with a certificate or raw public key is:
     a ``sansdtls.pki`` trust policy or verifier, a :class:`PeerVerifier`, or your own function
     (:data:`Verify`). Without it, such clients are rejected; ``config.client_authentication`` says whether
     they are asked at all. ``channel.identity`` and ``channel.kind`` tell the handler who it is. ``quotas`` are :class:`QuotaPolicy`'s defaults if not given.
@@ -85,13 +88,21 @@ async def serve_dtls(
     _require_possible(config)
     if isinstance(keystore, Mapping):
         keystore = DictKeyStore(keystore)
-    store = DictKeyStore() if keystore is None else keystore
+    store: KeyStore = DictKeyStore() if keystore is None else keystore
     policy = QuotaPolicy() if quotas is None else quotas
     judge = as_verify(verify, Purpose.CLIENT)
     with contextlib.ExitStack() as opened:
         sockets = [opened.enter_context(udp) for udp in await bind_udp(host, port)]
         async with trio.open_nursery() as nursery:
             channels = _Channels(handler, handler_nursery or nursery, buffer, WaitingData(policy))
+            if not isinstance(store, DictKeyStore | FileKeyStore):
+                guard = (
+                    store
+                    if isinstance(store, GuardedStore)
+                    else GuardedStore(store, trouble=channels.trouble)
+                )
+                await nursery.start(guard.run)
+                store = guard
             engine = Engine(
                 config,
                 sockets=sockets,

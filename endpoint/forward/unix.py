@@ -2,7 +2,7 @@
 
 Each datagram is one JSON object (``endpoint.forward.objects``), or with ``format = "raw"`` what the device sent. Unlike
 over UDP nothing is lost on the way: while the other program is slow, away or being restarted, datagrams wait in a bounded
-buffer. ``forward_down`` is told when it cannot be reached, ``forward_up`` when it can again; between attempts there is a
+buffer. ``forward_down`` is told when it cannot be reached, at most once a minute, and ``forward_up`` when it can again; between attempts there is a
 pause, which grows.
 
 The way back is a socket of its own (``listen``), as a connected one hears from its other side's socket only, which many
@@ -24,6 +24,7 @@ import trio
 from endpoint.forward import ForwardError, Sink
 from endpoint.forward.backlog import Backlog
 from endpoint.forward.objects import object_of, reply_in
+from endpoint.forward.reach import Reach
 from endpoint.text import UtcStamps, json_line, show_text
 
 if TYPE_CHECKING:
@@ -62,14 +63,13 @@ class UnixDatagrams(Sink):
         self._shown = show_text(str(table.path))
         self._raw = table.format == "raw"
         self._devices = devices
-        self._tell = tell
         self._wall = wall
         self._stamps = UtcStamps()
         self._backlog: Backlog[bytes] = Backlog(
             table.buffer, tell=tell, overflow=table.overflow, drops=self.drops, output=self._shown
         )
         self._socket: socket.socket | None = None
-        self._down = False
+        self._reach = Reach(tell, output=self._shown)
         self._listener = None if table.listen is None else _Listener(table.listen)
 
     def deliver(self, association: Association, data: bytes) -> None:
@@ -104,9 +104,8 @@ class UnixDatagrams(Sink):
             self._backlog.put_back()
             if sent:
                 pause = FIRST_PAUSE
-                if self._down:
-                    self._down = False
-                    self._tell("forward_up", output=self._shown)
+                if self._reach.down:
+                    self._reach.found()
                 await trio.lowlevel.checkpoint()
             else:
                 await trio.lowlevel.wait_writable(self._socket)
@@ -140,10 +139,7 @@ class UnixDatagrams(Sink):
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-        if not self._down:
-            self._down = True
-            reason = (error.strerror or str(error)).lower()
-            self._tell("forward_down", output=self._shown, reason=reason)
+        self._reach.lost((error.strerror or str(error)).lower())
 
     # --- back to the devices -----------------------------------------------------------------------------
 
@@ -184,7 +180,7 @@ class UnixDatagrams(Sink):
             "forwarded": self._backlog.handed_on,
             "forward_dropped": self.drops.total(),
             "forward_held": self._backlog.held,
-            "down": self._down,
+            "down": self._reach.down,
         }
 
 

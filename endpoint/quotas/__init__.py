@@ -54,7 +54,7 @@ Properties
        whoever comes first is served. Of the rest a prefix gets something only while it has had less of late
        than is left (times ``share`` in a network that stands for many). So those who ask for most are
        stopped first, all at the same level, however much they ask for, and one who has had nothing finds
-       something left as long as there are fewer greedy prefixes than the burst has tokens. Nobody is stopped while
+       something left, or is the next to get something. Nobody is stopped while
        there is no shortage, and one alone gets everything. This is how switches share a buffer among
        their ports (Choudhury and Hahne, "Dynamic queue length thresholds", 1998). ``buckets.FairBucket`` has the
        details. ``Limits.max_half_open`` is shared in the same way, with handshakes under way for tokens; live

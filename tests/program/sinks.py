@@ -51,7 +51,27 @@ def device(*arguments, **options) -> Any:
 
 def devices_of(*associations):
     """The way back to these."""
-    return LiveDevices(lambda identity: [one for one in associations if one.identity == identity])
+    return LiveDevices(lambda: FakeEngine(associations))
+
+
+class FakeEngine:
+    """Knows these associations; ``asleep`` are woken by their handle."""
+
+    def __init__(self, associations=(), asleep=()):
+        self.live = list(associations)
+        self.asleep = list(asleep)
+
+    def associations(self, identity):
+        return [one for one in self.live if one.identity == identity]
+
+    def sleeping(self, identity):
+        return [one.handle for one in self.asleep if one.identity == identity]
+
+    def wake(self, handle):
+        (woken,) = [one for one in self.asleep if one.handle == handle]
+        self.asleep.remove(woken)
+        self.live.append(woken)
+        return woken
 
 
 class Told:

@@ -106,7 +106,7 @@ class Buffered(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.told = []
+        self.told: list[str] = []
         self.backlog: Backlog[int] = Backlog(
             100,
             tell=lambda event, **_: self.told.append(event),

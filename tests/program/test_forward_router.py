@@ -8,11 +8,13 @@ from trio.testing import wait_all_tasks_blocked
 
 from endpoint.association import CredentialKind
 from endpoint.forward import ForwardError
+from endpoint.forward.devices import LiveDevices
 from endpoint.forward.hearing import Hearing
+from endpoint.forward.reach import Reach
 from endpoint.forward.router import LONGEST_PAUSE, Route, Router
 from endpoint.observer import Observers, Quiet
 from sansdtls import ConnectionState, LocalClose, PathProof
-from tests.program.sinks import Collector, Told, device, devices_of
+from tests.program.sinks import Collector, FakeEngine, Told, device, devices_of
 
 
 def routed(*routes):
@@ -265,3 +267,42 @@ def test_a_reply_that_cannot_be_sent_is_counted_by_its_reason():
     figures = router.statistics()["sinks"]["a"]
     assert figures["replies"] == 1
     assert figures["replies_dropped"] == {"too_large": 1, "not_awake": 2, "malformed": 1}
+
+
+@pytest.mark.parametrize("wake", [True, False])
+def test_of_those_that_sleep_the_one_heard_last_is_woken_if_that_is_wanted(wake):
+    long_ago, lately, awake = device(b"a"), device(b"a"), device(b"b")
+    long_ago.handle, lately.handle = b"1", b"2"
+    engine = FakeEngine([awake], [long_ago, lately])
+    devices = LiveDevices(lambda: engine, wake=wake)
+    assert devices.send(b"a", b"on") == wake
+    assert (long_ago.sent, lately.sent) == ([], [b"on"] * wake)
+    assert devices.wake(b"1") == (long_ago if wake else None)
+    assert devices.send(b"b", b"on")
+    assert awake.sent == [b"on"]
+    assert devices.drops.total() == (not wake)
+
+
+def test_before_there_is_an_engine_nobody_can_be_sent_to():
+    devices = LiveDevices(lambda: None, wake=True)
+    assert not devices.send(b"a", b"on")
+    assert devices.wake(b"1") is None
+
+
+# --- telling ---
+
+
+async def test_that_the_other_side_is_away_is_told_at_most_once_a_minute(autojump_clock):
+    told = Told()
+    reach = Reach(told, output="there")
+    states = []
+    for _ in range(130):
+        reach.lost("refused")
+        reach.lost("refused")
+        states.append(reach.down)
+        reach.found()
+        states.append(reach.down)
+        await trio.sleep(1)
+    down = ("forward_down", {"output": "there", "reason": "refused"})
+    assert told.facts == [down, ("forward_up", {"output": "there"})] * 3
+    assert states == [True, False] * 130
