@@ -3,7 +3,7 @@
 import contextlib
 import json
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -50,7 +50,7 @@ class Bench:
         self.served = served
         self.keystore = keystore
         self.history = history
-        self.usage: Any = FakeUsage()
+        self.usage = FakeUsage()
         self.extra: dict[str, object] = {}
         self.reasons: dict[str, str] = {}
         self.parts = Parts(
@@ -60,7 +60,7 @@ class Bench:
             statistics=lambda: served.engine.statistics() | self.extra,
             tally=tally,
             history=history,
-            usage=self.usage,
+            usage=cast("Any", self.usage),
             not_ready=self.not_ready,
             state=lambda: "serving",
             version="1.2.3",

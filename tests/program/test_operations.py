@@ -17,12 +17,14 @@ import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from endpoint import check, cli
+from endpoint import check, cli, open_dtls
 from endpoint.config import ConfigFileError, load_config
+from endpoint.keystore.database import KeyDatabase
 from endpoint.keystore.fingerprint import fingerprint
 from endpoint.logs import make_log
 from endpoint.operations import Operations
 from endpoint.service import Service
+from sansdtls import ClientConfig
 from tests.endpoint.test_metrics_collector import forgotten
 from tests.program.running import Running
 from tests.program.test_service import K1, K2, K3, Home, finished, target
@@ -342,23 +344,50 @@ async def test_how_much_is_remembered_is_configured(home):
     assert history._places.proved._size == 3
 
 
-async def test_every_figure_of_a_running_service_is_exported_or_an_exception(home):
-    state = 'store = "sqlite"\nfile = "state/a.db"\nkey_file = "state.key"\nusage_file = "state/usage.db"\n'
+DATABASES = 'store = "sqlite"\nfile = "state/a.db"\nkey_file = "state.key"\nusage_file = "state/usage.db"\n'
+SINKS = '[[forward.sinks]]\nkind = "udp"\nupstream = "127.0.0.1:9"\nalso = true\n[[forward.sinks]]\nkind = "echo"\n'
+VARIANTS = {
+    "files": ('psk_file = "psk.txt"', DATABASES + '[forward]\nkind = "jsonl"\n'),
+    "database": ('psk_database = "state/keys.db"', SINKS),
+    "valkey": ('psk_valkey = "unix:/nowhere/valkey.sock"', '[forward]\nkind = "unix"\npath = "readings"\n'),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+async def test_every_figure_of_a_running_service_is_exported_or_an_exception(home, variant):
     (home.path / "state").mkdir(mode=0o700)
     home.keys("ab" * 32 + "\n", "state.key")
-    config, credentials = configured(home, METRICS, state=state)
-    service = Service(config, credentials=credentials, log=make_log(io.BytesIO(), level="debug"))
+    with KeyDatabase(home.path / "state/keys.db", create=True) as database, database.change() as changes:
+        for name in (b"dev1", b"dev2"):
+            changes.set(name, [bytes.fromhex(K1)])
+    credentials, more = VARIANTS[variant]
+    (home.path / "endpoint.toml").write_text(
+        f'[credentials]\n{credentials}\n[listen]\nport = 0\n{METRICS}[state]\nadmin_socket = "admin"\n{more}'
+    )
+    config, loaded = check.load_all(home.path / "endpoint.toml")
+    service = Service(config, credentials=loaded, log=make_log(io.BytesIO(), level="debug"))
     async with trio.open_nursery() as nursery:
-        await nursery.start(service.run)
+        ((address, port),) = await nursery.start(service.run)
+        if variant != "valkey":
+            key = ClientConfig(psk_identity=b"dev1", psk_key=bytes.fromhex(K1))
+            with trio.fail_after(30):
+                async with await open_dtls(address, port, config=key) as channel:
+                    await channel.send(b"21.4")
+        status, out, _ = await trio.to_thread.run_sync(home.asked, "status", "--identities")
+        assert status == 0
+        assert [line.partition(":")[0] for line in out.splitlines()] == (
+            {"files": ["dev1"], "database": ["dev1", "dev2"], "valkey": []}[variant]
+        )
+        assert (await trio.to_thread.run_sync(home.asked, "status"))[0] == (variant == "valkey")
         assert service._companions is not None
         statistics = service._companions.operations.statistics()
         nursery.cancel_scope.cancel()
     assert statistics["sockets"]
-    assert statistics["state_checkpoints"] >= 0
+    assert ("key_store" in statistics and bool(statistics["key_store"])) is (variant != "files")
     assert not forgotten(statistics), "\n".join(forgotten(statistics))
 
 
-async def test_an_unready_part_is_named(home):
+async def test_an_unready_part_is_named(home, monkeypatch):
     config, credentials = configured(home, METRICS)
     service = Service(config, credentials=credentials, log=make_log(io.BytesIO()))
     async with trio.open_nursery() as nursery:
@@ -370,7 +399,7 @@ async def test_an_unready_part_is_named(home):
         async def down():
             return "no route to host"
 
-        service._credentials.keystore.check = down  # type: ignore[attr-defined]
+        monkeypatch.setattr(service._credentials.keystore, "check", down, raising=False)
         assert await operations._not_ready() == {"key_store": "no route to host"}
         service._stop.set()
         assert await operations._not_ready() == {"service": "it is stopping"}
