@@ -299,6 +299,20 @@ async def test_a_page_that_cannot_be_is_refused(wrong):
             await bench.listed(**wrong)
 
 
+async def test_a_store_that_hangs_holds_up_a_page_once(autojump_clock):
+    class Hanging:
+        _keys = [b"%d" % number for number in range(100)]
+
+        async def lookup(self, identity):
+            await trio.sleep_forever()
+
+    async with observed(Hanging()) as bench:
+        began = trio.current_time()
+        page = await bench.listed()
+        assert trio.current_time() - began < 6
+    assert {entry["unavailable"] for entry in page["identities"]} == {"it does not answer within 5 s"}
+
+
 async def test_a_store_that_lists_page_by_page_is_asked_so_also_behind_a_guard():
     class Paged:
         def __init__(self):
