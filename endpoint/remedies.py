@@ -35,6 +35,9 @@ _AUTHENTICATION: Mapping[AuthenticationProblem, str] = {
         "give the device one of the keys whose fingerprints are listed, or add the device's key as the next one "
         "(dtls-endpoint keys); usual slips: the key as text instead of hex, an old key after a rotation, two devices swapped"
     ),
+    AuthenticationProblem.KEYS_UNAVAILABLE: (
+        "look at the key store (dtls-endpoint status says how it is); the device comes back by itself"
+    ),
     AuthenticationProblem.NO_CERTIFICATE: (
         "give the device a certificate or a raw public key, or a pre-shared key and a PSK cipher suite"
     ),

@@ -16,7 +16,7 @@ from endpoint.answers.parts import Keys, Parts, keys_of, stamp
 from endpoint.answers.status import OFFENDERS, status
 from endpoint.commands.views import doctor_lines, duration, identity_lines, status_lines
 from endpoint.history import History
-from endpoint.keystore import DictKeyStore
+from endpoint.keystore import DictKeyStore, StoreUnavailable
 from endpoint.keystore.fingerprint import fingerprint
 from endpoint.observer import Observers
 from endpoint.tally import Tally
@@ -191,6 +191,33 @@ async def test_refusals_of_its_address_are_told_with_the_key_to_turn(autojump_cl
     assert answer["refusals"][0]["count"] == 3
     assert "refused 3 times by the quota handshakes_per_second" in answer["findings"][-1]
     assert "raise quotas.handshakes_per_second" in answer["findings"][-1]
+
+
+async def test_an_identity_that_quotas_refuse_is_told_so():
+    async with observed() as bench:
+        late = {"who": "meter-1", "reason": "identity_handshakes_per_second", "count": 7}
+        bench.extra = {"quotas": {"top": [late, {**late, "who": "meter-2"}]}}
+        answer = await bench.about(b"meter-1")
+    assert answer["refusals"] == [
+        {"address": None, "quota": "identity_handshakes_per_second", "count": 7, "when": None}
+    ]
+    assert answer["findings"][0].startswith(
+        "it was refused 7 times by the quota identity_handshakes_per_second of late; raise quotas."
+    )
+
+
+async def test_a_device_that_came_while_the_store_was_down_is_told_so(autojump_clock):
+    class Down:
+        async def lookup(self, identity):
+            raise StoreUnavailable("no route to host")
+
+    async with observed(Down()) as bench:
+        await in_vain(bench.served, b"meter-1")
+        answer = await bench.about(b"meter-1")
+        assert bench.served.engine.statistics()["observer_failures"] == 0
+    (failure,) = answer["last_failures"]
+    assert failure["cause"] == "AuthenticationFailed.keys_unavailable"
+    assert "comes back by itself" in failure["remedy"]
 
 
 async def test_a_store_that_is_down_comes_before_all_else():

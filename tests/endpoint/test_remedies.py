@@ -37,6 +37,7 @@ SUITES_DIFFER = PeerIncompatible(AlertDescription.HANDSHAKE_FAILURE, "no cipher 
 WITH_REMEDY: dict[Cause, str] = {
     AuthenticationFailed(AuthenticationProblem.UNKNOWN_IDENTITY): "byte by byte",
     AuthenticationFailed(AuthenticationProblem.WRONG_KEY): "fingerprints",
+    AuthenticationFailed(AuthenticationProblem.KEYS_UNAVAILABLE): "key store",
     AuthenticationFailed(AuthenticationProblem.NO_CERTIFICATE): "pre-shared key",
     AuthenticationFailed(AuthenticationProblem.BAD_SIGNATURE): "private key",
     AuthenticationFailed(AuthenticationProblem.PEER_REJECTED): "not accepted",
@@ -69,6 +70,8 @@ def test_a_cause_has_its_remedy(cause, words):
 def test_no_cause_was_forgotten():
     assert {type(cause) for cause in (*WITH_REMEDY, *WITHOUT)} == set(get_args(Cause))
     assert all(remedy_text(cause) is None for cause in WITHOUT)
+    problems = {cause.problem for cause in WITH_REMEDY if isinstance(cause, AuthenticationFailed)}
+    assert problems == set(AuthenticationProblem)
 
 
 @pytest.mark.parametrize("problem", [problem.value for problem in CertificateProblem])

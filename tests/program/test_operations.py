@@ -22,7 +22,7 @@ from endpoint.config import ConfigFileError, load_config
 from endpoint.keystore.database import KeyDatabase
 from endpoint.keystore.fingerprint import fingerprint
 from endpoint.logs import make_log
-from endpoint.operations import Operations
+from endpoint.operations import Operations, OperationsError
 from endpoint.service import Service
 from sansdtls import ClientConfig
 from tests.endpoint.test_metrics_collector import forgotten
@@ -490,3 +490,58 @@ def test_no_key_password_or_private_key_is_shown_anywhere(home):
     assert_no_secret(log.replace(K1, ""), [*keys, sealing, *pem_secrets(private)])
     assert_no_secret(shown.replace(K1, ""), [*keys, sealing, *pem_secrets(private)])
     assert (home.path / "endpoint.key").read_text() == private
+
+
+async def test_a_failure_of_http_after_the_start_is_told_and_ends_nothing(home, monkeypatch):
+    told = []
+    config, _ = configured(home, METRICS)
+    operations = Operations(
+        config, trouble=lambda what, **facts: told.append((what, facts)), stopping=lambda: False
+    )
+
+    async def broken(**_):
+        raise OSError("the kernel is out of everything")
+
+    monkeypatch.setattr(operations.server, "run", broken)
+    await operations.run()
+    operations.close()
+    assert told == [("metrics failed", {"reason": "OSError('the kernel is out of everything')"})]
+
+
+async def test_a_port_that_cannot_be_had_is_an_error_of_the_configuration(home):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        config, _ = configured(home, f"[metrics]\nport = {taken.getsockname()[1]}\n")
+        with pytest.raises(OperationsError, match=r"metrics\.port: .* remedy: another port"):
+            Operations(config, trouble=print, stopping=lambda: False)
+
+
+@pytest.mark.slow
+def test_a_store_that_fails_betrays_no_password(home):
+    """Valkey that is not there, asked for keys with a password, at level debug."""
+    password = "correct horse battery"
+    home.keys(f"{password}\n", "password.txt")
+    (home.path / "endpoint.toml").write_text(
+        '[credentials]\npsk_valkey = "valkey://127.0.0.1:1"\n'
+        '[credentials.valkey]\nusername = "endpoint"\npassword_file = "password.txt"\n'
+        "[credentials.lookup]\ntimeout = 0.5\n[listen]\nport = 0\n"
+        f'[state]\nadmin_socket = "admin"\n[log]\nlevel = "debug"\n{METRICS}{QUICK}'
+    )
+    with Running("serve", "--config", "endpoint.toml", cwd=home.path) as service:
+        url = where(service)
+        text = list(finished(home.connect(service.reached, "--message", "x"))[1:])
+        service.fact("handshake_failed")
+        status, answer = home.answered("doctor", "dev1")
+        assert (status, answer["known"]) == (0, None)
+        assert answer["findings"][0].startswith("the key store cannot answer, so no new device gets in:")
+        assert answer["last_failures"][0]["cause"] == "AuthenticationFailed.keys_unavailable"
+        status, ready = fetched(f"{url}/readyz")
+        assert (status, list(json.loads(ready)["reasons"])) == (503, ["key_store"])
+        status, out, _ = home.asked("status")
+        assert status == 1
+        assert "not ready: key_store" in out
+        got = samples(fetched(f"{url}/metrics")[1])
+        assert got["dtls_lookups_unavailable_total",] >= 1
+        text += [json.dumps(answer), ready, out, fetched(f"{url}/metrics")[1], home.asked("check")[1]]
+        assert service.end() == 0
+        text.append(service.everything)
+    assert_no_secret("\n".join(text), [password, bytes.fromhex(K1)])
