@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from endpoint.metrics.table import Kind, all_metrics
+from endpoint.metrics.metric import Kind
+from endpoint.metrics.table import all_metrics
 
 DOCS = Path(__file__).parents[1] / "docs"
 DASHBOARD = json.loads((DOCS / "grafana-dashboard.json").read_text())
