@@ -85,6 +85,7 @@ class UdpSocket:
         "_socket",
         "_sources",
         "_unsent",
+        "drains",
         "exhausted",
         "on_path_mtu",
         "on_send_failed",
@@ -110,6 +111,8 @@ class UdpSocket:
         self._unsent: deque[tuple[bytes, Address]] = deque()
         self._blocked = trio.Event()
         self._can_write = trio.Event()
+        self.drains = 0
+        """How often it was read."""
         self.exhausted = False
         """Set by ``drain`` when the kernel is short of memory: pause before the next one."""
         self.send_errors: Counter[str] = Counter()
@@ -213,6 +216,7 @@ class UdpSocket:
         counted and never raised (an ICMP message, which anybody may forge, must end nothing), except
         that a closed socket raises ``trio.ClosedResourceError``.
         """
+        self.drains += 1
         datagrams: list[tuple[bytes, Address]] = []
         receive = self._receive_with_source if self._has_source else self._socket.recvfrom
         for _ in range(limit):
