@@ -3,6 +3,7 @@
 import os
 import socket
 import threading
+from functools import partial
 from itertools import count, pairwise
 from typing import Any
 
@@ -192,7 +193,7 @@ async def test_a_thread_that_hangs_is_no_reason_to_be_killed_and_none_to_live(au
     told = Told(watchdog=2.0)
     release = threading.Event()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.to_thread.run_sync, release.wait)
+        nursery.start_soon(partial(trio.to_thread.run_sync, lambda: release.wait()))
         await run_for(10, told, FakeEngine())
         release.set()
     assert len(told.notifier.times("WATCHDOG=1")) >= 10
