@@ -18,6 +18,7 @@ import json
 import os
 import socket
 import stat
+import struct
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Command: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, object]]]
-"""Takes the request and gives the answer, without ``ok``. :class:`CommandError` = the answer is no."""
+"""Takes the request and gives the answer, without ``ok``. :class:`CommandError` = the answer is no.
+
+``asked_by`` in the request is the user ID of who asks, from the kernel, or ``None``.
+"""
 
 MAX_REQUEST = 4_096
 """Bytes of a request, its line end included."""
@@ -39,6 +43,8 @@ REQUEST_TIME = 5.0
 """Seconds for a request to arrive, and for an answer to be taken. Commands have their own limits."""
 MAX_CLIENTS = 8
 """Requests under way at once."""
+_UCRED = struct.Struct("=3i")
+"""Process, user and group of a peer, as SO_PEERCRED tells them."""
 
 
 class AdminError(Exception):
@@ -100,15 +106,15 @@ class AdminSocket:
         try:
             line = await _request(stream)
             if line is not None:
-                await self._answer(stream, await self._obey(line))
+                await self._answer(stream, await self._obey(line, _asker(stream)))
         finally:
             self._clients -= 1
             if not self._clients:
                 self._idle.set()
 
-    async def _obey(self, line: bytes) -> Mapping[str, object]:
+    async def _obey(self, line: bytes, asker: int | None) -> Mapping[str, object]:
         try:
-            request = json.loads(line)
+            request = {**json.loads(line), "asked_by": asker}
             name = request["command"]
             command = self._commands.get(name)
         except (ValueError, TypeError, KeyError, RecursionError):
@@ -127,6 +133,14 @@ class AdminSocket:
         # Whoever asked may be gone by now.
         with trio.move_on_after(REQUEST_TIME), contextlib.suppress(trio.BrokenResourceError):
             await stream.send_all(json_line(answer).encode() + b"\n")
+
+
+def _asker(stream: trio.SocketStream) -> int | None:
+    """The user ID of the process on the other side, as the kernel knows it; ``None`` where it does not tell."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return None
+    credentials = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    return int(_UCRED.unpack(credentials)[1])
 
 
 async def _request(stream: trio.SocketStream) -> bytes | None:

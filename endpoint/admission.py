@@ -5,7 +5,7 @@ The life of one, from its cookie to its end::
     offer              quotas of its prefix                 refused silently, or begun
     psk_requested      the key store is asked               now or later
     peer_requested     the verifier is asked                now or later
-    complete           limits of prefix and identity        an association; or it, or another one, has to go
+    complete           quotas of prefix and identity        an association; or it, or another one, has to go
     end                it failed, and is reported
 
 What is asked for late ends with its handshake. Frozen associations count for the limit of an identity like live
@@ -117,25 +117,30 @@ class Admission:
         """Theirs."""
         return iter(self._handshakes)
 
+    def identity_of(self, connection: Connection) -> bytes | None:
+        """Who is on the other side of a handshake under way, as far as is known."""
+        handshake = self._handshakes.get(connection)
+        return None if handshake is None else handshake.identity
+
     # --- the beginning ------------------------------------------------------------------------------
 
     def stop(self) -> None:
         """Refuse every new handshake from now on; those under way go on."""
         self._stopped = True
 
-    def offer(self, offer: ConnectionOffered, now: float) -> None:
-        """A client has proved its address."""
+    def offer(self, offer: ConnectionOffered, now: float) -> Connection | None:
+        """A client has proved its address: its connection, or ``None`` if it was refused."""
         path: Any = offer.path
         if self._stopped:
             self._server.refuse(offer)
-            return
+            return None
         prefix = self._quotas.prefix_of(path[1])
         holder = self._roster.at(path)
         reason = self._quotas.admit_handshake(prefix, replaces=holder is not None, now=now)
         if reason is not None:
             self._server.refuse(offer)
             self._tell(self._observer.refused, path, reason)
-            return
+            return None
         connection = self._server.accept(offer, now=now)
         self._handshakes[connection] = Handshake(
             path,
@@ -144,6 +149,7 @@ class Admission:
             began=now,
             offered=offer.client_hello.cipher_suites,
         )
+        return connection
 
     # --- credentials --------------------------------------------------------------------------------
 
@@ -193,12 +199,18 @@ class Admission:
         """A handshake has succeeded: whose it is; ``None`` if that one may not have any more associations."""
         handshake = self._handshakes[connection]
         if self._is_one_too_many(handshake):
-            self._turn_away(connection, handshake, self._quotas.count_prefix_overflow(), now)
+            reason = self._quotas.count_prefix_overflow(handshake.prefix, now)
+            self._turn_away(connection, handshake, reason, now)
             return None
         kind = CredentialKind.of(connection.peer)
         identity = b""
         if kind is not CredentialKind.NONE:  # else: strangers, who share no name and so no limit either
             identity = handshake.identity or b""
+            # Proved now, and not before: what a claim costs, the prefix has paid.
+            too_often = self._quotas.admit_identity(identity, now)
+            if too_often is not None:
+                self._turn_away(connection, handshake, too_often, now)
+                return None
             if not self._make_room(identity, handshake, connection, now):
                 return None
         if kind in (CredentialKind.CERTIFICATE, CredentialKind.RAW_PUBLIC_KEY):
@@ -208,6 +220,7 @@ class Admission:
         del self._handshakes[connection]
         resumed = connection.negotiated is not None and connection.negotiated.resumed
         self._seconds["resumed" if resumed else "completed"].observe(now - handshake.began)
+        self._quotas.completed(handshake.prefix)
         self._note_end()
         return handshake, identity
 
@@ -230,7 +243,7 @@ class Admission:
         frozen = self._without_lost(identity, frozen)
         if not self._quotas.identity_is_full(len(siblings) + len(frozen)):
             return True
-        reason = self._quotas.count_identity_overflow()
+        reason = self._quotas.count_identity_overflow(identity, now)
         if self._quotas.policy.identity_overflow is IdentityOverflow.NEWCOMER:
             self._turn_away(connection, handshake, reason, now)
             return False

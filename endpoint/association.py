@@ -124,8 +124,12 @@ class Association:
 
         ``None`` without one, and for an association that was frozen by a version that did not keep it.
         """
-        digest = self.connection.annotation
-        return digest.hex() if self.kind is CredentialKind.PSK and digest else None
+        return self.key_digest.hex() or None
+
+    @property
+    def key_digest(self) -> bytes:
+        """The same as bytes; empty for none."""
+        return self.connection.annotation if self.kind is CredentialKind.PSK else b""
 
     @property
     def remote(self) -> str:

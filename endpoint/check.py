@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, TypeVar
 import attrs
 
 from endpoint.admin import AdminError, look_at_socket
+from endpoint.capture.files import CaptureFileError, look_at_directory
 from endpoint.config import ConfigFileError, load_config
+from endpoint.forward.looking import remarks_about
 from endpoint.handoff import HandoffError
 from endpoint.handoff_places import HandoffFile
 from endpoint.keystore.file import KeyFileError
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from endpoint.config import EndpointConfig
     from endpoint.credentials import Credentials
+    from endpoint.quotas import QuotaPolicy
     from endpoint.tables.metrics import Metrics
     from endpoint.tables.state import State
     from sansdtls import ConnectionIdPolicy, Limits
@@ -56,9 +59,10 @@ def load_all(path: Path) -> tuple[EndpointConfig, LoadedCredentials]:
     except ConfigFileError as error:
         problems = list(error.problems)
         if error.credentials is not None:
-            problems += _attempted(load_credentials, error.credentials)[1]
+            problems += _located(path, _attempted(load_credentials, error.credentials)[1])
         raise NotRightError(problems) from None
     loaded, problems = _attempted(load_credentials, config.credentials)
+    problems = _located(path, problems)
     keys: tuple[bytes, ...] | None = ()
     if config.state.key_file:
         keys, more = _attempted(load_sealing_keys, config.state.key_file)
@@ -71,6 +75,13 @@ def load_all(path: Path) -> tuple[EndpointConfig, LoadedCredentials]:
     except ConfigError as error:
         raise NotRightError([f"{show_text(str(path))}: {error}"]) from None
     return attrs.evolve(config, dtls=dtls), loaded
+
+
+def _located(path: Path, problems: list[str]) -> list[str]:
+    """Those that are about a key, and not about a file that it names, with the configuration's name."""
+    return [
+        f"{show_text(str(path))}: {line}" if line.startswith("credentials.") else line for line in problems
+    ]
 
 
 def _attempted(load: Callable[[A], T], what: A) -> tuple[T | None, list[str]]:
@@ -100,26 +111,28 @@ def describe(path: Path, config: EndpointConfig, loaded: LoadedCredentials, now:
             f"{server.mtu} bytes; at most {server.limits.max_associations} associations"
         ),
         *_connection_ids(server.connection_id, server.limits),
+        _sources(config.quotas),
         *_forward(config),
         *_state(config),
         _metrics(config.metrics),
         f"logs to standard error from level {config.log.level}; a stop takes at most {listen.drain:g} s",
     ]
-    notes = [*loaded.notes, *loaded.remarks(now), *_about_state(config), *_about_metrics(config.metrics)]
+    notes = [
+        *loaded.notes,
+        *loaded.remarks(now),
+        *_about_state(config),
+        *_about_metrics(config.metrics),
+        *remarks_about(config.forward),
+    ]
     told = config.credentials
-    if told.psk_file and not loaded.psk.keys:
+    if loaded.identities == 0 and (source := told.psk_file or told.psk_database):
         how = " with a pre-shared key" if told.shows_something else ""
-        notes.append(f"{show_text(str(told.psk_file))}: no identity, so nobody can connect{how}")
+        notes.append(f"{show_text(str(source))}: no identity, so nobody can connect{how}")
     return lines + [f"note: {note}" for note in notes]
 
 
 def _credentials(told: Credentials, loaded: LoadedCredentials) -> list[str]:
-    lines = []
-    if told.psk_file:
-        lines.append(
-            f"accepts {_count(len(loaded.psk.keys), 'identity', 'identities')} from "
-            f"{show_text(str(told.psk_file))}, {loaded.psk.in_rotation} of them with a next key"
-        )
+    lines = _psk(told, loaded)
     for credential in loaded.own:
         names = f" to clients that ask for {show_text(', '.join(credential.server_names))}"
         if isinstance(credential, CertificateCredential):
@@ -148,6 +161,38 @@ def _credentials(told: Credentials, loaded: LoadedCredentials) -> list[str]:
     if told.shows_something:
         lines.append(_CLIENTS[told.asks_clients])
     return lines
+
+
+def _psk(told: Credentials, loaded: LoadedCredentials) -> list[str]:
+    if not told.psk_sources:
+        return []
+    if told.psk_valkey:
+        from_where = (
+            f"accepts the identities of {loaded.valkey and loaded.valkey.address}, names that begin with "
+        )
+        line = f'{from_where}"{show_text(told.valkey.prefix)}"; not asked now, as check touches no network'
+    elif told.psk_module:
+        line = f"accepts the identities of {show_text(told.psk_module)}, which was imported, and not called"
+    else:
+        line = (
+            f"accepts {_count(loaded.identities or 0, 'identity', 'identities')} from "
+            f"{show_text(str(told.psk_file or told.psk_database))}, {loaded.in_rotation} of them with a next key"
+        )
+    if told.psk_file:
+        return [line]
+    lookup = told.lookup
+    remembers = (
+        f"remembers for {lookup.negative_seconds:g} s that one is unknown (at most {lookup.negative_size})"
+        if lookup.negative_seconds
+        else "does not remember which are unknown"
+    )
+    return [
+        line,
+        (
+            f"asks for keys at each handshake, {lookup.concurrency} at once, for {lookup.timeout:g} s; {remembers}; while "
+            "there is no answer new handshakes are refused, and associations live on"
+        ),
+    ]
 
 
 def _connection_ids(policy: ConnectionIdPolicy | None, limits: Limits) -> list[str]:
@@ -203,7 +248,13 @@ def _state(config: EndpointConfig) -> list[str]:
             "a restart keeps associations if the service manager keeps descriptors (FileDescriptorStoreMax= in the unit); "
             "else a stop tells every device, and they handshake again"
         )
-    return [frozen, kept]
+    captures = (
+        "captures nothing for anybody (state.capture_directory)"
+        if state.capture_directory is None
+        else f"captures for whoever may use {show_text(str(state.admin_socket))}, with secrets, into "
+        f"{show_text(str(state.capture_directory))}"
+    )
+    return [frozen, kept, captures]
 
 
 def state_mistakes(path: Path, state: State) -> list[str]:
@@ -220,6 +271,11 @@ def state_mistakes(path: Path, state: State) -> list[str]:
             look_at_socket(state.admin_socket)
         except AdminError as error:
             mistakes.append(f"admin_socket: {error}")
+    if state.capture_directory is not None:
+        try:
+            look_at_directory(state.capture_directory)
+        except CaptureFileError as error:
+            mistakes.append(f"capture_directory: {error}")
     return [f"{show_text(str(path))}: state.{mistake}" for mistake in mistakes]
 
 
@@ -288,6 +344,19 @@ def _duration(seconds: float) -> str:
 
 def _count(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
+
+
+def _sources(policy: QuotaPolicy) -> str:
+    rate = policy.handshakes_per_second
+    numbers = "as many handshakes as come" if rate is None else f"{rate:g} handshakes a second"
+    line = (
+        f"takes an IPv4 /{policy.ipv4_prefix_length} and an IPv6 /{policy.ipv6_prefix_length} for one source, "
+        f"which may begin {numbers}"
+    )
+    if policy.networks:
+        others = _count(len(policy.networks), "network has", "networks have")
+        line += f"; {others} limits of {'its' if len(policy.networks) == 1 else 'their'} own"
+    return line
 
 
 def _forward(config: EndpointConfig) -> list[str]:

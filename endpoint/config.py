@@ -45,6 +45,9 @@ NOT_IN_DTLS = (
 )
 """Fields of ``ServerConfig`` that are no keys of ``[dtls]``."""
 
+NOT_IN_QUOTAS = ("waiting_bytes_per_association", "total_waiting_bytes")
+"""Fields of ``QuotaPolicy`` that are no keys of ``[quotas]``: they are about channels, of which a service has none."""
+
 
 class ConfigFileError(Exception):
     """The configuration cannot be used. ``problems`` has one line for each mistake."""
@@ -68,7 +71,7 @@ class EndpointConfig:
         default=ServerConfig(),
         metadata={"without": NOT_IN_DTLS},
     )
-    quotas: QuotaPolicy = attrs.field(factory=QuotaPolicy)
+    quotas: QuotaPolicy = attrs.field(factory=QuotaPolicy, metadata={"without": NOT_IN_QUOTAS})
     forward: Forward = attrs.field(factory=Forward)
     state: State = attrs.field(factory=State)
     metrics: Metrics = attrs.field(factory=Metrics)

@@ -30,6 +30,7 @@ import attrs
 import trio
 
 from endpoint.admission import Admission
+from endpoint.ending import EndingEngine, Endings
 from endpoint.intake import Intake
 from endpoint.population import Population
 from endpoint.quotas import Quotas
@@ -50,6 +51,7 @@ from sansdtls import (
     PeerCertificateReceived,
     PeerRawKeyReceived,
     PskRequested,
+    SecretDerived,
     Server,
 )
 
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from endpoint.observer import Observer
     from endpoint.quotas import QuotaPolicy
     from endpoint.sockets import UdpSocket
+    from endpoint.tap import Tap
     from endpoint.verification import Verify
     from sansdtls import Connection, Event, FrozenStore, ServerConfig
 
@@ -76,7 +79,7 @@ DRAIN_BATCH = 64
 """Associations closed before other tasks get a turn."""
 
 
-class Engine(SendingEngine):
+class Engine(SendingEngine, EndingEngine):
     """Serves one ``Server`` on ``sockets`` until :meth:`run` is cancelled. Does not close the sockets."""
 
     def __init__(
@@ -111,10 +114,14 @@ class Engine(SendingEngine):
         self._at = dict(zip(range(len(sockets)) if indices is None else indices, sockets, strict=True))
         self.on_checkpoint_due: Callable[[], None] | None = None
         """Called when an association will soon have used all record numbers that are reserved for it."""
+        self.tap: Tap | None = None
+        """Hears every datagram while something is captured; see :mod:`endpoint.tap`."""
+        self._config = config
+        self._logs_secrets = False
         self._observer = observer
         self._clock = clock
         self._turn_limit = turn
-        self._quotas = Quotas(quotas)
+        self._quotas = Quotas(quotas, config.limits)
         store = self._store = MemoryStore() if store is None else store
         self._server = Server(
             config, entropy=entropy, now=clock(), store=store, generation=generation, durable=durable
@@ -142,6 +149,14 @@ class Engine(SendingEngine):
             quotas=self._quotas,
             observer=observer,
             tell=self._tell,
+        )
+        self._endings = Endings(
+            self._server,
+            roster=self._roster,
+            sleepers=self._sleepers,
+            entropy=entropy,
+            clock=clock,
+            settle=self.settle,
         )
         self._intake = Intake(
             quotas,
@@ -184,6 +199,7 @@ class Engine(SendingEngine):
                     nursery.start_soon(udp.keep_writing)
                 self.settle()  # frozen associations that were there before have deadlines, too
                 nursery.start_soon(self._keep_time)
+                nursery.start_soon(self._endings.run)
                 nursery.start_soon(self._serve_waiting)
                 task_status.started()
         finally:
@@ -210,6 +226,8 @@ class Engine(SendingEngine):
         self._in_turn = True
         try:
             for data, address in datagrams:
+                if self.tap is not None:
+                    self._tapped("datagram_received", data, (index, address), now)
                 events = receive_live(data, path=(index, address), now=now)
                 if events is None:
                     intake.take(data, (index, address), now)
@@ -280,9 +298,20 @@ class Engine(SendingEngine):
 
     def use_config(self, config: ServerConfig, verify: Verify) -> None:
         """New handshakes use ``config``, new questions go to ``verify``; live associations are not touched."""
-        self._server.replace_config(config, now=self.now())
+        self._config = config
+        self._use_config()
         self._admission.verifications.verify = verify
         self.settle()
+
+    def log_secrets(self, wanted: bool) -> None:  # noqa: FBT001 - there is nothing else that it could be
+        """Whether ``tap`` is told the secrets of the handshakes that begin from now on, whatever ``use_config`` is given."""
+        self._logs_secrets = wanted
+        self._use_config()
+
+    def _use_config(self) -> None:
+        # Bound to the tap: without one secrets are not even made into events.
+        config = attrs.evolve(self._config, log_secrets=True) if self._logs_secrets else self._config
+        self._server.replace_config(config, now=self.now())
 
     def now(self) -> float:
         """The engine's clock; within a turn it stands still."""
@@ -322,6 +351,7 @@ class Engine(SendingEngine):
             exceeded = association.budget.exceeded
             reason = self._quotas.admit_data(association.budget, len(event.data), now)
             if reason is not None:
+                self._quotas.blame(reason, association, now)
                 association.dropped += 1
                 self._dropped["quota"] += 1
                 if not exceeded:
@@ -337,8 +367,12 @@ class Engine(SendingEngine):
     def _handle(self, event: Event, now: float) -> None:
         # A chain, not a table: the order is that of a connection's life, and mypy checks each branch.
         if isinstance(event, ConnectionOffered):
-            self._admission.offer(event, now)
+            connection = self._admission.offer(event, now)
+            if connection is not None and self.tap is not None:
+                self._tapped("began", connection, event)
         elif isinstance(event, PskRequested):
+            if self.tap is not None:
+                self._tapped("identified", event.connection, event.identity)
             self._admission.psk_requested(event, now)
         elif isinstance(event, PeerCertificateReceived | PeerRawKeyReceived):
             self._admission.peer_requested(event, now)
@@ -356,8 +390,9 @@ class Engine(SendingEngine):
             self._population.frozen(event)
         elif isinstance(event, ConnectionTerminated):
             self._terminated(event)
-        # AlertReceived needs no answer (ConnectionTerminated carries its consequence), SecretDerived is
-        # off unless the configuration asks for it.
+        elif isinstance(event, SecretDerived) and self.tap is not None:
+            self._tapped("secret", event, self._admission.identity_of(event.connection))
+        # AlertReceived needs no answer: ConnectionTerminated carries its consequence.
 
     def _completed(self, connection: Connection, now: float) -> None:
         admitted = self._admission.complete(connection, now)
@@ -368,13 +403,23 @@ class Engine(SendingEngine):
     def _terminated(self, event: ConnectionTerminated) -> None:
         if not self._population.terminated(event.connection, event.cause):
             self._admission.end(event.connection, event.cause)
+            if self.tap is not None:
+                self._tapped("ended", event.connection)
 
     def _take(self, events: list[Event], now: float) -> None:
         for event in events:
             self._handle(event, now)
         self.settle()
 
-    # --- observer ---
+    # --- observer and tap ---
+
+    def _tapped(self, method: str, *arguments: object) -> None:
+        """Tell the tap. One that fails is taken off: it hears every datagram, and would fail as often."""
+        try:
+            getattr(self.tap, method)(*arguments)
+        except Exception as error:  # noqa: BLE001 - see Tap: nobody is to notice that there is one
+            self.tap = None
+            self._observer.trouble("tap failed", method=method, reason=type(error).__name__)
 
     def _tell(self, method: Callable[..., None], *arguments: object) -> None:
         try:
@@ -430,6 +475,11 @@ class Engine(SendingEngine):
 
     # --- figures ---
 
+    @property
+    def quotas(self) -> Quotas:
+        """What is refused, and to whom. For looking at."""
+        return self._quotas
+
     def associations(self, identity: bytes | None = None) -> list[Association]:
         """The live associations, of one identity or all."""
         return list(self._roster) if identity is None else self._roster.of(identity)
@@ -463,7 +513,8 @@ class Engine(SendingEngine):
             "verifications": self._admission.verifications.pending,
             "verification_failures": self._admission.verifications.failures,
             "refused": dict(self._quotas.refused),
-            "datagrams_dropped": dict(self._dropped + self._intake.dropped),
+            "quotas": self._quotas.statistics(now=self.now()),
+            "datagrams_dropped": {**self._dropped, **self._intake.drops_by_stage},
             "intake": self._intake.statistics(),
             "observer_failures": self._observer_failures,
             "sockets": [udp.statistics() for udp in self.sockets],

@@ -82,14 +82,14 @@ was no handshake but another process's turn."""
 MAX_PER_PATH = 32
 """Datagrams that may wait from one path: a flight with a certificate chain in fragments, and its first repetition."""
 
-REMEMBERED_BITS = 20
+REMEMBERED_BITS = 22
 """Each of two tables of dropped hellos has 2 to this many bits: 256 KiB in all. 20,000 drops a second fill one thirteenth
 of one before the next is begun."""
 
 REMEMBERED_SECONDS = 4.0
 """How long a table collects; it is asked as long again. Covers a client's first three repetitions (1, 3 and 7 s)."""
 
-_HELLOS = frozenset({DatagramKind.HELLO, DatagramKind.HELLO_WITH_COOKIE})
+_HELLO, _COOKIE = DatagramKind.HELLO, DatagramKind.HELLO_WITH_COOKIE  # looked up for each datagram of a flood
 _BITS = 2**REMEMBERED_BITS - 1
 _RANK = {kind: rank for rank, kind in enumerate(DatagramKind)}
 
@@ -147,19 +147,21 @@ class Intake:
         self._max_datagrams = policy.queued_datagrams
         self._max_size = policy.queued_bytes
         self._earned = policy.handshake_share / (1 - policy.handshake_share)
-        self._again = FairQueue("hello_again", 4)
-        self._of_kind = {
-            DatagramKind.HANDSHAKE: FairQueue("handshake", 8),
-            DatagramKind.FROZEN: FairQueue("frozen", 4),
-            DatagramKind.HELLO_WITH_COOKIE: FairQueue("hello_with_cookie", 4),
-            DatagramKind.HELLO: FairQueue("hello", 2),
-            DatagramKind.NOISE: FairQueue("noise", 1),
-        }
-        self._queues = (self._again, *self._of_kind.values())
+        self._queues = (
+            FairQueue("handshake", 8),
+            FairQueue("frozen", 4),
+            FairQueue("hello_again", 4),
+            FairQueue("hello_with_cookie", 4),
+            FairQueue("hello", 2),
+            FairQueue("noise", 1),
+        )
+        _, self._frozen, self._again, self._cookie, self._hello, self._noise = self._queues
+        self._named = {queue.name: queue for queue in self._queues}
         self._paths: dict[Path, Waiting] = {}
         self._dropped_hellos = Remembered()
         self._begun = self._checked = timer()
         self._clock = 0.0
+        """Of the class that was served last."""
         self._spent = 0.0
         self._credit = SLICE
         self._behind: set[int] = set()
@@ -227,8 +229,8 @@ class Intake:
 
     def flush_frozen(self, now: float) -> None:
         """Hand over at once what waits for frozen associations: data that nobody will repeat."""
-        while self._of_kind[DatagramKind.FROZEN].datagrams:
-            self._hand_over(self._of_kind[DatagramKind.FROZEN], now)
+        while self._frozen.datagrams:
+            self._hand_over(self._frozen, now)
 
     def _hand_over(self, queue: FairQueue, now: float) -> Source:
         waiting, data = queue.take()
@@ -245,45 +247,56 @@ class Intake:
         kind = self._kind_of(data, path)
         waiting = self._paths.get(path)
         if waiting is None:
+            queue = self._queue_of(kind, path, now)
+            source = self._source(queue, data, path)
+            if self._is_over(1, len(data)) and self._would_lead(queue, source):
+                self._count_drop(queue, 1, path, now)
+                return
             waiting = self._paths[path] = Waiting(path, kind, now, [(kind, data)], len(data))
-            self._enter(waiting, now)
-        elif kind in _HELLOS and self._supersede(waiting, kind, data):
+            self._enter(waiting, queue, source)
+        elif (kind is _HELLO or kind is _COOKIE) and self._supersede(waiting, kind, data):
             self._datagrams -= 1
         elif len(waiting.datagrams) >= MAX_PER_PATH:
-            self.dropped[_stage(waiting.queue)] += 1
+            self._count_drop(waiting.queue, 1, path, now)
             return
         else:
             self._append(waiting, kind, data, now)
         self._datagrams += 1
         self._size += len(data)
-        while self._datagrams > self._max_datagrams or self._size > self._max_size:
+        while self._is_over():
             self._lose(now)
 
-    def _enter(self, waiting: Waiting, now: float) -> None:
-        """Find the queue that a path waits in."""
-        queue = self._of_kind[waiting.kind]
-        if waiting.kind in _HELLOS and self._dropped_hellos.has(waiting.path, now):
-            queue = self._again
+    def _queue_of(self, kind: DatagramKind, path: Path, now: float) -> FairQueue:
+        if kind is _HELLO or kind is _COOKIE:
+            if self._dropped_hellos.has(path, now):
+                return self._again
+            return self._hello if kind is _HELLO else self._cookie
+        return self._named[kind.value]
+
+    def _source(self, queue: FairQueue, data: bytes, path: Path) -> Hashable:
+        """Who takes turns in that queue."""
+        if queue is self._hello or queue is self._noise:
+            host: str = path[1][0]
+            return host  # to find the prefix costs more than to drop the datagram
+        return self._frozen_handle(data, path) if queue is self._frozen else self._source_of(path)
+
+    def _enter(self, waiting: Waiting, queue: FairQueue, source: Hashable) -> None:
         if not queue.datagrams:
             queue.clock = max(queue.clock, self._clock)  # what it did not use is not saved up
-        if waiting.kind is DatagramKind.FROZEN:
-            source = self._frozen_handle(waiting.datagrams[-1][1], waiting.path)
-        else:
-            source = self._source_of(waiting.path)
         queue.enter(waiting, source)
 
     def _append(self, waiting: Waiting, kind: DatagramKind, data: bytes, now: float) -> None:
         """One more from a path that waits, behind what is there, and the path where the better of them belongs."""
-        promoted = _RANK[kind] < _RANK[waiting.kind]
-        if promoted:
-            waiting.queue.leave(waiting)
-        waiting.datagrams.append((kind, data))
-        if promoted:
-            waiting.kind = kind
-            waiting.size += len(data)
-            self._enter(waiting, now)
-        else:
+        if _RANK[kind] >= _RANK[waiting.kind]:
+            waiting.datagrams.append((kind, data))
             waiting.queue.grow(waiting, 1, len(data))
+            return
+        waiting.queue.leave(waiting)
+        waiting.datagrams.append((kind, data))
+        waiting.size += len(data)
+        waiting.kind = kind
+        queue = self._queue_of(kind, waiting.path, now)
+        self._enter(waiting, queue, self._source(queue, data, waiting.path))
 
     def _supersede(self, waiting: Waiting, kind: DatagramKind, data: bytes) -> bool:
         """Whether a hello of that kind waits, of which this is a later one; it takes the place."""
@@ -296,18 +309,34 @@ class Intake:
                 return True
         return False
 
+    # --- what is dropped ----------------------------------------------------------------------------
+
+    def _is_over(self, datagrams: int = 0, size: int = 0) -> bool:
+        """Whether more waits than there is room for, with so many datagrams and bytes more."""
+        return self._datagrams + datagrams > self._max_datagrams or self._size + size > self._max_size
+
+    def _would_lead(self, queue: FairQueue, source: Hashable) -> bool:
+        """Whether ``queue`` is what has to lose something, and ``source`` would have most of it with one datagram more."""
+        return queue.length_of(source) + 1 >= queue.longest and queue is self._fullest(
+            by_number=self._datagrams >= self._max_datagrams
+        )
+
+    def _fullest(self, *, by_number: bool) -> FairQueue:
+        """The class that is furthest above its weight's part of the room."""
+        return max(self._queues, key=_length_for_its_weight if by_number else _size_for_its_weight)
+
     def _lose(self, now: float) -> None:
-        if self._datagrams > self._max_datagrams:
-            queue = max(self._queues, key=_length_for_its_weight)
-        else:
-            queue = max(self._queues, key=_size_for_its_weight)
+        queue = self._fullest(by_number=self._datagrams > self._max_datagrams)
         waiting = queue.lose()
         del self._paths[waiting.path]
         self._datagrams -= len(waiting.datagrams)
         self._size -= waiting.size
-        self.dropped[_stage(queue)] += len(waiting.datagrams)
-        if waiting.kind in _HELLOS:
-            self._dropped_hellos.add(waiting.path, now)
+        self._count_drop(queue, len(waiting.datagrams), waiting.path, now)
+
+    def _count_drop(self, queue: FairQueue, datagrams: int, path: Path, now: float) -> None:
+        self.dropped[queue.name] += datagrams
+        if queue is self._hello or queue is self._cookie or queue is self._again:
+            self._dropped_hellos.add(path, now)
 
     # --- time ---------------------------------------------------------------------------------------
 
@@ -325,6 +354,11 @@ class Intake:
 
     # --- figures ------------------------------------------------------------------------------------
 
+    @property
+    def drops_by_stage(self) -> dict[str, int]:
+        """:attr:`dropped`, as it stands among the drops of other stages."""
+        return {f"waiting_{name}": count for name, count in self.dropped.items()}
+
     def statistics(self) -> dict[str, Any]:
         """Counters and gauges as plain nested dicts."""
         return {
@@ -335,11 +369,6 @@ class Intake:
             "superseded": self.superseded,
             "seconds_spent": self.seconds_spent,
         }
-
-
-def _stage(queue: FairQueue) -> str:
-    """How a drop is counted among those of other stages."""
-    return f"waiting_{queue.name}"
 
 
 def _clock_of(queue: FairQueue) -> float:

@@ -14,8 +14,10 @@ from sansdtls import SnapshotError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from endpoint.association import Association
     from endpoint.intake import Intake
     from endpoint.population import Population
+    from endpoint.roster import Roster
     from endpoint.sleepers import Sleepers
     from endpoint.sockets import UdpSocket
     from sansdtls import Checkpoint, Event, Server
@@ -30,6 +32,7 @@ class KeepingEngine:
     _clock: Callable[[], float]
     _intake: Intake
     _population: Population
+    _roster: Roster
     _server: Server
     _sleepers: Sleepers
 
@@ -64,6 +67,22 @@ class KeepingEngine:
         )
         self._population.restored(restored)
         self.settle()
+
+    def sleeping(self, identity: bytes) -> list[bytes]:
+        """Handles of an identity's frozen associations, the one that has been silent longest first."""
+        return self._sleepers.of(identity)
+
+    def wake(self, handle: bytes) -> Association | None:
+        """Thaw a frozen association, so that something can be sent to it; ``Observer.thawed`` is told first.
+
+        ``None`` if there is none with this handle, or ``max_associations`` are live and none gives way.
+        """
+        now = self.now()
+        connection = self._server.wake(handle, now=now)
+        if connection is None:
+            return None
+        self._take(self._server.handle_timeout(now=now), now)
+        return self._roster.get(connection)
 
     def _check_path(self, path: object) -> None:
         reason = why_unreachable(path, self._at)

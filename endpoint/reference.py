@@ -149,6 +149,8 @@ def _kind(kind: Any) -> str:
     if origin in (types.UnionType, typing.Union):
         return " or ".join(_kind(member) for member in arguments if member is not type(None))
     if origin is tuple:
+        if attrs.has(arguments[0]):
+            return "list of tables, or of texts that stand for one"
         # Of what is bytes only ALPN's names come in lists, and they are written as text.
         return f"list of {'text' if arguments[0] is bytes else _kind(arguments[0])}"
     if origin is Mapping:

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from sansdtls import Cause
 
 _AUTHENTICATION: Mapping[AuthenticationProblem, str] = {
+    AuthenticationProblem.KEYS_UNAVAILABLE: (
+        "nothing is wrong with the device, and it was told to come back: see key_store_unavailable or key_record_unusable in "
+        "the log for what is wrong with the key store"
+    ),
     AuthenticationProblem.UNKNOWN_IDENTITY: (
         "add the identity to the keys, or correct it on the device: it is compared byte by byte, with case, blanks and NUL"
     ),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from endpoint.addresses import Address
     from endpoint.observer import Observer
     from endpoint.roster import Roster
+    from endpoint.tap import Tap
     from sansdtls import Event
 
 
@@ -40,10 +41,13 @@ class SendingEngine(KeepingEngine):
     _roster: Roster
     _timer: trio.CancelScope | None
     _turn_now: float
+    tap: Tap | None
 
     if TYPE_CHECKING:
 
+        def now(self) -> float: ...
         def _handle(self, event: Event, now: float) -> None: ...
+        def _tapped(self, method: str, *arguments: object) -> None: ...
 
     def _send_all(self) -> None:
         """Send what the server has to send, and what comes of paths that turn out to be narrow."""
@@ -56,6 +60,8 @@ class SendingEngine(KeepingEngine):
         sockets = self._at
         path: Any
         for data, path in self._server.datagrams_to_send():
+            if self.tap is not None:
+                self._tapped("datagram_sent", data, path, self.now())
             sockets[path[0]].send(data, path[1])
 
     def _path_mtu_told(self, index: int, peer: Address, size: int) -> None:

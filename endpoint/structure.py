@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import attrs
 import cattrs
 
+from endpoint.quotas import NetworkQuota
 from endpoint.text import show_text
 from sansdtls import CipherSuite, ConfigError, RetransmitPolicy
 
@@ -216,6 +217,25 @@ def _named_tables(kind: Any) -> Callable[[Any, Any], dict[str, Any]]:
         return made
 
     return hook
+
+
+def _networks(value: Any, kind: Any) -> tuple[NetworkQuota, ...]:
+    """Each is a table, or the network alone."""
+    table = _Table(NetworkQuota)
+
+    def network(one: Any) -> NetworkQuota:
+        if isinstance(one, str):
+            one = {"network": one}
+        try:
+            return typing.cast("NetworkQuota", table(one, kind))
+        except StructureError as error:
+            named = one.get("network") if isinstance(one, dict) else None
+            where = f"{_shown(named)}." if isinstance(named, str) else ""
+            raise StructureError(
+                (f"{where}{key}".removesuffix(".network"), what) for key, what in error.mistakes
+            ) from None
+
+    return _list_of("networks", network)(value, kind)
 
 
 def cipher_suite(name: object) -> CipherSuite:
@@ -454,6 +474,7 @@ def _make_converter() -> cattrs.Converter:
     converter.register_structure_hook_func(
         lambda kind: hasattr(kind, "from_table"), lambda value, kind: kind.from_table(value)
     )
+    converter.register_structure_hook_func(lambda kind: kind == tuple[NetworkQuota, ...], _networks)
     converter.register_structure_hook_factory(_is_named_tables, _named_tables)
     converter.register_structure_hook_factory(_is_optional, _unless_absent)
     converter.register_structure_hook_func(

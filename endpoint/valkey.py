@@ -16,14 +16,10 @@ import os
 import ssl
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import attrs
 import trio
-from coredis.connection import (
-    TCPConnection,
-    TCPLocation,
-    UnixDomainSocketConnection,
-    UnixDomainSocketLocation,
-)
+from coredis.connection import BaseConnection, TCPLocation, UnixDomainSocketLocation
 from coredis.exceptions import RedisError, ResponseError
 
 from endpoint.files import RefusedFileError, read_private, read_trusted
@@ -33,8 +29,10 @@ from endpoint.text import show_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+    from typing import Unpack
 
-    from coredis.connection import BaseConnection
+    from anyio.abc import ByteStream
+    from coredis.connection import BaseConnectionParams, Location
 
     from endpoint.tables.valkey import ValkeyLogin
 
@@ -82,23 +80,44 @@ class ValkeyAccess:
     database: int = 0
     tls: ssl.SSLContext | None = attrs.field(default=None, repr=False, eq=False)
 
-    def connection(self) -> BaseConnection:
-        """A new connection, not yet made."""
-        common: dict[str, Any] = {
-            "username": self.username,
-            "password": self.password,
-            "db": self.database,
-            "connect_timeout": CONNECT_TIMEOUT,
-            "client_name": "dtls-endpoint",
-        }
+    async def connect(self) -> BaseConnection:
+        """A connection, up to where the server would hear of us. Raises ``OSError``."""
+        location: Location
+        stream: ByteStream
         if self.address.path is not None:
-            return UnixDomainSocketConnection(UnixDomainSocketLocation(self.address.path), **common)
-        return TCPConnection(
-            TCPLocation(self.address.host, self.address.port),
-            ssl_context=self.tls,
-            socket_keepalive=True,
-            **common,
+            location = UnixDomainSocketLocation(self.address.path)
+            stream = await anyio.connect_unix(self.address.path)
+        else:
+            location = TCPLocation(self.address.host, self.address.port)
+            stream = await self._connect_tcp(location.host, location.port)
+        return _Connection(
+            location,
+            stream,
+            username=self.username,
+            password=self.password,
+            db=self.database,
         )
+
+    async def _connect_tcp(self, host: str, port: int) -> ByteStream:
+        if self.tls is None:
+            return await anyio.connect_tcp(host, port)
+        return await anyio.connect_tcp(host, port, ssl_context=self.tls, tls_standard_compatible=False)
+
+
+class _Connection(BaseConnection):
+    """Over a stream that is there. coredis' own kinds leave things open if they cannot connect."""
+
+    def __init__(
+        self, location: Location, stream: ByteStream, **options: Unpack[BaseConnectionParams]
+    ) -> None:
+        super().__init__(location, **options)
+        self._given = stream
+
+    async def _connect(self) -> ByteStream:
+        return self._given
+
+    def describe(self) -> str:
+        return f"<connection to {self.location!r}>"
 
 
 def load_access(address: str, login: ValkeyLogin) -> ValkeyAccess:
@@ -262,7 +281,13 @@ class ValkeyLink:
     async def _one_connection(self) -> str:
         """Connect, and return when that has failed or the connection is lost: why."""
         self._attempts += 1
-        connection = self.access.connection()
+        try:
+            with trio.fail_after(CONNECT_TIMEOUT):
+                connection = await self.access.connect()
+        except trio.TooSlowError:
+            return f"no answer within {CONNECT_TIMEOUT:g} seconds"
+        except (OSError, ssl.SSLError, ValueError) as error:
+            return _why(error)
         settled = _Settled()
         lost = trio.Event()
         reason = ""
@@ -272,7 +297,7 @@ class ValkeyLink:
             try:
                 await connection.run(task_status=settled)
             except RedisError as error:
-                reason = _why(error)
+                reason = reason or _why(error)  # cancelled while it logs in, it raises one, too
             finally:
                 lost.set()
                 settled.event.set()

@@ -133,9 +133,7 @@ def _words(failure: Mapping[str, Any]) -> str:
 
 async def _similar(parts: Parts, identity: bytes) -> list[tuple[bytes, str]]:
     """In a thread: a fleet has 100,000 names, and each takes a few microseconds."""
-    known = {*parts.names(), *parts.engine.identities(), *parts.history.identities()}
-    if parts.usage is not None:
-        known.update(parts.usage.identities())
+    known = {*await parts.names.all(), *parts.engine.identities(), *parts.history.identities()}
     return await trio.to_thread.run_sync(partial(similar, identity, known, limit=SIMILAR))
 
 

@@ -13,6 +13,7 @@ from endpoint import check
 from endpoint.admin import AdminError
 from endpoint.commands.common import Commands, add_config, complain
 from endpoint.forward import ForwardError
+from endpoint.keystore import StoreStartError
 from endpoint.logs import make_log
 from endpoint.operations import OperationsError
 from endpoint.service import Service
@@ -57,6 +58,8 @@ def _run(options: argparse.Namespace) -> int:
         event, what = "listen_failed", str(error)
     except ForwardError as error:
         event, what = "forward_failed", str(error)
+    except StoreStartError as error:
+        event, what = "key_store_failed", f"{options.config}: {error}"
     except StateFileError as error:
         event, what = "state_failed", str(error)
     except AdminError as error:

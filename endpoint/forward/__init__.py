@@ -96,11 +96,18 @@ class Devices(Protocol):
     """The way back: what a sink is given that gets replies."""
 
     def send(self, identity: bytes, data: bytes) -> bool:
-        """Send to the live association of ``identity`` that was heard last; ``False`` = dropped and counted."""
+        """Send to the association of ``identity`` that was heard last; ``False`` = dropped and counted.
+
+        It is a live one if there is any; a frozen one is woken if the configuration says so.
+        """
         ...
 
     def reply(self, association: Association, data: bytes) -> bool:
         """The same to one association."""
+        ...
+
+    def wake(self, handle: bytes) -> Association | None:
+        """Thaw a frozen one, so that it can be sent to: ``thawed`` is told first. ``None`` = there is none, or it is not to be woken."""
         ...
 
     def drop(self, reason: str) -> None:

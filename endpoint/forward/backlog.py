@@ -49,6 +49,7 @@ class Backlog(Generic[T]):
         self._facts = facts
         self._waiting: deque[tuple[int, T]] = deque()
         self._taken: deque[tuple[int, T]] = deque()
+        self._taken_size = 0
         self._dropping = False
         self._dropped_now = 0  # since dropping started
         self._filled = trio.lowlevel.ParkingLot()
@@ -72,7 +73,7 @@ class Backlog(Generic[T]):
         return True
 
     def _make_room(self, size: int) -> None:
-        if size > self._limit:
+        if self._taken_size + size > self._limit:
             return  # it would push out all others for nothing
         count = 0
         while self._waiting and self.held + size > self._limit:
@@ -90,6 +91,7 @@ class Backlog(Generic[T]):
             total += self._waiting[0][0]
             if self._taken and total > size:
                 break
+            self._taken_size += self._waiting[0][0]
             self._taken.append(self._waiting.popleft())
         return [entry for _, entry in self._taken]
 
@@ -111,10 +113,13 @@ class Backlog(Generic[T]):
         """What is left of what was taken comes first next time."""
         self._waiting.extendleft(reversed(self._taken))
         self._taken.clear()
+        self._taken_size = 0
 
     def _release(self, count: int) -> None:
         for _ in range(count):
-            self.held -= self._taken.popleft()[0]
+            size, _entry = self._taken.popleft()
+            self._taken_size -= size
+            self.held -= size
         if not self.held:
             self._emptied.unpark_all()
 

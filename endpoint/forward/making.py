@@ -20,9 +20,9 @@ from endpoint.tables.sinks import EchoTable, JsonlTable, UdpTable, UnixTable
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from endpoint.association import Association
     from endpoint.config import EndpointConfig
     from endpoint.forward import Devices, Sink
+    from endpoint.forward.devices import Associations
     from endpoint.tables.sinks import SinkTable
 
 STANDARD_OUTPUT = 1
@@ -31,9 +31,9 @@ STANDARD_OUTPUT = 1
 def make_forwarder(
     config: EndpointConfig,
     tell: Callable[..., None],
-    associations: Callable[[bytes], Sequence[Association]] = lambda _: (),
+    engine: Callable[[], Associations | None] = lambda: None,
 ) -> Router:
-    """What ``[forward]`` says. ``associations`` gives the live ones of an identity, for the way back.
+    """What ``[forward]`` says. ``engine`` gives the engine, once there is one, for the way back.
 
     :class:`ForwardError` if one of the sinks can never work.
     """
@@ -41,7 +41,7 @@ def make_forwarder(
     routes: list[Route] = []
     with contextlib.ExitStack() as made:
         for table in config.forward.sinks:
-            devices = LiveDevices(associations)
+            devices = LiveDevices(engine, wake=table.wakes)
             sink = make_sink(table, partial(tell, sink=table.label), devices, limits.get(table.label))
             made.callback(sink.close)
             routes.append(

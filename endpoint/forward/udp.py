@@ -7,12 +7,13 @@
                         │  moves         stays open
                         └  ends          is closed
 
-What the server sends to such a socket goes to the device. For one that sleeps it is dropped and counted: nobody listens
-there. A socket that has been silent for ``idle`` seconds is closed, as the bounded number of them may need it.
+What the server sends to such a socket goes to the device. If its association is frozen, it is woken for that, or with
+``wake = false`` the answer is dropped and counted. A socket that has been silent for ``idle`` seconds is closed, as the bounded number of them may need it.
 
 Datagrams for a server that is down are dropped, not kept: what devices speak repeats what was lost, and a
 server that comes up should not begin with the past. An ICMP message (nobody listens on the port, no route) is counted, and
-``forward_down`` is told at the first; ``forward_up`` at the server's next answer. ``refused`` counts those that came back, which
+``forward_down`` is told at the first, at most once a minute; ``forward_up`` at the server's next answer, or, as some never
+answer, when nothing has come back for :data:`TRUSTED_AFTER` of sending. ``refused`` counts those that came back, which
 had been sent, so these stand under ``forwarded`` too.
 """
 
@@ -27,6 +28,7 @@ import trio
 
 from endpoint.forward import Sink
 from endpoint.forward.proxy import header_for
+from endpoint.forward.reach import Reach
 from endpoint.forward.upstreams import Upstreams, receive
 from endpoint.sockets import errno_name
 from endpoint.tables.sinks import host_and_port
@@ -44,6 +46,10 @@ LOOK_AGAIN = 60.0
 """Seconds after which a name is looked up again: a server that was moved should be found within a minute or so."""
 FIRST_PAUSE = 1.0
 """Seconds before a name is looked up again that could not be; each time twice as long, up to ``LOOK_AGAIN``."""
+
+TRUSTED_AFTER = 5.0
+"""Seconds without an ICMP message, since the first datagram after the last one, that stand for an answer. Longer than a
+message is on its way."""
 
 Target = tuple[socket.AddressFamily, tuple[Any, ...]]
 
@@ -85,10 +91,11 @@ class UdpUpstreams(Sink):
         )
         self._of: dict[Association, Upstream] = {}
         self._asleep: dict[bytes, Upstream] = {}
+        self._tried_at: float | None = None
+        """When the first datagram was sent after the last error."""
         self._sent = 0
         self._closed_idle = 0
-        self._down = False
-        self._dropped_before = 0
+        self._reach = Reach(tell, upstream=self._shown)
         self._socket_errors_told: set[int] = set()
 
     # --- towards the server ------------------------------------------------------------------------------
@@ -119,6 +126,14 @@ class UdpUpstreams(Sink):
                     self._failed(again)
                 return
         self._sent += 1
+        if self._reach.down:
+            self._look_whether_it_is_back(now)
+
+    def _look_whether_it_is_back(self, now: float) -> None:
+        if self._tried_at is None:
+            self._tried_at = now
+        elif now - self._tried_at >= TRUSTED_AFTER:
+            self._reach.found()
 
     def _open(self, association: Association, now: float) -> Upstream | None:
         if self._target is None:
@@ -150,10 +165,9 @@ class UdpUpstreams(Sink):
         code = error.errno or 0
         reason = REASONS.get(code, errno_name(code))
         self.drops[reason] += 1
-        if not self._down and reason not in _ABOUT_ONE:
-            self._down = True
-            self._dropped_before = self.drops.total() - 1
-            self._tell("forward_down", upstream=self._shown, reason=_words(error))
+        if reason not in _ABOUT_ONE:
+            self._tried_at = None
+            self._reach.lost(_words(error))
 
     # --- towards the devices -----------------------------------------------------------------------------
 
@@ -171,10 +185,10 @@ class UdpUpstreams(Sink):
             if isinstance(data, OSError):
                 self._failed(data)
                 continue
-            if self._down:
-                self._down = False
-                dropped = self.drops.total() - self._dropped_before
-                self._tell("forward_up", upstream=self._shown, dropped=dropped)
+            if self._reach.down:
+                self._reach.found()
+            if upstream.association is None and upstream.handle is not None:
+                self._devices.wake(upstream.handle)  # which tells thawed()
             if upstream.association is None:
                 self._devices.drop("not_awake")
             elif self._devices.reply(upstream.association, data):
@@ -278,9 +292,13 @@ class UdpUpstreams(Sink):
             return
         self._tell("forward_moved", upstream=self._shown, address=str(target[1][0]))
         for upstream in self._upstreams:
+            if upstream.socket.family != target[0]:
+                self._upstreams.close(upstream)  # its association gets a new one
+                continue
             try:
                 upstream.socket.connect(target[1])
-            except OSError:  # the other family: its association gets a new one
+            except OSError as error:
+                self._failed(error)
                 self._upstreams.close(upstream)
 
     def close(self) -> None:
@@ -295,7 +313,7 @@ class UdpUpstreams(Sink):
             "upstreams": len(self._upstreams),
             "asleep": len(self._asleep),
             "closed_idle": self._closed_idle,
-            "down": self._down,
+            "down": self._reach.down,
         }
 
 

@@ -2,7 +2,7 @@
 
 Each datagram is one JSON object (``endpoint.forward.objects``), or with ``format = "raw"`` what the device sent. Unlike
 over UDP nothing is lost on the way: while the other program is slow, away or being restarted, datagrams wait in a bounded
-buffer. ``forward_down`` is told when it cannot be reached, ``forward_up`` when it can again; between attempts there is a
+buffer. ``forward_down`` is told when it cannot be reached, at most once a minute, and ``forward_up`` when it can again; between attempts there is a
 pause, which grows.
 
 The way back is a socket of its own (``listen``), as a connected one hears from its other side's socket only, which many
@@ -24,6 +24,7 @@ import trio
 from endpoint.forward import ForwardError, Sink
 from endpoint.forward.backlog import Backlog
 from endpoint.forward.objects import object_of, reply_in
+from endpoint.forward.reach import Reach
 from endpoint.text import UtcStamps, json_line, show_text
 
 if TYPE_CHECKING:
@@ -62,14 +63,13 @@ class UnixDatagrams(Sink):
         self._shown = show_text(str(table.path))
         self._raw = table.format == "raw"
         self._devices = devices
-        self._tell = tell
         self._wall = wall
         self._stamps = UtcStamps()
         self._backlog: Backlog[bytes] = Backlog(
             table.buffer, tell=tell, overflow=table.overflow, drops=self.drops, output=self._shown
         )
         self._socket: socket.socket | None = None
-        self._down = False
+        self._reach = Reach(tell, output=self._shown)
         self._listener = None if table.listen is None else _Listener(table.listen)
 
     def deliver(self, association: Association, data: bytes) -> None:
@@ -104,9 +104,8 @@ class UnixDatagrams(Sink):
             self._backlog.put_back()
             if sent:
                 pause = FIRST_PAUSE
-                if self._down:
-                    self._down = False
-                    self._tell("forward_up", output=self._shown)
+                if self._reach.down:
+                    self._reach.found()
                 await trio.lowlevel.checkpoint()
             else:
                 await trio.lowlevel.wait_writable(self._socket)
@@ -140,10 +139,7 @@ class UnixDatagrams(Sink):
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-        if not self._down:
-            self._down = True
-            reason = (error.strerror or str(error)).lower()
-            self._tell("forward_down", output=self._shown, reason=reason)
+        self._reach.lost((error.strerror or str(error)).lower())
 
     # --- back to the devices -----------------------------------------------------------------------------
 
@@ -184,7 +180,7 @@ class UnixDatagrams(Sink):
             "forwarded": self._backlog.handed_on,
             "forward_dropped": self.drops.total(),
             "forward_held": self._backlog.held,
-            "down": self._down,
+            "down": self._reach.down,
         }
 
 
@@ -194,6 +190,8 @@ class _Listener:
     def __init__(self, path: Path) -> None:
         where = show_text(str(path))
         problem = why_not(path)
+        if problem is None and _in_use(path):
+            problem = f"{where}: is in use by another process; remedy: stop that one, or name another"
         if problem is not None:
             raise ForwardError(problem)
         self._path = path
@@ -224,19 +222,21 @@ class _Listener:
 
 
 def why_not(path: Path) -> str | None:
-    """Why no socket can be bound to ``path``, with the remedy; ``None`` = it can. Changes nothing."""
+    """Why no socket can have the name ``path``, with the remedy; ``None`` = it can. Changes nothing."""
     where = show_text(str(path))
     if not path.parent.is_dir():
         return f"{where}: its directory is not there; remedy: make it, for the service only"
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
             return f"{where}: is there already, and no socket; remedy: name another"
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as probe:
-            # Refused: a dead process has left it.
-            if probe.connect_ex(os.fsencode(path)) != errno.ECONNREFUSED:
-                return f"{where}: is in use by another process; remedy: stop that one, or name another"
     except FileNotFoundError:
         return None
     except OSError as error:
         return f"{where}: cannot be looked at: {(error.strerror or str(error)).lower()}"
     return None
+
+
+def _in_use(path: Path) -> bool:
+    """Whether somebody listens there; a name that a dead process has left refuses."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as probe:
+        return probe.connect_ex(os.fsencode(path)) not in (errno.ECONNREFUSED, errno.ENOENT)

@@ -22,6 +22,7 @@ HTTP/2 priorities. ``/healthz`` says that the loop turns; whether the endpoint c
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 from collections import Counter
@@ -39,7 +40,7 @@ from endpoint.metrics.collector import render
 from endpoint.text import json_line, show_text
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from prometheus_client import CollectorRegistry
 
@@ -55,6 +56,8 @@ MAX_RECEIVED = 65_536
 """Bytes received on one connection: some hundred scrapes."""
 MAX_HEADERS = 8_192
 """Bytes of a request without its body."""
+PIECE = 2_048
+"""Bytes received at once."""
 REQUEST_TIME = 5.0
 """Seconds for an answer to be made; a key store that is asked may hang."""
 BACKLOG = 64
@@ -138,10 +141,19 @@ class MetricsServer:
     async def _serve(self, stream: _Stream) -> None:
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_end_in_time, stream)
-                state = ConnectionState(LifespanState({}))
-                server = TCPServer(ASGIWrapper(self._app), self._hypercorn, self._context, state, stream)  # type: ignore[arg-type]
-                await server.run()
+
+                async def application(*arguments: Any) -> None:
+                    with stream.busy():
+                        await self._app(*arguments)
+
+                async def serve() -> None:
+                    state = ConnectionState(LifespanState({}))
+                    app = ASGIWrapper(application)
+                    await TCPServer(app, self._hypercorn, self._context, state, stream)  # type: ignore[arg-type]
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(serve)
+                await stream.end_in_time()
                 nursery.cancel_scope.cancel()
         except* (OSError, trio.ClosedResourceError, trio.BrokenResourceError):
             pass  # the other side went, or was too slow
@@ -215,25 +227,29 @@ def _readiness(reasons: Mapping[str, str]) -> Answer:
     return (503 if reasons else 200), _JSON, json_line(fact).encode() + b"\n"
 
 
-async def _end_in_time(stream: _Stream) -> None:
-    try:
-        await trio.sleep(MAX_AGE)
-    finally:  # also when cancelled: see property 3
-        stream.close()
-
-
 class _Stream:
-    """What hypercorn needs of a connection, with a bound on what is received."""
+    """What hypercorn needs of a connection, with a bound on what is received, and an end as soon as it is of no use.
+
+    hypercorn would keep one that the other side has closed until it had been idle for long enough.
+    """
 
     def __init__(self, accepted: trio.socket.SocketType) -> None:
         self.socket = accepted
         self._stream = trio.SocketStream(accepted)
         self._received = 0
+        self._requests = 0
+        self._ended = False
+        self._over = trio.Event()
 
     async def receive_some(self, size: int) -> bytes:
         left = MAX_RECEIVED - self._received
-        data = await self._stream.receive_some(min(size, left)) if left > 0 else b""
+        # In small pieces, as h11 looks at a request's size only while it is not complete.
+        data = await self._stream.receive_some(min(size, left, PIECE)) if left > 0 else b""
         self._received += len(data)
+        if not data:
+            # Who has said all may still wait for the answer.
+            self._ended = True
+            self._note_end()
         return bytes(data)
 
     async def send_all(self, data: bytes) -> None:
@@ -243,11 +259,34 @@ class _Stream:
         await self._stream.send_eof()
 
     async def aclose(self) -> None:
+        self._over.set()
         await self._stream.aclose()
 
     def close(self) -> None:
         """At once; whoever reads or writes gets ClosedResourceError."""
         self.socket.close()
+
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[None]:
+        """While a request is answered."""
+        self._requests += 1
+        try:
+            yield
+        finally:
+            self._requests -= 1
+            self._note_end()
+
+    def _note_end(self) -> None:
+        if self._ended and not self._requests:
+            self._over.set()
+
+    async def end_in_time(self) -> None:
+        """Return when it is of no use any more, or old; it is closed then."""
+        try:
+            with trio.move_on_after(MAX_AGE):
+                await self._over.wait()
+        finally:  # also when cancelled: see property 3
+            self.close()
 
 
 class _NoLog(Logger):

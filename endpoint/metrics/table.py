@@ -151,6 +151,28 @@ HANDSHAKES = (
         "Close to dtls.limits.max_half_open: newcomers are refused.",
     ),
     _gauge("dtls_reassembly_bytes", "server.reassembly_size", "Bytes of handshake fragments held."),
+    _gauge(
+        "dtls_waiting",
+        "intake.waiting.{queue}",
+        "Datagrams that wait because live associations come first, by queue.",
+        "More handshakes than there is time for (quotas.handshake_share): a storm or a flood.",
+    ),
+    _gauge("dtls_waiting_bytes", "intake.waiting_bytes", "Bytes of those datagrams."),
+    _counter("dtls_waited", "intake.waited.{queue}", "Datagrams that had to wait, by queue."),
+    _counter(
+        "dtls_waited_seconds",
+        "intake.seconds_waited",
+        "Seconds that they waited, added up; divided by waited, the mean delay of a handshake's datagram.",
+        "As waiting.",
+    ),
+    _counter(
+        "dtls_superseded",
+        "intake.superseded",
+        "Waiting datagrams that were dropped for a newer one of the same peer.",
+    ),
+    _counter(
+        "dtls_handshake_work_seconds", "intake.seconds_spent", "Seconds of computing for what had to wait."
+    ),
 )
 
 ASSOCIATIONS = (
@@ -228,6 +250,20 @@ TRAFFIC = (
         "Refusals by quota; the name is the key in [quotas].",
         "`dtls-endpoint status` names the sources; raise the quota if they are a NAT with many devices.",
     ),
+    _gauge("dtls_quota_slots", "quotas.slots", "Handshakes and live associations that quotas count."),
+    _gauge("dtls_quota_half_open", "quotas.half_open", "Of them, handshakes."),
+    _gauge("dtls_quota_prefixes", "quotas.prefixes", "Source prefixes that hold a slot."),
+    _gauge(
+        "dtls_quota_tracked_prefixes", "quotas.tracked_prefixes", "Source prefixes remembered beside those."
+    ),
+    _gauge(
+        "dtls_quota_tracked_identities",
+        "quotas.tracked_identities",
+        "Identities whose use of late is remembered.",
+    ),
+    _gauge(
+        "dtls_quota_tracked_offenders", "quotas.tracked_offenders", "Sources and identities refused of late."
+    ),
     _counter(
         "dtls_dropped_by_kernel",
         "sockets.{listener}.dropped_by_kernel",
@@ -245,6 +281,12 @@ TRAFFIC = (
         "sockets.{listener}.receive_errors.{error}",
         "Errors of receiving, by errno.",
         "ENOBUFS, ENOMEM: the host is out of memory.",
+    ),
+    _counter(
+        "dtls_path_mtu_reports",
+        "sockets.{listener}.path_mtu_reports",
+        "Reports of routers that a datagram was too large.",
+        "Devices behind a tunnel; what follows is sent in smaller pieces. dtls.mtu may be set lower for all.",
     ),
     _gauge(
         "dtls_receive_buffer_bytes",
@@ -272,6 +314,57 @@ KEYS = (
         "Key lookups that failed; the log says why.",
         "The key store is broken.",
     ),
+    _counter(
+        "dtls_lookups_unavailable",
+        "lookups_unavailable",
+        "Handshakes refused because the key store could not answer; the devices are told to come back.",
+        "The key store is down: no new device gets in, those that are connected stay.",
+    ),
+    _counter(
+        "dtls_key_store_lookups",
+        "key_store.lookups.{outcome}",
+        "Questions to the guard of the key store, by outcome.",
+        "failed, timed_out, refused: it is down. crowded: it is too slow. cached, unknown: strangers guess names.",
+    ),
+    _gauge("dtls_key_store_in_flight", "key_store.in_flight", "Lookups that the key store works on."),
+    _gauge(
+        "dtls_key_store_negative_cache", "key_store.negative_cache", "Unknown identities that are remembered."
+    ),
+    _gauge(
+        "dtls_key_store_down",
+        "key_store.down",
+        "1 while the key store cannot answer.",
+        "See its log, and the network to it.",
+    ),
+    _counter("dtls_key_store_outages", "key_store.outages", "Times that it went down."),
+    _gauge("dtls_key_store_connected", "key_store.store.connected", "1 while there is a connection to it."),
+    _counter("dtls_key_store_connects", "key_store.store.connects", "Connections made to it."),
+    _counter("dtls_key_store_attempts", "key_store.store.attempts", "Attempts to connect to it."),
+    _gauge(
+        "dtls_key_store_busy",
+        "key_store.store.thread_busy",
+        "1 while its database is being read.",
+        "Stays 1: the disk hangs.",
+    ),
+    _counter(
+        "dtls_standings_unasked",
+        "rotation.standings_unasked",
+        "Associations that could not be looked at after a change of keys, as the store did not answer.",
+        "Some may live on with a key that was removed: reload again.",
+    ),
+    _gauge(
+        "dtls_key_usage_failing",
+        "rotation.key_usage_failing",
+        "1 while the file of the keys that were used cannot be written.",
+        "Disk full, or state.usage_file is damaged; after a restart, rotations look unconfirmed.",
+    ),
+    _counter(
+        "dtls_key_uses_forgotten",
+        "rotation.key_uses_forgotten",
+        "Identities whose last key was forgotten for lack of room.",
+        "Set state.usage_file.",
+    ),
+    _gauge("dtls_key_uses_unwritten", "rotation.key_uses_unwritten", "Uses of keys that wait to be written."),
     _gauge(
         "dtls_verifications", "verifications", "Certificates being examined.", "More than four: they queue."
     ),
@@ -312,6 +405,50 @@ FORWARDING = (
         "Datagrams that could not be handed on, by sink and reason.",
         "The reader is too slow or gone; forward.buffer only bridges a pause.",
     ),
+    _counter(
+        "dtls_forward_unmatched",
+        "forward.unmatched",
+        "Datagrams that no sink is meant for.",
+        "forward.sinks has patterns that leave somebody out.",
+    ),
+    _gauge(
+        "dtls_forward_down",
+        "forward.sinks.{sink}.down",
+        "1 while the sink cannot be reached.",
+        "See what it sends to.",
+    ),
+    _gauge(
+        "dtls_forward_over",
+        "forward.sinks.{sink}.over",
+        "1 if it gets nothing any more.",
+        "Restart the service.",
+    ),
+    _counter(
+        "dtls_forward_failures",
+        "forward.sinks.{sink}.failures",
+        "Faults of the sink itself.",
+        "The log says which.",
+    ),
+    _counter("dtls_forward_replies", "forward.sinks.{sink}.replies", "Datagrams that it sent to devices."),
+    _counter(
+        "dtls_forward_replies_dropped",
+        "forward.sinks.{sink}.replies_dropped.{reason}",
+        "Datagrams for devices that could not be sent, by reason.",
+        "The device is asleep or gone; or the datagram is too large.",
+    ),
+    _gauge(
+        "dtls_forward_upstreams",
+        "forward.sinks.{sink}.upstreams",
+        "Sockets that it has open, one per association.",
+    ),
+    _gauge(
+        "dtls_forward_upstreams_asleep",
+        "forward.sinks.{sink}.asleep",
+        "Of them, those of frozen associations.",
+    ),
+    _counter(
+        "dtls_forward_closed_idle", "forward.sinks.{sink}.closed_idle", "Sockets closed for want of traffic."
+    ),
     _gauge(
         "dtls_forward_held_bytes",
         "forward.sinks.{sink}.forward_held",
@@ -347,6 +484,23 @@ ITSELF = (
         "observer_failures",
         "Faults in what hears of events.",
         "A fault of the program; the log has the details.",
+    ),
+    _gauge(
+        "dtls_captures",
+        "captures.captures",
+        "Captures under way.",
+        "Each holds secrets: end it when it is done.",
+    ),
+    _gauge("dtls_captured_datagrams", "captures.captured_datagrams", "Datagrams in them."),
+    _gauge(
+        "dtls_capture_lost_datagrams",
+        "captures.capture_lost",
+        "Datagrams that are missing in them, as the disk was too slow.",
+    ),
+    _gauge(
+        "dtls_capture_held",
+        "captures.capture_held",
+        "Handshakes that are held until it is known whose they are.",
     ),
     _gauge("dtls_history_identities", "history.identities", "Devices whose last handshakes are remembered."),
     _gauge("dtls_history_strangers", "history.strangers", "Names that are nobody's and are remembered."),
@@ -386,6 +540,10 @@ SECTIONS = {
 NOT_EXPORTED = {
     "server.associations": "the core's view of `associations`, without those that are ending",
     "server.frozen": "the same as `frozen`",
+    "quotas.top.{n}.who": "whom quotas refused most: addresses and identities; `dtls-endpoint status` shows them",
+    "quotas.top.{n}.reason": "as above",
+    "quotas.top.{n}.count": "as above",
+    "key_store.store.kind": "text",
     "sockets.{listener}.local": "text: it is the label `listener`",
     "forward.forwarded": "the sum of all sinks",
     "forward.forward_dropped": "the sum of all sinks and reasons",
@@ -398,22 +556,3 @@ NOT_EXPORTED = {
 def all_metrics() -> Iterable[Metric]:
     """Of all sections, in their order."""
     return (metric for section in SECTIONS.values() for metric in section)
-
-
-def document() -> str:
-    """The tables of ``docs/metrics.md``."""
-    lines = []
-    for title, metrics in SECTIONS.items():
-        lines += [
-            f"## {title}",
-            "",
-            "| metric | type | labels | meaning | what to do |",
-            "|---|---|---|---|---|",
-        ]
-        lines += [
-            f"| `{metric.series}` | {metric.kind.value} | {', '.join(f'`{label}`' for label in metric.labels)} "
-            f"| {metric.help} | {metric.advice} |"
-            for metric in metrics
-        ]
-        lines.append("")
-    return "\n".join(lines)

@@ -59,6 +59,10 @@ class Forward:
             raise StructureError(mistakes)
         return cls(sinks=tuple(sinks))
 
+    def key_of(self, sink: SinkTable) -> str:
+        """What stands before a sink's keys in messages, after ``forward.``."""
+        return f'sinks."{sink.label}".' if len(self.sinks) > 1 else ""
+
     def below(self, directory: Path) -> Forward:
         """The same with every file name completed by ``directory``."""
         return attrs.evolve(self, sinks=tuple(sink.below(directory) for sink in self.sinks))
@@ -67,7 +71,7 @@ class Forward:
         """What does not go together, as (key, text) pairs. ``alpn_protocols`` are those that are negotiated."""
         seen: set[str] = set()
         for sink in self.sinks:
-            where = f'sinks."{sink.label}".' if len(self.sinks) > 1 else ""
+            where = self.key_of(sink)
             if sink.label in seen:
                 yield f"{where}name", 'two sinks are called so; remedy: give each its own  name = "…"'
             seen.add(sink.label)

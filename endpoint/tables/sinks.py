@@ -95,6 +95,11 @@ class SinkTable:
         return False
 
     @property
+    def wakes(self) -> bool:
+        """Whether that wakes frozen associations."""
+        return getattr(self, "wake", False)
+
+    @property
     def label(self) -> str:
         """What it is called."""
         return self.name or self.kind
@@ -191,6 +196,9 @@ class UdpTable(SinkTable):
     max_upstreams: int = attrs.field(default=10_000, validator=within(1, 1_000_000, "sockets", whole=True))
     """Sockets at once, each a descriptor; beyond, the one that has been silent longest is closed. There are about 28,000
     ports for one address of ours."""
+    wake: bool = True
+    """Whether an answer for a device whose association is frozen (``state.freeze_after``) wakes that, so that the answer is sent.
+    Of use for devices that are silent and listen. ``false`` for those that sleep, as nobody hears it: it is dropped and counted."""
     proxy_protocol: Literal["off", "every", "first"] = "off"
     """A header with identity and address of the device (PROXY protocol version 2, ``endpoint.forward.proxy``). Off, as a
     plain server takes it for nonsense. ``every``: in front of each datagram, which is what servers expect that
@@ -210,9 +218,10 @@ class UdpTable(SinkTable):
         }[self.proxy_protocol]
         source = f", from {self.bind}" if self.bind else ""
         idle = "" if self.idle is None else f" and closed after {self.idle:g} s of silence"
+        unless = "" if self.wake else ", unless the device sleeps"
         return (
-            f"sends each datagram to UDP {show_text(self.upstream)}{source}{header}, and what is answered back; one socket "
-            f"an association, at most {self.max_upstreams}{idle}"
+            f"sends each datagram to UDP {show_text(self.upstream)}{source}{header}, and what is answered back{unless}; "
+            f"one socket an association, at most {self.max_upstreams}{idle}"
         )
 
 
@@ -227,6 +236,9 @@ class UnixTable(BufferedTable):
     listen: Path | None = attrs.field(default=None, validator=file_name)
     """Our socket, mode 0600, for the way back: JSON objects with ``identity``, and ``data`` or ``data_base64``. By default
     there is none."""
+    wake: bool = True
+    """Whether an answer for a device whose association is frozen (``state.freeze_after``) wakes that, so that the answer is sent.
+    Of use for devices that are silent and listen. ``false`` for those that sleep, as nobody hears it: it is dropped and counted."""
     format: Literal["json", "raw"] = "json"
     """``json``: an object as of ``jsonl``. ``raw``: what the device sent and nothing else, so nobody can tell whose it is."""
 
@@ -238,7 +250,8 @@ class UnixTable(BufferedTable):
     def in_words(self) -> str:
         """What it does with a datagram."""
         what = "as a JSON object " if self.format == "json" else ""
-        back = f"; answers come by {show_text(str(self.listen))}" if self.listen else ""
+        unless = "" if self.wake else ", and are dropped for devices that sleep"
+        back = f"; answers come by {show_text(str(self.listen))}{unless}" if self.listen else ""
         return f"sends each datagram {what}to the socket {show_text(str(self.path))}, {self.bounds()}{back}"
 
     def contradictions(self) -> Iterator[tuple[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import SplitResult, urlsplit
 
 import attrs
@@ -117,6 +117,15 @@ class ValkeyLogin:
     """For TLS: our certificate, PEM, where the server asks for one, as it does by default."""
     private_key: Path | None = attrs.field(default=None, validator=file_name)
     """The key of ``certificate``, PEM, mode 0600."""
+
+    def below(self, directory: Path) -> Self:
+        """The same with every file name completed by ``directory``."""
+        files: dict[str, Any] = {
+            field.name: directory / value
+            for field in attrs.fields(type(self))
+            if isinstance(value := getattr(self, field.name), Path)
+        }
+        return attrs.evolve(self, **files)
 
     def contradictions_with(self, address: ValkeyAddress | None) -> Iterator[tuple[str, str]]:
         """What does not go together, as (key, text) pairs."""

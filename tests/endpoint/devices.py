@@ -240,7 +240,7 @@ class Served:
             "lookups": figures["lookups"],
             "half_open": server["half_open"],
             "live": server["associations"],
-            "slots": sum(self.engine._quotas._associations.values()),
+            "slots": self.engine._quotas.slots,
             "paths": self.engine._roster.paths,
         }
 

@@ -191,7 +191,7 @@ def test_two_writers_take_turns(database, path):
 
 def test_threads_share_one_object(database):
     put(database, **{f"m{number}": [number.to_bytes(32)] for number in range(50)})
-    wrong = []
+    wrong: list[object] = []
 
     def read(number):
         found = {database.lookup(b"m%d" % number) for _ in range(20)}

@@ -3,7 +3,6 @@
 import os
 import socket
 import threading
-from functools import partial
 from itertools import count, pairwise
 from typing import Any
 
@@ -192,8 +191,12 @@ async def test_a_thread_that_hangs_is_no_reason_to_be_killed_and_none_to_live(au
     # A disk or a name server that does not answer holds up one lookup; all other devices are served.
     told = Told(watchdog=2.0)
     release = threading.Event()
+
+    async def hang():
+        await trio.to_thread.run_sync(release.wait)
+
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(partial(trio.to_thread.run_sync, lambda: release.wait()))
+        nursery.start_soon(hang)
         await run_for(10, told, FakeEngine())
         release.set()
     assert len(told.notifier.times("WATCHDOG=1")) >= 10
