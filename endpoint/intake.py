@@ -276,7 +276,8 @@ class Intake:
     def _source(self, queue: FairQueue, data: bytes, path: Path) -> Hashable:
         """Who takes turns in that queue."""
         if queue is self._hello or queue is self._noise:
-            return path[1][0]  # to find the prefix costs more than to drop the datagram
+            host: str = path[1][0]
+            return host  # to find the prefix costs more than to drop the datagram
         return self._frozen_handle(data, path) if queue is self._frozen else self._source_of(path)
 
     def _enter(self, waiting: Waiting, queue: FairQueue, source: Hashable) -> None:
