@@ -142,6 +142,17 @@ def test_while_more_is_to_be_read_handshakes_get_their_share_of_the_time(share):
     assert (desk.intake.seconds_spent - spent) / (desk.time - begun) == pytest.approx(share, abs=0.02)
 
 
+def test_what_was_earned_by_a_long_turn_is_a_slice_at_most():
+    desk = Desk(handshake_share=0.5)
+    desk.press()
+    desk.take(*((b"H", path(number)) for number in range(60)))
+    desk.intake.begin_turn()
+    desk.time += 10.0
+    desk.intake.end_turn(0, more=True)
+    desk.intake.serve(0.0)
+    assert len(desk.handed) == IN_A_SLICE
+
+
 def test_what_sending_the_answers_takes_is_charged_as_well():
     desk = Desk(handshake_share=0.5)
     desk.press()
@@ -342,6 +353,27 @@ def test_a_flood_of_one_class_takes_no_room_from_what_others_have_within_their_p
     )
     assert desk.waiting == {"handshake": 80, "frozen": 40, "hello_with_cookie": 40, "hello": 47, "noise": 23}
     assert set(desk.intake.dropped) == {"hello", "noise"}
+
+
+def test_large_datagrams_of_one_class_take_no_room_from_small_ones_of_another():
+    desk = Desk(queued_datagrams=10_000, queued_bytes=230_000)
+    desk.press()
+    for letter, count in ((b"F", 79), (b"W", 39), (b"C", 39)):  # just within 8, 4 and 4 of 23 parts
+        desk.take(*((letter + bytes(1_000), path((letter, number))) for number in range(count)))
+    desk.take(*((b"H" + bytes(10_000), path(number)) for number in range(100)))
+    assert desk.intake.dropped.keys() == {"hello"}
+    assert desk.waiting == {"handshake": 79, "frozen": 39, "hello_with_cookie": 39, "hello": 7}
+
+
+def test_who_has_most_waiting_loses_whoever_came_first():
+    desk = Desk(queued_datagrams=100)
+    desk.press()
+    desk.take(*((b"Hhonest%d" % number, path(number)) for number in range(40)))
+    desk.take(*((b"H", path("flood", number)) for number in range(60)))
+    desk.take(*((b"Hlater%d" % number, path("later", number)) for number in range(5)))
+    handed = desk.serve_all()
+    assert sum(data.startswith(b"Hhonest") for data in handed) == 40
+    assert sum(data.startswith(b"Hlater") for data in handed) == 5
 
 
 def test_a_source_that_fills_the_queue_gives_way_to_those_that_have_little():
