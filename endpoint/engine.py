@@ -98,7 +98,7 @@ class Engine(SendingEngine, EndingEngine):
         verify: Verify = reject_all,
         entropy: Callable[[int], bytes] = os.urandom,
         clock: Callable[[], float] = trio.current_time,
-        timer: Callable[[], float] = time.perf_counter,
+        timer: Callable[[], float] = time.thread_time,
         turn: int = DEFAULT_TURN,
         store: FrozenStore | None = None,
         generation: int = 0,
@@ -224,7 +224,6 @@ class Engine(SendingEngine, EndingEngine):
     def _turn(self, index: int, udp: UdpSocket) -> bool:
         """Handle up to a turn of datagrams; ``True`` = there may be more."""
         intake = self._intake
-        intake.begin_turn()
         datagrams = udp.drain(self._turn_limit)
         # One reading of the clock per turn: it is at most a turn old, far below any timer.
         now = self._turn_now = self._clock()

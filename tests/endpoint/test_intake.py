@@ -60,7 +60,6 @@ class Desk:
 
     def press(self):
         """Use up what time there is: from now on everything waits."""
-        self.intake.begin_turn()
         while self.intake._credit > 0:
             self.intake.take(b"J", path("presser"), 0.0)
         self.intake.end_turn(0, more=True)
@@ -69,7 +68,6 @@ class Desk:
 
     def relax(self):
         """The socket is empty."""
-        self.intake.begin_turn()
         return self.intake.end_turn(0, more=False)
 
     def serve_all(self, now=0.0):
@@ -92,7 +90,6 @@ class Desk:
 def test_what_comes_while_there_is_time_is_handed_on_at_once_and_not_even_sorted():
     desk = Desk()
     for number in range(100):
-        desk.intake.begin_turn()
         desk.take((b"H%d" % number, path("a")), (b"F%d" % number, path("b")))
         assert not desk.intake.end_turn(0, more=False)
     assert len(desk.handed) == 200
@@ -102,7 +99,6 @@ def test_what_comes_while_there_is_time_is_handed_on_at_once_and_not_even_sorted
 
 def test_a_turn_hands_on_a_slice_of_work_and_what_is_left_waits_for_another():
     desk = Desk()
-    desk.intake.begin_turn()
     desk.take(*((b"H%d" % number, path(number)) for number in range(50)))
     assert desk.intake.end_turn(0, more=False)
     assert len(desk.handed) == IN_A_SLICE
@@ -133,7 +129,6 @@ def test_while_more_is_to_be_read_handshakes_get_their_share_of_the_time(share):
     desk.take(*((b"H", path(number)) for number in range(10_000)))
     begun, spent = desk.time, desk.intake.seconds_spent
     for _ in range(1_000):
-        desk.intake.begin_turn()
         desk.time += 50e-6  # readings
         desk.intake.end_turn(0, more=True)
         desk.intake.serve(0.0)
@@ -146,7 +141,6 @@ def test_what_was_earned_by_a_long_turn_is_a_slice_at_most():
     desk = Desk(handshake_share=0.5)
     desk.press()
     desk.take(*((b"H", path(number)) for number in range(60)))
-    desk.intake.begin_turn()
     desk.time += 10.0
     desk.intake.end_turn(0, more=True)
     desk.intake.serve(0.0)
@@ -169,7 +163,6 @@ def test_a_debt_is_bounded_because_another_process_may_have_had_its_turn():
     desk.costs[b"F"] = 10.0
     desk.take((b"F", path("a")), (b"H", path("b")))
     desk.intake.end_turn(0, more=True)
-    desk.intake.begin_turn()
     desk.time += MAX_DEBT + SLICE
     desk.intake.end_turn(0, more=True)
     desk.intake.serve(0.0)
@@ -180,7 +173,6 @@ def test_one_socket_that_is_behind_is_enough_to_hold_back_and_only_its_own_empti
     desk = Desk(handshake_share=0.05)
     desk.press()
     desk.take((b"H", path("a")))
-    desk.intake.begin_turn()
     desk.intake.end_turn(1, more=False)
     desk.intake.serve(0.0)
     assert desk.handed == []
@@ -493,7 +485,6 @@ def test_whatever_comes_is_within_bounds_in_order_and_counted_exactly(steps, pre
             intake.take(data, where, now)
         elif step[0] == "turn":
             _, socket, more, seconds = step
-            intake.begin_turn()
             desk.time += seconds
             assert intake.end_turn(socket, more=more) == bool(intake)
         else:
