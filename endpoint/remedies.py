@@ -5,7 +5,10 @@ The words are this program's own; nothing that a peer sent is in them.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
+
+import attrs
 
 from sansdtls import (
     AlertDescription,
@@ -13,6 +16,7 @@ from sansdtls import (
     AuthenticationProblem,
     HandshakeTimeout,
     LimitExceeded,
+    Limits,
     PeerAlert,
     PeerIncompatible,
     ProtocolViolation,
@@ -34,9 +38,6 @@ _AUTHENTICATION: Mapping[AuthenticationProblem, str] = {
     AuthenticationProblem.WRONG_KEY: (
         "give the device one of the keys whose fingerprints are listed, or add the device's key as the next one "
         "(dtls-endpoint keys); usual slips: the key as text instead of hex, an old key after a rotation, two devices swapped"
-    ),
-    AuthenticationProblem.KEYS_UNAVAILABLE: (
-        "look at the key store (dtls-endpoint status says how it is); the device comes back by itself"
     ),
     AuthenticationProblem.NO_CERTIFICATE: (
         "give the device a certificate or a raw public key, or a pre-shared key and a PSK cipher suite"
@@ -135,14 +136,19 @@ def remedy_text(cause: Cause, problem: str | None = None) -> str | None:
             return None
 
 
-_QUOTAS = (
-    "raise quotas.{name}, or list the network where many devices share an address as one that may have more"
-)
+_QUOTAS = "if devices are meant to do that, raise quotas.{name}"
+_NETWORKS = "; where many of them share an address, list its network in quotas.networks"
+_OF_SOURCES = re.compile(r".*_per_prefix|prefix_.*|handshakes_per_second|total_.*")
+"""Limits that a network can be given for its own; those of an identity or association are none."""
+_LIMITS = frozenset(field.name for field in attrs.fields(Limits))
 
 
 def quota_remedy(name: str) -> str:
     """What to do about refusals by a quota."""
-    return _QUOTAS.format(name=name)
+    if name in _LIMITS:
+        return f"if devices are meant to do that, raise dtls.limits.{name}, which all share"
+    hint = _NETWORKS if _OF_SOURCES.match(name) else ""
+    return _QUOTAS.format(name=name) + hint
 
 
 STORE_DOWN = "the key store cannot answer, so no new device gets in: {why}"
