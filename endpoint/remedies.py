@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 _AUTHENTICATION: Mapping[AuthenticationProblem, str] = {
     AuthenticationProblem.KEYS_UNAVAILABLE: (
-        "nothing is wrong with the device, and it was told to come back: see key_store_unavailable or key_record_unusable in "
-        "the log for what is wrong with the key store"
+        "nothing is wrong with the device, and it comes back by itself: see key_store_unavailable or key_record_unusable in "
+        "the log, or dtls-endpoint status, for what is wrong with the key store"
     ),
     AuthenticationProblem.UNKNOWN_IDENTITY: (
         "add the identity to the keys, or correct it on the device: it is compared byte by byte, with case, blanks and NUL"
