@@ -7,9 +7,9 @@ device, and so does one that sends a flood.
 What is handed out has a price, which is known only afterwards. A source whose datagram took longer than a
 :data:`TURN` sits out a round for each of them, so that cheap and dear datagrams get about the same time.
 
-When there is no room the *longest* source loses, and of those of the same length the one that came to it first: the others
-keep what they have. It loses its next path with all that waits there, because what is left of a flight is of little
-use. Each operation takes constant time, whatever waits.
+When there is no room the *longest* source loses: the others keep what they have. Who is about to become the longest is
+not let in; else of the longest the one that came to its length first loses its next path with all that waits there,
+because what is left of a flight is of little use. Each operation takes constant time, whatever waits.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Waiting:
 class FairQueue:
     """One class of datagrams. ``weight`` is its share of time and room where several classes want them."""
 
-    __slots__ = ("_by_length", "_longest", "_sources", "clock", "datagrams", "name", "size", "weight")
+    __slots__ = ("_by_length", "_sources", "clock", "datagrams", "longest", "name", "size", "weight")
 
     def __init__(self, name: str, weight: int) -> None:
         self.name = name
@@ -70,9 +70,10 @@ class FairQueue:
         self.datagrams = 0
         self.size = 0
         """Bytes."""
+        self.longest = 0
+        """Datagrams of the source that has most."""
         self._sources: OrderedDict[Hashable, Source] = OrderedDict()
         self._by_length: dict[int, OrderedDict[Source, None]] = {}
-        self._longest = 0
 
     def __len__(self) -> int:
         """Datagrams that wait."""
@@ -82,6 +83,11 @@ class FairQueue:
     def sources(self) -> int:
         """Places they come from."""
         return len(self._sources)
+
+    def length_of(self, source: Hashable) -> int:
+        """Datagrams that wait from there."""
+        found = self._sources.get(source)
+        return 0 if found is None else found.datagrams
 
     def enter(self, waiting: Waiting, source: Hashable) -> None:
         """A path begins to wait here, with one datagram or more."""
@@ -128,7 +134,7 @@ class FairQueue:
 
     def lose(self) -> Waiting:
         """The path that has to go where there is no room, out of the queue. There must be one."""
-        source = next(iter(self._by_length[self._longest]))
+        source = next(iter(self._by_length[self.longest]))
         waiting = next(iter(source.paths.values()))
         self.leave(waiting)
         return waiting
@@ -151,8 +157,8 @@ class FairQueue:
             if same_now is None:
                 same_now = by_length[length] = OrderedDict()
             same_now[source] = None
-            self._longest = max(self._longest, length)
+            self.longest = max(self.longest, length)
         else:
             del self._sources[source.key]
-        while self._longest and self._longest not in by_length:
-            self._longest -= 1
+        while self.longest and self.longest not in by_length:
+            self.longest -= 1

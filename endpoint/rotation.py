@@ -55,6 +55,8 @@ class Rotation:
     ) -> None:
         self.usage = KeyUsage(usage_file, trouble=trouble)
         self.standing = Standing(credentials, keystore, log=log, trouble=trouble)
+        self._working = trio.CancelScope()
+        self._idle = trio.Event()
 
     @property
     def observers(self) -> tuple[Observer, ...]:
@@ -66,14 +68,22 @@ class Rotation:
         self.standing.engine = engine
         self.standing.taken_over()
 
-    async def run(self) -> None:
-        """Until cancelled. :meth:`flush` may follow."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.usage.run)
-            nursery.start_soon(self.standing.run)
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until cancelled."""
+        try:
+            with self._working:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self.usage.run)
+                    nursery.start_soon(self.standing.run)
+                    task_status.started()
+        finally:
+            self._idle.set()
 
-    async def flush(self) -> None:
+    async def finish(self) -> None:
         """Write what is not written yet."""
+        # One at a time writes: what was under way is cut short, and written once more.
+        self._working.cancel()
+        await self._idle.wait()
         await self.usage.flush(FLUSH_GRACE)
 
     def close(self) -> None:

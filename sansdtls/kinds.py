@@ -14,6 +14,7 @@ import enum
 from sansdtls.iana import ContentType, HandshakeType
 
 _HANDSHAKE_BYTE = bytes([ContentType.HANDSHAKE])
+_CLIENT_HELLO = int(HandshakeType.CLIENT_HELLO)
 _EPOCH = slice(3, 5)
 _EPOCH_0 = bytes(2)
 _MESSAGE_TYPE = 13
@@ -51,7 +52,7 @@ def kind_of_strangers_untrusted(datagram: bytes) -> DatagramKind:
         datagram[:1] != _HANDSHAKE_BYTE
         or len(datagram) <= _SESSION_ID_LENGTH
         or not epoch_is_zero_untrusted(datagram)
-        or datagram[_MESSAGE_TYPE] != HandshakeType.CLIENT_HELLO
+        or datagram[_MESSAGE_TYPE] != _CLIENT_HELLO
         or datagram[_FRAGMENT_OFFSET] != _NO_OFFSET  # only a beginning makes a path known
     ):
         return DatagramKind.NOISE

@@ -13,6 +13,7 @@ Every start and end is a warning in the log: ``capture_started`` and ``capture_e
 from __future__ import annotations
 
 import math
+import re
 import socket
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from endpoint.admin import Command
     from endpoint.capture.packets import Endpoint
     from endpoint.engine import Engine
+    from endpoint.observer import Observer
 
 KINDS = ("pcapng", "keylog")
 _AT_ONCE = 64
@@ -53,7 +55,7 @@ _AT_ONCE = 64
 
 
 class Captures:
-    """All captures of one service. ``recorder`` is to be one of the engine's observers."""
+    """All captures of one service."""
 
     def __init__(self, directory: Path | None, *, log: FilteringBoundLogger) -> None:
         """``directory`` is where files are made; ``None`` = nothing can be captured."""
@@ -66,6 +68,11 @@ class Captures:
         self._starting = 0
         self._number = 0
         self._limiter = trio.CapacityLimiter(MAX_CAPTURES)
+
+    @property
+    def observers(self) -> tuple[Observer, ...]:
+        """Whom the engine is to tell of events."""
+        return (self.recorder,)
 
     def attach(self, engine: Engine) -> None:
         """Capture what this engine sends and receives."""
@@ -270,17 +277,12 @@ def _hosts(text: str) -> list[tuple[str, int | None]]:
 
 
 def _split(text: str) -> tuple[str, int | None]:
-    if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
-        return (
-            (host, int(rest[1:]))
-            if rest[:1] == ":" and rest[1:].isdecimal()
-            else (host if not rest else "", None)
-        )
-    host, colon, port = text.rpartition(":")
-    if colon and ":" not in host and port.isdecimal():
-        return host, int(port)
-    return text, None
+    """Host and port; what is no such pair stays as it is, and is no address then."""
+    found = re.fullmatch(r"\[([^\[\]]*)\](?::([0-9]{1,5}))?|([^:]*):([0-9]{1,5})", text)
+    if found is None:
+        return text, None
+    host, port = (found[1], found[2]) if found[3] is None else (found[3], found[4])
+    return host, None if port is None else int(port)
 
 
 def _number(request: Mapping[str, Any], name: str, default: float, low: float, high: float) -> float:

@@ -42,13 +42,14 @@ class TokenBucket:
         return True
 
 
-def spend(full_at: float, *, rate: float, burst: float, now: float) -> float | None:
-    """One token of a bucket that will be full again at ``full_at``: when it will be now; ``None`` = it is empty.
+def spend(full_at: float, *, rate: float, burst: float, now: float) -> tuple[bool, float]:
+    """One token of a bucket that will be full again at ``full_at``: whether there was one, and when it will be full now.
 
     The same bucket in one number, for tables with many. A clock that goes back empties it at most.
     """
-    debt = min(max(full_at - now, 0.0), burst / rate) + 1 / rate
-    return None if debt > (burst + _ROUNDING) / rate else now + debt
+    debt = min(max(full_at - now, 0.0), burst / rate)
+    granted = debt + 1 / rate <= (burst + _ROUNDING) / rate
+    return granted, now + debt + (1 / rate if granted else 0.0)
 
 
 @attrs.frozen

@@ -66,15 +66,13 @@ class Identities:
             if handshakes[oldest] > now:
                 break
             del handshakes[oldest]  # full again, which is what it would be if it were unknown
-        full_at = spend(handshakes.get(identity, now), rate=self._rate, burst=self._burst, now=now)
-        if full_at is None:
-            handshakes.move_to_end(identity)
-            return False
-        handshakes[identity] = full_at
+        granted, handshakes[identity] = spend(
+            handshakes.get(identity, now), rate=self._rate, burst=self._burst, now=now
+        )
         handshakes.move_to_end(identity)
         if len(handshakes) > self._tracked:
             handshakes.popitem(last=False)
-        return True
+        return granted
 
     def hold(self, identity: bytes, now: float) -> IdentityState | None:
         """It has one live association more; what that one pays from, if there is a limit."""

@@ -145,13 +145,10 @@ class PrefixState(SharedBudget):
         limits = self.limits
         if limits.handshakes_per_second is None:
             return True
-        full_at = spend(
+        granted, self.full_at = spend(
             self.full_at, rate=limits.handshakes_per_second, burst=limits.handshake_burst, now=now
         )
-        if full_at is None:
-            return False
-        self.full_at = full_at
-        return True
+        return granted
 
     def is_as_new(self, now: float) -> bool:
         """Whether its own buckets are full."""

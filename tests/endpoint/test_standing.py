@@ -3,6 +3,8 @@
 import contextlib
 import os
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -81,13 +83,14 @@ class Fleet:
 
 def policy(removed="keep", rotated="keep", spread=0.0):
     return Credentials(
-        psk_file="psk.txt", when_removed=removed, when_rotated=rotated, rehandshake_spread=spread
+        psk_file=Path("psk.txt"), when_removed=removed, when_rotated=rotated, rehandshake_spread=spread
     )
 
 
 @contextlib.asynccontextmanager
 async def fleet(keys, *, late=False, config=SLEEPY, **told):
-    recorder, log, troubles = Recorder(), Log(), []
+    recorder, troubles = Recorder(), []
+    log: Any = Log()
     store = LateStore(keys) if late else FileKeyStore(None, PskSet(keys=keys, files=()))
     standing = Standing(
         policy(**told), lambda: store, log=log, trouble=lambda what, **_: troubles.append(what)
@@ -312,7 +315,8 @@ async def test_what_was_kept_asleep_while_its_key_was_taken_away_ends_after_the_
 
         blobs = await handed_over(sockets, made)
         assert len(blobs) == 2
-        log, recorder = Log(), Recorder()
+        log: Any = Log()
+        recorder = Recorder()
         store = FileKeyStore(None, PskSet(keys={B: (NEW,)}, files=()))
         standing = Standing(policy(**told), lambda: store, log=log, trouble=print)
         engine = engine_on(sockets, keystore=store, observer=Observers(recorder, standing, data=recorder))
