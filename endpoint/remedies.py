@@ -35,6 +35,9 @@ _AUTHENTICATION: Mapping[AuthenticationProblem, str] = {
         "give the device one of the keys whose fingerprints are listed, or add the device's key as the next one "
         "(dtls-endpoint keys); usual slips: the key as text instead of hex, an old key after a rotation, two devices swapped"
     ),
+    AuthenticationProblem.KEYS_UNAVAILABLE: (
+        "look at the key store (dtls-endpoint status says how it is); the device comes back by itself"
+    ),
     AuthenticationProblem.NO_CERTIFICATE: (
         "give the device a certificate or a raw public key, or a pre-shared key and a PSK cipher suite"
     ),
@@ -85,7 +88,7 @@ _ALERTS: Mapping[int, str] = {
 
 _TIMEOUT_IN: Mapping[str, str] = {
     "ACCEPT": "this endpoint was too busy to begin in time; see its load and quotas",
-    "AWAIT_PSK": "the key store did not answer in time; see dtls-endpoint status and the credentials.lookup keys",
+    "AWAIT_PSK": "the key store did not answer in time; dtls-endpoint status says how it is",
     "AWAIT_ACCEPTANCE": "checking the certificate took too long; see this machine's load",
 }
 

@@ -48,8 +48,14 @@ def status_rows(answer: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "dropped", _few(answer["datagrams_dropped"])
     credentials = answer["credentials"]
     if credentials:
-        counts = f"{credentials['identities']} identities, {credentials['in_rotation']} in rotation"
-        yield "keys", f"{counts}; reloads: {_few(credentials['reloads'])}"
+        # None for a store that cannot count them.
+        known = credentials["identities"] is not None
+        counts = (
+            f"{credentials['identities']} identities, {credentials['in_rotation']} in rotation; "
+            if known
+            else ""
+        )
+        yield "keys", f"{counts}reloads: {_few(credentials['reloads'])}"
     yield from _nested("key store", answer["key_store"])
     yield from _nested("forwards", answer["forward"])
     state_rows = {
@@ -141,5 +147,5 @@ def _nested(what: str, figures: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 for inner_name, inner in value.items():
                     if isinstance(inner, dict):
                         yield from _nested(f"{what}: {inner_name}", inner)
-            else:
-                yield f"{what}: {name}", _few(value)
+            elif any(value.values()):
+                yield f"{what}: {name}", _few({word: count for word, count in value.items() if count})

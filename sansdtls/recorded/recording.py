@@ -2,7 +2,7 @@
 
 A datagram belongs to the association whose connection ID it carries, wherever it comes from; else to the newest one
 on its pair of addresses that it fits; a ClientHello with a new random begins another one. Who is the client is seen from
-the hellos; where a recording begins later, from the port that the caller names, or else by the lower port number, a guess.
+the hellos; where a recording begins later, the caller says it.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ class Recording:
         self._numbers: dict[RecordedAssociation, int] = {}
         self._at: dict[frozenset[Hashable], list[RecordedAssociation]] = {}
         self._clients: dict[frozenset[Hashable], Hashable] = {}
+        self._servers: set[Hashable] = set()
 
     def read(self, datagram: bytes, *, source: Hashable, destination: Hashable) -> SeenDatagram:
         """The next datagram, which went from ``source`` to ``destination``."""
@@ -88,10 +89,15 @@ class Recording:
         )
         if kind == HandshakeType.CLIENT_HELLO:
             self._clients[pair] = source
+            self._servers.add(destination)
         elif kind in _OF_SERVERS:
             self._clients[pair] = destination
+            self._servers.add(source)
         if pair not in self._clients:
-            self._clients[pair] = destination if self._is_server(source, destination) else source
+            # A client that has moved talks to the same server.
+            known = source in self._servers, destination in self._servers
+            from_server = known[0] if known[0] != known[1] else self._is_server(source, destination)
+            self._clients[pair] = destination if from_server else source
         return self._clients[pair] == source
 
     def _find(self, datagram: bytes, pair: frozenset[Hashable], *, from_client: bool) -> RecordedAssociation:

@@ -17,12 +17,14 @@ import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from endpoint import check, cli
+from endpoint import check, cli, open_dtls
 from endpoint.config import ConfigFileError, load_config
+from endpoint.keystore.database import KeyDatabase
 from endpoint.keystore.fingerprint import fingerprint
 from endpoint.logs import make_log
-from endpoint.operations import Operations
+from endpoint.operations import Operations, OperationsError
 from endpoint.service import Service
+from sansdtls import ClientConfig
 from tests.endpoint.test_metrics_collector import forgotten
 from tests.program.running import Running
 from tests.program.test_service import K1, K2, K3, Home, finished, target
@@ -342,38 +344,52 @@ async def test_how_much_is_remembered_is_configured(home):
     assert history._places.proved._size == 3
 
 
-async def test_every_figure_of_a_running_service_is_exported_or_an_exception(home):
-    state = 'store = "sqlite"\nfile = "state/a.db"\nkey_file = "state.key"\nusage_file = "state/usage.db"\n'
+DATABASES = 'store = "sqlite"\nfile = "state/a.db"\nkey_file = "state.key"\nusage_file = "state/usage.db"\n'
+SINKS = '[[forward.sinks]]\nkind = "udp"\nupstream = "127.0.0.1:9"\nalso = true\n[[forward.sinks]]\nkind = "echo"\n'
+VARIANTS = {
+    "files": ('psk_file = "psk.txt"', DATABASES + '[forward]\nkind = "jsonl"\n'),
+    "database": ('psk_database = "state/keys.db"', SINKS),
+    "valkey": ('psk_valkey = "unix:/nowhere/valkey.sock"', '[forward]\nkind = "unix"\npath = "readings"\n'),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+async def test_every_figure_of_a_running_service_is_exported_or_an_exception(home, variant):
     (home.path / "state").mkdir(mode=0o700)
     home.keys("ab" * 32 + "\n", "state.key")
-    config, credentials = configured(home, METRICS, state=state)
-    service = Service(config, credentials=credentials, log=make_log(CapturingStream(), level="debug"))
+    with KeyDatabase(home.path / "state/keys.db", create=True) as database, database.change() as changes:
+        for name in (b"dev1", b"dev2"):
+            changes.set(name, [bytes.fromhex(K1)])
+    credentials, more = VARIANTS[variant]
+    (home.path / "endpoint.toml").write_text(
+        f'[credentials]\n{credentials}\n[listen]\nport = 0\n{METRICS}[state]\nadmin_socket = "admin"\n{more}'
+    )
+    config, loaded = check.load_all(home.path / "endpoint.toml")
+    service = Service(config, credentials=loaded, log=make_log(io.BytesIO(), level="debug"))
     async with trio.open_nursery() as nursery:
-        await nursery.start(service.run)
+        ((address, port),) = await nursery.start(service.run)
+        if variant != "valkey":
+            key = ClientConfig(psk_identity=b"dev1", psk_key=bytes.fromhex(K1))
+            with trio.fail_after(30):
+                async with await open_dtls(address, port, config=key) as channel:
+                    await channel.send(b"21.4")
+        status, out, _ = await trio.to_thread.run_sync(home.asked, "status", "--identities")
+        assert status == 0
+        assert [line.partition(":")[0] for line in out.splitlines()] == (
+            {"files": ["dev1"], "database": ["dev1", "dev2"], "valkey": []}[variant]
+        )
+        assert (await trio.to_thread.run_sync(home.asked, "status"))[0] == (variant == "valkey")
         assert service._companions is not None
         statistics = service._companions.operations.statistics()
         nursery.cancel_scope.cancel()
     assert statistics["sockets"]
-    assert statistics["state_checkpoints"] >= 0
+    assert ("key_store" in statistics and bool(statistics["key_store"])) is (variant != "files")
     assert not forgotten(statistics), "\n".join(forgotten(statistics))
 
 
-class CapturingStream:
-    """Takes log lines."""
-
-    def __init__(self):
-        self.lines: list[bytes] = []
-
-    def write(self, line):
-        self.lines.append(line)
-
-    def flush(self):
-        pass
-
-
-async def test_an_unready_part_is_named(home):
+async def test_an_unready_part_is_named(home, monkeypatch):
     config, credentials = configured(home, METRICS)
-    service = Service(config, credentials=credentials, log=make_log(CapturingStream()))
+    service = Service(config, credentials=credentials, log=make_log(io.BytesIO()))
     async with trio.open_nursery() as nursery:
         await nursery.start(service.run)
         assert service._companions is not None
@@ -383,7 +399,7 @@ async def test_an_unready_part_is_named(home):
         async def down():
             return "no route to host"
 
-        service._credentials.keystore.check = down  # type: ignore[attr-defined]
+        monkeypatch.setattr(service._credentials.keystore, "check", down, raising=False)
         assert await operations._not_ready() == {"key_store": "no route to host"}
         service._stop.set()
         assert await operations._not_ready() == {"service": "it is stopping"}
@@ -474,3 +490,58 @@ def test_no_key_password_or_private_key_is_shown_anywhere(home):
     assert_no_secret(log.replace(K1, ""), [*keys, sealing, *pem_secrets(private)])
     assert_no_secret(shown.replace(K1, ""), [*keys, sealing, *pem_secrets(private)])
     assert (home.path / "endpoint.key").read_text() == private
+
+
+async def test_a_failure_of_http_after_the_start_is_told_and_ends_nothing(home, monkeypatch):
+    told = []
+    config, _ = configured(home, METRICS)
+    operations = Operations(
+        config, trouble=lambda what, **facts: told.append((what, facts)), stopping=lambda: False
+    )
+
+    async def broken(**_):
+        raise OSError("the kernel is out of everything")
+
+    monkeypatch.setattr(operations.server, "run", broken)
+    await operations.run()
+    operations.close()
+    assert told == [("metrics failed", {"reason": "OSError('the kernel is out of everything')"})]
+
+
+async def test_a_port_that_cannot_be_had_is_an_error_of_the_configuration(home):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        config, _ = configured(home, f"[metrics]\nport = {taken.getsockname()[1]}\n")
+        with pytest.raises(OperationsError, match=r"metrics\.port: .* remedy: another port"):
+            Operations(config, trouble=print, stopping=lambda: False)
+
+
+@pytest.mark.slow
+def test_a_store_that_fails_betrays_no_password(home):
+    """Valkey that is not there, asked for keys with a password, at level debug."""
+    password = "correct horse battery"
+    home.keys(f"{password}\n", "password.txt")
+    (home.path / "endpoint.toml").write_text(
+        '[credentials]\npsk_valkey = "valkey://127.0.0.1:1"\n'
+        '[credentials.valkey]\nusername = "endpoint"\npassword_file = "password.txt"\n'
+        "[credentials.lookup]\ntimeout = 0.5\n[listen]\nport = 0\n"
+        f'[state]\nadmin_socket = "admin"\n[log]\nlevel = "debug"\n{METRICS}{QUICK}'
+    )
+    with Running("serve", "--config", "endpoint.toml", cwd=home.path) as service:
+        url = where(service)
+        text = list(finished(home.connect(service.reached, "--message", "x"))[1:])
+        service.fact("handshake_failed")
+        status, answer = home.answered("doctor", "dev1")
+        assert (status, answer["known"]) == (0, None)
+        assert answer["findings"][0].startswith("the key store cannot answer, so no new device gets in:")
+        assert answer["last_failures"][0]["cause"] == "AuthenticationFailed.keys_unavailable"
+        status, ready = fetched(f"{url}/readyz")
+        assert (status, list(json.loads(ready)["reasons"])) == (503, ["key_store"])
+        status, out, _ = home.asked("status")
+        assert status == 1
+        assert "not ready: key_store" in out
+        got = samples(fetched(f"{url}/metrics")[1])
+        assert got["dtls_lookups_unavailable_total",] >= 1
+        text += [json.dumps(answer), ready, out, fetched(f"{url}/metrics")[1], home.asked("check")[1]]
+        assert service.end() == 0
+        text.append(service.everything)
+    assert_no_secret("\n".join(text), [password, bytes.fromhex(K1)])
