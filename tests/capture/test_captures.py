@@ -465,11 +465,13 @@ async def test_after_the_last_capture_nothing_listens_and_no_secret_is_made(dire
         assert endpoint.armed
         await endpoint.stop()
         assert not endpoint.armed
-        made = []
-        endpoint.served.engine._handle = lambda event, now, handle=endpoint.served.engine._handle: (
-            made.append(event),
-            handle(event, now),
-        )
+        made, handle = [], endpoint.served.engine._handle
+
+        def note(event, now):
+            made.append(event)
+            handle(event, now)
+
+        endpoint.served.engine._handle = note
         device = await endpoint.device().connect()
         assert device.connected
         assert made
