@@ -2,8 +2,8 @@
 
 ``serve_engine`` is what ``dtls-endpoint serve`` runs, with an echo behind it: no task per peer.
 ``serve_channels`` is the embedding API with an echo handler: a task and a channel per peer, as trio's
-DTLSEndpoint has them. Quotas are on, so that their cost is in the figures, and set beyond what the
-load generator's one address can send.
+DTLSEndpoint has them. Those quotas that are on by default are on, so that their cost is in the figures, and set
+beyond what the load generator's one address can send.
 """
 
 from __future__ import annotations
@@ -31,6 +31,15 @@ QUOTAS = QuotaPolicy(
     datagram_burst=1_000_000,
     bytes_per_second=1e12,
     byte_burst=10**12,
+    half_open_per_prefix=1_000_000,
+    prefix_datagrams_per_second=1e6,
+    prefix_datagram_burst=1_000_000,
+    prefix_bytes_per_second=1e12,
+    prefix_byte_burst=10**12,
+    identity_handshakes_per_second=1e6,
+    identity_handshake_burst=1_000_000,
+    total_handshakes_per_second=1e6,
+    total_handshake_burst=1_000_000,
 )
 
 

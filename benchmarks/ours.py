@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from typing import TYPE_CHECKING
@@ -76,6 +77,12 @@ class SansIoClient:
     def receive(self, datagram: bytes) -> list[bytes]:
         self._heed(self._connection.receive_datagram(datagram, now=time.monotonic()))
         return self._outgoing()
+
+    @property
+    def due(self) -> float:
+        """When to :meth:`repeat`."""
+        due = self._connection.next_timeout()
+        return math.inf if due is None else due
 
     def repeat(self) -> list[bytes]:
         self._heed(self._connection.handle_timeout(now=time.monotonic()))

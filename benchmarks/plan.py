@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from benchmarks import core, endpoint_peer, keeping, ours, trio_peer
+from benchmarks import core, endpoint_peer, forwarding, keeping, ours, trio_peer
 from benchmarks.control import Measured
 from benchmarks.harness import PAYLOAD, WARM_UP, Contender, Running, Scale, Series
 from sansdtls import CipherSuite
@@ -33,6 +33,9 @@ ENGINE_ECDSA = Contender(
 CHANNELS = Contender(
     "endpoint.serve_dtls", CCM_8_NAME, endpoint_peer.serve_channels, CCM_8, ours.client_factory(CCM_8)
 )
+FORWARDED = Contender(
+    "endpoint, udp sink", CCM_8_NAME, forwarding.serve_udp, CCM_8, ours.client_factory(CCM_8)
+)
 TRIO = Contender(
     "trio.DTLSEndpoint",
     f"ECDHE-ECDSA {GROUP}, P-256, AES256-GCM",
@@ -49,7 +52,7 @@ TRIO_PSK = Contender(
     _TRIO_PSK_CIPHERS,
     trio_peer.client_factory(_TRIO_PSK_CIPHERS),
 )
-CONTENDERS = (ENGINE_CCM_8, TRIO, ENGINE_ECDSA, ENGINE_GCM, CHANNELS, TRIO_PSK)
+CONTENDERS = (ENGINE_CCM_8, TRIO, ENGINE_ECDSA, ENGINE_GCM, CHANNELS, FORWARDED, TRIO_PSK)
 YARDSTICK = TRIO
 
 ALONE_ECHOES = 400
@@ -58,7 +61,8 @@ ALONE_ECHOES = 400
 NOTE = f"""\
 ECDHE-ECDSA: key exchange over {GROUP}, signature with the server's P-256 key, no client certificate; what
 trio's DTLSEndpoint does by default. The aim there is also a ratio above 1. PSK does neither, so compare
-it with trio's PSK rows."""
+it with trio's PSK rows. "endpoint, udp sink": each datagram goes through a plain UDP server that answers it; what
+forwarding costs is the difference to endpoint.Engine, which answers by itself."""
 
 
 def _alone(scale: Scale) -> Scale:
@@ -81,7 +85,14 @@ REPEATED = (
         "echo of 64 bytes, in bursts",
         "us/datagram",
         lambda running, scale: running.echo(scale),
-        ((ENGINE_CCM_8, 20), (ENGINE_GCM, None), (CHANNELS, None), (TRIO, None), (TRIO_PSK, None)),
+        (
+            (ENGINE_CCM_8, 20),
+            (ENGINE_GCM, None),
+            (CHANNELS, None),
+            (FORWARDED, None),
+            (TRIO, None),
+            (TRIO_PSK, None),
+        ),
     ),
     Measurement(
         "echo of 64 bytes, one at a time",

@@ -9,12 +9,14 @@ from endpoint.association import Association, CredentialKind
 from endpoint.causes import cause_text
 from endpoint.channel import AssociationEnded, ChannelStatistics, DtlsChannel, HandshakeFailed
 from endpoint.engine import Engine
-from endpoint.keystore import DictKeyStore, KeyStore
+from endpoint.keystore import DictKeyStore, KeyDataError, KeyStore, ManagedStore, StoreUnavailable
+from endpoint.keystore.guard import GuardedStore
 from endpoint.observer import Observer
 from endpoint.opening import open_dtls
 from endpoint.quotas import IdentityOverflow, QuotaPolicy
 from endpoint.serving import serve_dtls
 from endpoint.sockets import UdpSocket
+from endpoint.tables.lookup import LookupPolicy
 from endpoint.udp import ListenError, RetryPolicy, bind_udp
 from endpoint.verification import PeerRejected, PeerVerifier, Verify
 
@@ -26,15 +28,20 @@ __all__ = [
     "DictKeyStore",
     "DtlsChannel",
     "Engine",
+    "GuardedStore",
     "HandshakeFailed",
     "IdentityOverflow",
+    "KeyDataError",
     "KeyStore",
     "ListenError",
+    "LookupPolicy",
+    "ManagedStore",
     "Observer",
     "PeerRejected",
     "PeerVerifier",
     "QuotaPolicy",
     "RetryPolicy",
+    "StoreUnavailable",
     "UdpSocket",
     "Verify",
     "bind_udp",

@@ -5,7 +5,7 @@ The life of one, from its cookie to its end::
     offer              quotas of its prefix                 refused silently, or begun
     psk_requested      the key store is asked               now or later
     peer_requested     the verifier is asked                now or later
-    complete           limits of prefix and identity        an association; or it, or another one, has to go
+    complete           quotas of prefix and identity        an association; or it, or another one, has to go
     end                it failed, and is reported
 
 What is asked for late ends with its handshake. Frozen associations count for the limit of an identity like live
@@ -21,13 +21,16 @@ import attrs
 import trio
 
 from endpoint.association import CredentialKind
+from endpoint.causes import with_offer
+from endpoint.histogram import HANDSHAKE_SECONDS, Histogram
+from endpoint.keystore.fingerprint import short_digest
 from endpoint.lookups import Lookups
 from endpoint.quotas import IdentityOverflow
 from endpoint.verification import PeerRejected, Verifications
 from sansdtls import ConnectionState, LocalClose
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from endpoint.addresses import Path
     from endpoint.keystore import KeyStore
@@ -47,8 +50,14 @@ class Handshake:
     prefix: Prefix
     replaces: Connection | None
     """Whose path it is on, and for whose sake it was admitted although the prefix may be full."""
+    began: float
+    """On the engine's clock."""
+    offered: tuple[int, ...]
+    """Cipher suites, for the operator who wonders why there is none in common."""
     identity: bytes | None = None
     """As claimed with a PSK, or as verified from a certificate or raw public key."""
+    keys: Sequence[bytes] = attrs.field(default=(), repr=False)
+    """What the key store has answered."""
     lookup: trio.CancelScope | None = None
     rejection: PeerRejected | None = None
     unwanted: bool = False
@@ -85,10 +94,16 @@ class Admission:
         self._handle = handle
         self._handshakes: dict[Connection, Handshake] = {}
         self._stopped = False
+        self._clock = clock
+        self._seconds = {
+            result: Histogram(HANDSHAKE_SECONDS) for result in ("completed", "resumed", "failed")
+        }
         self._none_left = trio.Event()
         self.nursery: trio.Nursery | None = None
         """Where late answers are waited for: the running engine's. Without one nobody is asked any more."""
-        self.lookups = Lookups(keystore, clock=clock, deliver=deliver, report=self._lookup_failed)
+        self.lookups = Lookups(
+            keystore, clock=clock, deliver=deliver, report=self._lookup_failed, answered=self._keys_given
+        )
         self.verifications = Verifications(
             verify, clock=clock, decided=self._peer_decided, deliver=deliver, report=self._verification_failed
         )
@@ -127,7 +142,13 @@ class Admission:
             self._tell(self._observer.refused, path, reason)
             return None
         connection = self._server.accept(offer, now=now)
-        self._handshakes[connection] = Handshake(path, prefix, None if holder is None else holder.connection)
+        self._handshakes[connection] = Handshake(
+            path,
+            prefix,
+            None if holder is None else holder.connection,
+            began=now,
+            offered=offer.client_hello.cipher_suites,
+        )
         return connection
 
     # --- credentials --------------------------------------------------------------------------------
@@ -155,6 +176,9 @@ class Admission:
         for event in events:
             self._handle(event, now)
 
+    def _keys_given(self, connection: Connection, keys: Sequence[bytes]) -> None:
+        self._handshakes[connection].keys = keys
+
     def _peer_decided(self, request: PeerRequest, verdict: bytes | PeerRejected) -> None:
         handshake = self._handshakes[request.connection]
         if isinstance(verdict, PeerRejected):
@@ -163,8 +187,8 @@ class Admission:
         else:
             handshake.identity = verdict
 
-    def _lookup_failed(self, identity: bytes, reason: str) -> None:
-        self._observer.trouble("key store failed", identity=identity, reason=reason)
+    def _lookup_failed(self, what: str, identity: bytes, reason: str) -> None:
+        self._observer.trouble(what, identity=identity, reason=reason)
 
     def _verification_failed(self, reason: str) -> None:
         self._observer.trouble("verifier failed", reason=reason)
@@ -175,17 +199,28 @@ class Admission:
         """A handshake has succeeded: whose it is; ``None`` if that one may not have any more associations."""
         handshake = self._handshakes[connection]
         if self._is_one_too_many(handshake):
-            self._turn_away(connection, handshake, self._quotas.count_prefix_overflow(), now)
+            reason = self._quotas.count_prefix_overflow(handshake.prefix, now)
+            self._turn_away(connection, handshake, reason, now)
             return None
         kind = CredentialKind.of(connection.peer)
         identity = b""
         if kind is not CredentialKind.NONE:  # else: strangers, who share no name and so no limit either
             identity = handshake.identity or b""
+            # Proved now, and not before: what a claim costs, the prefix has paid.
+            too_often = self._quotas.admit_identity(identity, now)
+            if too_often is not None:
+                self._turn_away(connection, handshake, too_often, now)
+                return None
             if not self._make_room(identity, handshake, connection, now):
                 return None
         if kind in (CredentialKind.CERTIFICATE, CredentialKind.RAW_PUBLIC_KEY):
             connection.annotation = identity  # survives freezing; nobody verifies it again then
+        elif kind is CredentialKind.PSK:
+            connection.annotation = _digest_of_the_key(connection, handshake)  # so does this
         del self._handshakes[connection]
+        resumed = connection.negotiated is not None and connection.negotiated.resumed
+        self._seconds["resumed" if resumed else "completed"].observe(now - handshake.began)
+        self._quotas.completed(handshake.prefix)
         self._note_end()
         return handshake, identity
 
@@ -208,7 +243,7 @@ class Admission:
         frozen = self._without_lost(identity, frozen)
         if not self._quotas.identity_is_full(len(siblings) + len(frozen)):
             return True
-        reason = self._quotas.count_identity_overflow()
+        reason = self._quotas.count_identity_overflow(identity, now)
         if self._quotas.policy.identity_overflow is IdentityOverflow.NEWCOMER:
             self._turn_away(connection, handshake, reason, now)
             return False
@@ -243,8 +278,10 @@ class Admission:
         if handshake.lookup is not None:
             handshake.lookup.cancel()
         if not handshake.unwanted and not isinstance(cause, LocalClose):
+            self._seconds["failed"].observe(self._clock() - handshake.began)
             claimed, rejection = handshake.identity, handshake.rejection
-            self._tell(self._observer.handshake_failed, handshake.path, claimed, cause, rejection)
+            told = with_offer(cause, handshake.offered)
+            self._tell(self._observer.handshake_failed, handshake.path, claimed, told, rejection)
         self._note_end()
 
     def _note_end(self) -> None:
@@ -252,9 +289,20 @@ class Admission:
             self._none_left.set()
             self._none_left = trio.Event()
 
+    def seconds(self) -> dict[str, Any]:
+        """How long handshakes took from a valid cookie to their end, by result."""
+        return {result: histogram.statistics() for result, histogram in self._seconds.items()}
+
     async def wait_until_none(self, seconds: float) -> int:
         """Wait until none is under way, at most ``seconds``; how many are left."""
         with trio.move_on_after(seconds):
             while self._handshakes:
                 await self._none_left.wait()
         return len(self._handshakes)
+
+
+def _digest_of_the_key(connection: Connection, handshake: Handshake) -> bytes:
+    """Names the pre-shared key that the handshake was made with."""
+    peer = connection.peer
+    index = None if peer is None else peer.psk_key_index
+    return b"" if index is None else short_digest(handshake.keys[index])

@@ -66,11 +66,13 @@ class Association:
         "connection",
         "context",
         "dropped",
+        "handle",
         "identity",
         "key_index",
         "kind",
         "path",
         "prefix",
+        "route",
         "send_errors",
     )
 
@@ -105,11 +107,29 @@ class Association:
         """Datagrams that the kernel refused to send to this peer."""
         self.context: Any = None
         """For the observer's own use."""
+        self.route: Any = None
+        """For the forwarder's: where its data go."""
+        self.handle: bytes | None = None
+        """What names a frozen association; only while ``Observer.frozen`` and ``Observer.thawed`` are called, and the
+        same in both, so that an observer can tell which of an identity's is back."""
 
     @property
     def identified(self) -> bool:
         """Whether it has shown who it is."""
         return self.kind is not CredentialKind.NONE
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Names the pre-shared key that it was made with, as :func:`~endpoint.keystore.fingerprint.fingerprint` does.
+
+        ``None`` without one, and for an association that was frozen by a version that did not keep it.
+        """
+        return self.key_digest.hex() or None
+
+    @property
+    def key_digest(self) -> bytes:
+        """The same as bytes; empty for none."""
+        return self.connection.annotation if self.kind is CredentialKind.PSK else b""
 
     @property
     def remote(self) -> str:
@@ -120,6 +140,11 @@ class Association:
     def local(self) -> str:
         """Our address and port as text."""
         return self._carrier.socket_of(self.path).local_text_for(self.path[1])
+
+    @property
+    def local_address(self) -> tuple[str, int]:
+        """Our address and port."""
+        return self._carrier.socket_of(self.path).local_address_for(self.path[1])
 
     @property
     def last_received(self) -> float:

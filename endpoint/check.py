@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 
+from endpoint.about_keys import about_rotation, key_notes
 from endpoint.admin import AdminError, look_at_socket
 from endpoint.capture.files import CaptureFileError, look_at_directory
 from endpoint.config import ConfigFileError, load_config
+from endpoint.forward.looking import remarks_about
 from endpoint.handoff import HandoffError
 from endpoint.handoff_places import HandoffFile
 from endpoint.keystore.file import KeyFileError
@@ -21,6 +23,7 @@ from endpoint.keystore.sealing import load_sealing_keys
 from endpoint.state.exclusive import StateFileError
 from endpoint.state.sqlite import look_at
 from endpoint.text import show_text
+from endpoint.usage_file import UsageFileError, look_at_usage_file
 from sansdtls import CertificateCredential, ConfigError, PathPolicy, ReturnRoutability
 
 if TYPE_CHECKING:
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 
     from endpoint.config import EndpointConfig
     from endpoint.credentials import Credentials
+    from endpoint.quotas import QuotaPolicy
+    from endpoint.tables.metrics import Metrics
     from endpoint.tables.state import State
     from sansdtls import ConnectionIdPolicy, Limits
 
@@ -56,9 +61,10 @@ def load_all(path: Path) -> tuple[EndpointConfig, LoadedCredentials]:
     except ConfigFileError as error:
         problems = list(error.problems)
         if error.credentials is not None:
-            problems += _attempted(load_credentials, error.credentials)[1]
+            problems += _located(path, _attempted(load_credentials, error.credentials)[1])
         raise NotRightError(problems) from None
     loaded, problems = _attempted(load_credentials, config.credentials)
+    problems = _located(path, problems)
     keys: tuple[bytes, ...] | None = ()
     if config.state.key_file:
         keys, more = _attempted(load_sealing_keys, config.state.key_file)
@@ -71,6 +77,13 @@ def load_all(path: Path) -> tuple[EndpointConfig, LoadedCredentials]:
     except ConfigError as error:
         raise NotRightError([f"{show_text(str(path))}: {error}"]) from None
     return attrs.evolve(config, dtls=dtls), loaded
+
+
+def _located(path: Path, problems: list[str]) -> list[str]:
+    """Those that are about a key, and not about a file that it names, with the configuration's name."""
+    return [
+        f"{show_text(str(path))}: {line}" if line.startswith("credentials.") else line for line in problems
+    ]
 
 
 def _attempted(load: Callable[[A], T], what: A) -> tuple[T | None, list[str]]:
@@ -86,34 +99,44 @@ def describe(path: Path, config: EndpointConfig, loaded: LoadedCredentials, now:
     listen, server = config.listen, loaded.complete(config.dtls, config.credentials)
     lines = [
         f"{show_text(str(path))}: right",
-        f"listens on UDP {_address(listen.address, listen.port)}{_reach(listen.address)}",
+        *(f"listens on UDP {_address(*place)}{_reach(place[0])}" for place in listen.places),
+        *(
+            []
+            if listen.path_mtu_discovery
+            else ["lets the network fragment datagrams, and does not hear of narrow paths"]
+        ),
         f"while the address is not available: {_retry(listen.retry)}",
         *_credentials(config.credentials, loaded),
+        *about_rotation(config),
         f"speaks DTLS 1.2 with {', '.join(suite.name for suite in server.cipher_suites)}",
         (
             f"extended master secret: {server.extended_master_secret.value}; datagrams of at most "
             f"{server.mtu} bytes; at most {server.limits.max_associations} associations"
         ),
         *_connection_ids(server.connection_id, server.limits),
-        _forward(config),
+        _sources(config.quotas),
+        *_forward(config),
         *_state(config),
+        _metrics(config.metrics),
         f"logs to standard error from level {config.log.level}; a stop takes at most {listen.drain:g} s",
     ]
-    notes = [*loaded.notes, *loaded.remarks(now), *_about_state(config)]
+    notes = [
+        *loaded.notes,
+        *loaded.remarks(now),
+        *key_notes(config, loaded),
+        *_about_state(config),
+        *_about_metrics(config.metrics),
+        *remarks_about(config.forward),
+    ]
     told = config.credentials
-    if told.psk_file and not loaded.psk.keys:
+    if loaded.identities == 0 and (source := told.psk_file or told.psk_database):
         how = " with a pre-shared key" if told.shows_something else ""
-        notes.append(f"{show_text(str(told.psk_file))}: no identity, so nobody can connect{how}")
+        notes.append(f"{show_text(str(source))}: no identity, so nobody can connect{how}")
     return lines + [f"note: {note}" for note in notes]
 
 
 def _credentials(told: Credentials, loaded: LoadedCredentials) -> list[str]:
-    lines = []
-    if told.psk_file:
-        lines.append(
-            f"accepts {_count(len(loaded.psk.keys), 'identity', 'identities')} from "
-            f"{show_text(str(told.psk_file))}, {loaded.psk.in_rotation} of them with a next key"
-        )
+    lines = _psk(told, loaded)
     for credential in loaded.own:
         names = f" to clients that ask for {show_text(', '.join(credential.server_names))}"
         if isinstance(credential, CertificateCredential):
@@ -142,6 +165,38 @@ def _credentials(told: Credentials, loaded: LoadedCredentials) -> list[str]:
     if told.shows_something:
         lines.append(_CLIENTS[told.asks_clients])
     return lines
+
+
+def _psk(told: Credentials, loaded: LoadedCredentials) -> list[str]:
+    if not told.psk_sources:
+        return []
+    if told.psk_valkey:
+        from_where = (
+            f"accepts the identities of {loaded.valkey and loaded.valkey.address}, names that begin with "
+        )
+        line = f'{from_where}"{show_text(told.valkey.prefix)}"; not asked now, as check touches no network'
+    elif told.psk_module:
+        line = f"accepts the identities of {show_text(told.psk_module)}, which was imported, and not called"
+    else:
+        line = (
+            f"accepts {_count(loaded.identities or 0, 'identity', 'identities')} from "
+            f"{show_text(str(told.psk_file or told.psk_database))}, {loaded.in_rotation} of them with a next key"
+        )
+    if told.psk_file:
+        return [line]
+    lookup = told.lookup
+    remembers = (
+        f"remembers for {lookup.negative_seconds:g} s that one is unknown (at most {lookup.negative_size})"
+        if lookup.negative_seconds
+        else "does not remember which are unknown"
+    )
+    return [
+        line,
+        (
+            f"asks for keys at each handshake, {lookup.concurrency} at once, for {lookup.timeout:g} s; {remembers}; while "
+            "there is no answer new handshakes are refused, and associations live on"
+        ),
+    ]
 
 
 def _connection_ids(policy: ConnectionIdPolicy | None, limits: Limits) -> list[str]:
@@ -220,6 +275,12 @@ def state_mistakes(path: Path, state: State) -> list[str]:
             look_at_socket(state.admin_socket)
         except AdminError as error:
             mistakes.append(f"admin_socket: {error}")
+    if state.usage_file is not None:
+        try:
+            look_at_usage_file(state.usage_file)
+        except UsageFileError as error:
+            if error.code != "OWNER":  # as above
+                mistakes.append(f"usage_file: {error}")
     if state.capture_directory is not None:
         try:
             look_at_directory(state.capture_directory)
@@ -253,6 +314,20 @@ _CLIENTS = {
 }
 
 
+def _metrics(told: Metrics) -> str:
+    if told.port == "off":
+        return "serves no metrics over HTTP"
+    where = _address(told.address, told.port)
+    return f"serves /metrics, /healthz and /readyz over HTTP at {where}{_reach(told.address)}"
+
+
+def _about_metrics(told: Metrics) -> list[str]:
+    if told.port == "off" or told.loopback:
+        return []
+    who = "whoever reaches it can read the metrics without a password, over plain HTTP"
+    return [f"metrics.address: {who}; remedy: 127.0.0.1, or a firewall"]
+
+
 def _address(host: str, port: int) -> str:
     shown = f"[{host}]" if ":" in host else host
     return f"{shown}:{port}" if port else f"{shown}, any free port"
@@ -281,7 +356,21 @@ def _count(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
 
 
-def _forward(config: EndpointConfig) -> str:
-    if config.forward.kind == "echo":
-        return "sends every datagram back to its sender"
-    return f"writes each datagram as a JSON line to standard output, holding at most {config.forward.buffer} bytes"
+def _sources(policy: QuotaPolicy) -> str:
+    rate = policy.handshakes_per_second
+    numbers = "as many handshakes as come" if rate is None else f"{rate:g} handshakes a second"
+    line = (
+        f"takes an IPv4 /{policy.ipv4_prefix_length} and an IPv6 /{policy.ipv6_prefix_length} for one source, "
+        f"which may begin {numbers}"
+    )
+    if policy.networks:
+        others = _count(len(policy.networks), "network has", "networks have")
+        line += f"; {others} limits of {'its' if len(policy.networks) == 1 else 'their'} own"
+    return line
+
+
+def _forward(config: EndpointConfig) -> list[str]:
+    sinks = config.forward.sinks
+    if len(sinks) == 1 and not sinks[0].chooses:
+        return [sinks[0].in_words()]
+    return [f'sink "{sink.label}", for {sink.for_whom()}: {sink.in_words()}' for sink in sinks]

@@ -24,6 +24,7 @@ from endpoint.structure import StructureError, structure
 from endpoint.tables.forward import Forward
 from endpoint.tables.listen import Listen
 from endpoint.tables.log import Log
+from endpoint.tables.metrics import Metrics
 from endpoint.tables.state import State
 from endpoint.text import show_text
 from sansdtls import ServerConfig
@@ -43,6 +44,9 @@ NOT_IN_DTLS = (
     "log_secrets",
 )
 """Fields of ``ServerConfig`` that are no keys of ``[dtls]``."""
+
+NOT_IN_QUOTAS = ("waiting_bytes_per_association", "total_waiting_bytes")
+"""Fields of ``QuotaPolicy`` that are no keys of ``[quotas]``: they are about channels, of which a service has none."""
 
 
 class ConfigFileError(Exception):
@@ -67,9 +71,10 @@ class EndpointConfig:
         default=ServerConfig(),
         metadata={"without": NOT_IN_DTLS},
     )
-    quotas: QuotaPolicy = attrs.field(factory=QuotaPolicy)
+    quotas: QuotaPolicy = attrs.field(factory=QuotaPolicy, metadata={"without": NOT_IN_QUOTAS})
     forward: Forward = attrs.field(factory=Forward)
     state: State = attrs.field(factory=State)
+    metrics: Metrics = attrs.field(factory=Metrics)
     log: Log = attrs.field(factory=Log)
 
 
@@ -100,14 +105,20 @@ def parse_config(content: bytes, *, name: str, directory: Path) -> EndpointConfi
         problems = [f"{where}: {key}: {what}" if key else f"{where}: {what}" for key, what in error.mistakes]
         raise ConfigFileError(problems, _credentials_in(tables, directory)) from None
     credentials, state = config.credentials.below(directory), config.state.below(directory)
+    forward = config.forward.below(directory)
     mistakes = [
         f"{where}: {table}{key and '.'}{key}: {what}"
-        for table, told in (("credentials", credentials), ("state", state))
-        for key, what in told.contradictions()
+        for table, contradictions in (
+            ("listen", config.listen.contradictions()),
+            ("credentials", credentials.contradictions()),
+            ("state", state.contradictions()),
+            ("forward", forward.contradictions(config.dtls.alpn_protocols)),
+        )
+        for key, what in contradictions
     ]
     if mistakes:
         raise ConfigFileError(mistakes, credentials)
-    return attrs.evolve(config, credentials=credentials, state=state)
+    return attrs.evolve(config, credentials=credentials, state=state, forward=forward)
 
 
 def _credentials_in(tables: dict[str, Any], directory: Path) -> Credentials | None:

@@ -3,7 +3,8 @@
 One port serves all kinds at once::
 
     kind              of the devices                    of the endpoint
-    pre-shared key    psk_file                          the same key
+    pre-shared key    psk_file, or psk_database,        the same key
+                      psk_valkey or psk_module
     certificate       client_ca, client_crl             certificate, private_key, [credentials.names]
     raw public key    raw_public_keys                   raw_public_key
 
@@ -20,6 +21,9 @@ from typing import Any, Literal
 
 import attrs
 
+from endpoint.structure import within
+from endpoint.tables.lookup import LookupPolicy
+from endpoint.tables.valkey import ValkeyAddress, ValkeyKeys, server_address
 from sansdtls.pki import IdentitySource
 
 
@@ -37,6 +41,11 @@ def _file_name(_instance: object, attribute: attrs.Attribute[Any], value: Path |
         raise ValueError(
             f"{attribute.name}: the name of a file is needed, not a key; remedy: put the key in the file"
         )
+
+
+def _object_name(_instance: object, _attribute: attrs.Attribute[str | None], value: str | None) -> None:
+    if value is not None and not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", value):
+        raise ValueError('psk_module: is not of the form "package.module:object"')
 
 
 def _names(
@@ -59,6 +68,9 @@ def _sources(
         raise ValueError("client_identity: at least one is needed")
 
 
+_PSK_SOURCES = ("psk_file", "psk_database", "psk_valkey", "psk_module")
+
+
 @attrs.frozen(kw_only=True)
 class NamedCredentials:
     """``[credentials.names."host.example"]``: what is shown to clients that ask for this name (SNI)."""
@@ -78,7 +90,19 @@ class Credentials:
     """``[credentials]``. File names are relative to the directory of the configuration file."""
 
     psk_file: Path | None = attrs.field(default=None, validator=_file_name)
-    """A PSK file or a directory of such files. For its owner only (mode 0600), as all files with keys."""
+    """A PSK file or a directory of such files. For its owner only (mode 0600), as all files with keys. Of the four places where
+    pre-shared keys can be, one is possible."""
+    psk_database: Path | None = attrs.field(default=None, validator=_file_name)
+    """An SQLite database of keys, made by ``dtls-endpoint keys``; mode 0600. It is asked at each handshake, so a change takes
+    effect with the next one."""
+    psk_valkey: str | None = attrs.field(default=None, validator=server_address)
+    """The address of a Valkey or Redis server with keys: ``"unix:/run/valkey/valkey.sock"``, ``"valkey://host:6379"``, or for TLS
+    ``"valkeys://host:6379"``. How it is laid out: see ``endpoint.keystore.valkey``. Asked at each handshake; while it is away new
+    handshakes are refused, and associations live on."""
+    psk_module: str | None = attrs.field(default=None, validator=_object_name)
+    """A key store of one's own, ``"package.module:object"``: see ``endpoint.keystore.module``."""
+    lookup: LookupPolicy = attrs.field(factory=LookupPolicy)
+    valkey: ValkeyKeys = attrs.field(factory=ValkeyKeys)
     identity_hint: str | None = attrs.field(default=None, validator=_hint)
     """Sent to clients before they name their identity; by default nothing is sent, as RFC 7925 §4.2
     has devices ignore it."""
@@ -113,6 +137,21 @@ class Credentials:
     anybody may connect, without an identity. The default is ``required`` where ``client_ca`` or
     ``raw_public_keys`` says who; else it has to be said, because ``none`` opens the endpoint to all."""
 
+    when_removed: Literal["keep", "rehandshake", "drop"] = "keep"
+    """What a reload does with associations of identities that have no pre-shared key any more. `keep`: nothing, they
+    cannot come back. `rehandshake`: close_notify within `rehandshake_spread`, frozen ones when they wake. `drop`: at once, also
+    those that are frozen."""
+    when_rotated: Literal["keep", "rehandshake", "drop"] = "keep"
+    """The same for associations that were made with a key that is not accepted any more, of identities that have another."""
+    rehandshake_spread: float = attrs.field(default=300.0, validator=within(0.0, 86_400.0, "seconds"))
+    """Seconds over which `rehandshake` is spread, so that devices come back one after the other. Five minutes: 10,000 devices
+    are then 33 handshakes a second."""
+
+    @property
+    def psk_sources(self) -> list[str]:
+        """The keys that say where pre-shared keys are."""
+        return [name for name in _PSK_SOURCES if getattr(self, name) is not None]
+
     @property
     def asks_clients(self) -> Literal["none", "wanted", "required"]:
         """``client_authentication``, or its default."""
@@ -141,11 +180,13 @@ class Credentials:
             )
             for name, named in self.names.items()
         }
+        files["valkey"] = self.valkey.below(directory)
         return attrs.evolve(self, names=names, **files)
 
     def contradictions(self) -> Iterator[tuple[str, str]]:
         """What does not go together, as (key, text) pairs."""
-        if not (self.psk_file or self.shows_something or self.knows_clients or self.private_key):
+        yield from self._about_psk()
+        if not (self.psk_sources or self.shows_something or self.knows_clients or self.private_key):
             yield "", 'nobody could connect; remedy: add  psk_file = "psk.txt"  or a certificate and its key'
             return
         if self.certificate and not self.private_key:
@@ -167,6 +208,25 @@ class Credentials:
                 ),
             )
         yield from self._about_clients()
+
+    def _about_psk(self) -> Iterator[tuple[str, str]]:
+        sources = self.psk_sources
+        for other in sources[1:]:
+            yield (
+                other,
+                f"pre-shared keys come from one place, and {sources[0]} is there too; remedy: remove one",
+            )
+        if self.lookup != LookupPolicy() and not set(sources) - {"psk_file"}:
+            # What is in memory is not looked up anywhere.
+            yield "lookup", "is of no use without psk_database, psk_valkey or psk_module; remedy: remove it"
+        if self.psk_valkey is not None:
+            address = ValkeyAddress.parse(self.psk_valkey)
+            yield from ((f"valkey.{key}", what) for key, what in self.valkey.contradictions_with(address))
+        elif self.valkey != ValkeyKeys():
+            yield (
+                "valkey",
+                'is of no use without psk_valkey; remedy: psk_valkey = "unix:/run/valkey/valkey.sock"',
+            )
 
     def _about_clients(self) -> Iterator[tuple[str, str]]:
         told = self.client_authentication

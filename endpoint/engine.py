@@ -5,6 +5,7 @@ The tasks, however many peers there are::
     per socket   receive    wait until readable, drain a turn, hand events out, send what came of it
                  write      sleeps; sends what the kernel's full buffer refused
     in all       timers     one cancel scope whose deadline is the server's next timeout
+                 serve      sleeps; hands over what had to wait, because live associations come first (``intake``)
     per lookup   look up    only where a key store or a verifier answers later; ends with its handshake at
                             the latest
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections import Counter
 from functools import partial
 from itertools import islice
@@ -27,14 +29,14 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import trio
 
-from endpoint.addresses import address_text
 from endpoint.admission import Admission
-from endpoint.keeping import KeepingEngine
+from endpoint.ending import EndingEngine, Endings
+from endpoint.intake import Intake
 from endpoint.population import Population
 from endpoint.quotas import Quotas
 from endpoint.roster import Roster
+from endpoint.sending import SendingEngine
 from endpoint.sleepers import Sleepers
-from endpoint.sockets import errno_name
 from endpoint.verification import reject_all
 from sansdtls import (
     ConnectionFrozen,
@@ -67,8 +69,8 @@ if TYPE_CHECKING:
     from sansdtls import Connection, Event, FrozenStore, ServerConfig
 
 DEFAULT_TURN = 64
-"""Datagrams handled before timers and other tasks get a turn: about 1.3 ms of echoes, or 30 ms if
-every one of them completes a handshake."""
+"""Datagrams read before timers and other tasks get a turn: about 1.3 ms of echoes. What takes longer is the
+intake's to bound."""
 
 EXHAUSTED_PAUSE = 0.1
 """Seconds without receiving after the kernel said it is short of memory; what trio's own servers wait."""
@@ -77,7 +79,7 @@ DRAIN_BATCH = 64
 """Associations closed before other tasks get a turn."""
 
 
-class Engine(KeepingEngine):
+class Engine(SendingEngine, EndingEngine):
     """Serves one ``Server`` on ``sockets`` until :meth:`run` is cancelled. Does not close the sockets."""
 
     def __init__(
@@ -85,18 +87,22 @@ class Engine(KeepingEngine):
         config: ServerConfig,
         *,
         sockets: Sequence[UdpSocket],
+        indices: Sequence[int] | None = None,
         keystore: KeyStore,
         quotas: QuotaPolicy,
         observer: Observer,
         verify: Verify = reject_all,
         entropy: Callable[[int], bytes] = os.urandom,
         clock: Callable[[], float] = trio.current_time,
+        timer: Callable[[], float] = time.perf_counter,
         turn: int = DEFAULT_TURN,
         store: FrozenStore | None = None,
         generation: int = 0,
         durable: bool = False,
     ) -> None:
-        """``verify`` says who a client with a certificate or raw public key is; ``clock`` gives monotonic seconds; ``turn`` is the bound of datagrams per turn.
+        """``indices`` are those by which paths name the sockets, which outlive a process; by default their places.
+
+        ``verify`` says who a client with a certificate or raw public key is; ``clock`` gives monotonic seconds; ``timer`` those by which work is measured; ``turn`` is the bound of datagrams per turn.
 
         ``store``, ``generation`` and ``durable`` are :class:`sansdtls.Server`'s. Make it inside ``trio.run`` unless ``clock`` is your own.
         """
@@ -105,6 +111,7 @@ class Engine(KeepingEngine):
         if turn < 1:
             raise ValueError(f"turn: {turn!r} is not 1 or more")
         self.sockets = tuple(sockets)
+        self._at = dict(zip(range(len(sockets)) if indices is None else indices, sockets, strict=True))
         self.on_checkpoint_due: Callable[[], None] | None = None
         """Called when an association will soon have used all record numbers that are reserved for it."""
         self.tap: Tap | None = None
@@ -114,7 +121,7 @@ class Engine(KeepingEngine):
         self._observer = observer
         self._clock = clock
         self._turn_limit = turn
-        self._quotas = Quotas(quotas)
+        self._quotas = Quotas(quotas, config.limits)
         store = self._store = MemoryStore() if store is None else store
         self._server = Server(
             config, entropy=entropy, now=clock(), store=store, generation=generation, durable=durable
@@ -143,17 +150,36 @@ class Engine(KeepingEngine):
             observer=observer,
             tell=self._tell,
         )
+        self._endings = Endings(
+            self._server,
+            roster=self._roster,
+            sleepers=self._sleepers,
+            entropy=entropy,
+            clock=clock,
+            settle=self.settle,
+        )
+        self._intake = Intake(
+            quotas,
+            receive=self._receive_one,
+            kind_of=self._server.kind_of,
+            frozen_handle=self._server.frozen_handle,
+            source_of=lambda path: self._quotas.prefix_of(path[1]),
+            timer=timer,
+        )
+        self._something_waits = trio.Event()
         self._dropped: Counter[str] = Counter()
         self._errnos_told: set[int] = set()
         self._keep_alives = 0
         self._observer_failures = 0
+        self._narrow_paths: list[tuple[int, Address, int]] = []
         self._in_turn = False
         self._turn_now = 0.0
         self._armed = math.inf
         self._timer: trio.CancelScope | None = None
         self._nursery: trio.Nursery | None = None
-        for index, udp in enumerate(self.sockets):
+        for index, udp in self._at.items():
             udp.on_send_failed = partial(self._send_failed, index)
+            udp.on_path_mtu = partial(self._path_mtu_told, index)
 
     # --- tasks ---
 
@@ -168,11 +194,13 @@ class Engine(KeepingEngine):
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = self._admission.nursery = nursery
-                for index, udp in enumerate(self.sockets):
+                for index, udp in self._at.items():
                     nursery.start_soon(self._receive, index, udp)
                     nursery.start_soon(udp.keep_writing)
                 self.settle()  # frozen associations that were there before have deadlines, too
                 nursery.start_soon(self._keep_time)
+                nursery.start_soon(self._endings.run)
+                nursery.start_soon(self._serve_waiting)
                 task_status.started()
         finally:
             self._nursery = self._admission.nursery = None
@@ -189,16 +217,22 @@ class Engine(KeepingEngine):
 
     def _turn(self, index: int, udp: UdpSocket) -> bool:
         """Handle up to a turn of datagrams; ``True`` = there may be more."""
+        intake = self._intake
+        intake.begin_turn()
         datagrams = udp.drain(self._turn_limit)
         # One reading of the clock per turn: it is at most a turn old, far below any timer.
         now = self._turn_now = self._clock()
-        receive = self._server.receive_datagram
+        receive_live = self._server.receive_live
         self._in_turn = True
         try:
             for data, address in datagrams:
                 if self.tap is not None:
                     self._tapped("datagram_received", data, (index, address), now)
-                for event in receive(data, path=(index, address), now=now):
+                events = receive_live(data, path=(index, address), now=now)
+                if events is None:
+                    intake.take(data, (index, address), now)
+                    continue
+                for event in events:
                     if type(event) is DataReceived:
                         self._data_received(event, now)
                     else:
@@ -206,7 +240,33 @@ class Engine(KeepingEngine):
         finally:
             self._in_turn = False
         self.settle()
-        return len(datagrams) == self._turn_limit
+        more = len(datagrams) == self._turn_limit
+        if intake.end_turn(index, more=more):
+            self._something_waits.set()
+        return more
+
+    async def _serve_waiting(self) -> None:
+        while True:
+            await self._something_waits.wait()
+            self._something_waits = trio.Event()
+            while self._intake:
+                self._serve_slice()
+                await trio.lowlevel.checkpoint()
+
+    def _serve_slice(self) -> None:
+        now = self._turn_now = self._clock()
+        self._in_turn = True
+        try:
+            self._intake.serve(now)
+        finally:
+            self._in_turn = False
+        self.settle()
+        self._intake.served()
+
+    def _receive_one(self, data: bytes, path: Path, now: float) -> None:
+        """Hand over what waited, or did not have to."""
+        for event in self._server.receive_datagram(data, path=path, now=now):
+            self._handle(event, now)
 
     async def _keep_time(self) -> None:
         while True:
@@ -264,18 +324,13 @@ class Engine(KeepingEngine):
 
     def socket_of(self, path: Path) -> UdpSocket:
         """The socket that ``path`` goes through."""
-        return self.sockets[path[0]]
+        return self._at[path[0]]
 
     def settle(self) -> None:
         """Send what the server has to send and arm its next timeout. Within a turn: later, at its end."""
         if self._in_turn:
             return
-        sockets = self.sockets
-        path: Any
-        for data, path in self._server.datagrams_to_send():
-            if self.tap is not None:
-                self._tapped("datagram_sent", data, path, self.now())
-            sockets[path[0]].send(data, path[1])
+        self._send_all()
         deadline = self._server.next_timeout()
         if deadline is not None and deadline < self._armed:
             self._armed = deadline
@@ -283,19 +338,6 @@ class Engine(KeepingEngine):
                 self._timer.deadline = self._on_trios_clock(deadline)
         if self._server.checkpoint_due and self.on_checkpoint_due is not None:
             self.on_checkpoint_due()
-
-    def _send_failed(self, index: int, address: Address, code: int) -> None:
-        self._dropped["send"] += 1
-        association = self._roster.at((index, address))
-        if association is not None:
-            association.send_errors += 1
-            association.dropped += 1
-        if code not in self._errnos_told:
-            # Once per errno: an unreachable network fails for every peer, many times a second.
-            self._errnos_told.add(code)
-            self._observer.trouble(
-                "send failed", error=errno_name(code), reason=os.strerror(code), path=address_text(address)
-            )
 
     # --- events ---
 
@@ -309,6 +351,7 @@ class Engine(KeepingEngine):
             exceeded = association.budget.exceeded
             reason = self._quotas.admit_data(association.budget, len(event.data), now)
             if reason is not None:
+                self._quotas.blame(reason, association, now)
                 association.dropped += 1
                 self._dropped["quota"] += 1
                 if not exceeded:
@@ -432,9 +475,22 @@ class Engine(KeepingEngine):
 
     # --- figures ---
 
+    @property
+    def quotas(self) -> Quotas:
+        """What is refused, and to whom. For looking at."""
+        return self._quotas
+
     def associations(self, identity: bytes | None = None) -> list[Association]:
         """The live associations, of one identity or all."""
         return list(self._roster) if identity is None else self._roster.of(identity)
+
+    def frozen_of(self, identity: bytes) -> int:
+        """How many frozen associations an identity has."""
+        return len(self._sleepers.of(identity))
+
+    def identities(self) -> list[bytes]:
+        """All that have an association, live or frozen, in no order and perhaps twice."""
+        return [*self._roster.names(), *self._sleepers.names()]
 
     def statistics(self) -> dict[str, Any]:
         """Counters and gauges as plain nested dicts, for logs, metrics and tests."""
@@ -451,10 +507,15 @@ class Engine(KeepingEngine):
             "identities": self._roster.identities,
             "lookups": self._admission.lookups.pending,
             "lookup_failures": self._admission.lookups.failures,
+            "lookups_unavailable": self._admission.lookups.unavailable,
+            "lookup_seconds": self._admission.lookups.seconds.statistics(),
+            "handshake_seconds": self._admission.seconds(),
             "verifications": self._admission.verifications.pending,
             "verification_failures": self._admission.verifications.failures,
             "refused": dict(self._quotas.refused),
-            "datagrams_dropped": dict(self._dropped),
+            "quotas": self._quotas.statistics(now=self.now()),
+            "datagrams_dropped": {**self._dropped, **self._intake.drops_by_stage},
+            "intake": self._intake.statistics(),
             "observer_failures": self._observer_failures,
             "sockets": [udp.statistics() for udp in self.sockets],
         }

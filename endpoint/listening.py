@@ -2,7 +2,7 @@
 
 A handed down socket was bound by the service manager (socket activation), or by an earlier process of this
 service, which had the manager keep it. Datagrams that came while no process ran wait in it. Both are used
-where ``listen.address`` and ``listen.port`` name what they are bound to. If a manager's socket is bound to
+where ``listen.address`` and ``listen.port`` (or ``listen.also``) name what they are bound to. If a manager's socket is bound to
 something else, configuration and socket unit contradict each other, and the service does not start; if one
 that we bound is, then the configuration has been changed since, and it is closed.
 """
@@ -18,17 +18,19 @@ import attrs
 from endpoint.addresses import address_text
 from endpoint.sockets import UdpSocket
 from endpoint.systemd import SupervisionError
-from endpoint.udp import RetryPolicy, bind_udp
+from endpoint.udp import ListenError, RetryPolicy, bind_udp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from endpoint.systemd import Descriptor
     from endpoint.tables.listen import Listen
-    from endpoint.udp import ListenError
 
 STORED_SOCKET = "sansdtls-udp"
 """The name under which the manager keeps the sockets that we bound."""
+
+MAX_REMEMBERED = 128
+"""Addresses that are remembered with their index. No configuration has so many; beyond, the first are forgotten."""
 
 _KINDS = {
     socket.SOCK_STREAM: "a stream socket",
@@ -95,6 +97,14 @@ class Listeners:
     """Those that no service manager bound: it may keep them for the next process."""
     given_up: tuple[str, ...] = ()
     """Addresses of those that earlier processes bound and the configuration names no longer; closed."""
+    indices: tuple[int, ...] = attrs.field(
+        default=attrs.Factory(lambda self: tuple(range(len(self.sockets))), takes_self=True)
+    )
+    """Of ``sockets``: by which paths name them."""
+    addresses: tuple[str, ...] = attrs.field(
+        default=attrs.Factory(lambda self: tuple(udp.local_text for udp in self.sockets), takes_self=True)
+    )
+    """By index, for the next process, also of those that are there no more: their associations may be saved somewhere."""
 
 
 async def listen(
@@ -106,54 +116,122 @@ async def listen(
 ) -> Listeners:
     """Every socket that ``config`` asks for, out of ``handed`` or bound; all of ``handed`` are used or closed.
 
-    ``before``: the addresses that the process before served, as :attr:`UdpSocket.local_text`, in order. Paths name
+    ``before``: the addresses that processes before served, as :attr:`Listeners.addresses`. Paths name
     sockets by index, so each stays where it was. Raises :class:`ListenError`, :class:`SupervisionError`.
     """
     with contextlib.ExitStack() as opened:
         for one in handed:
             opened.enter_context(one.udp)
-        sockets = await bind_udp(
-            config.address,
-            config.port,
-            receive_buffer=config.receive_buffer,
-            retry=RetryPolicy(total=config.retry) if config.retry else None,
-            on_retry=on_retry,
-            handed=[one.udp for one in handed],
-        )
-        for udp in sockets:
-            opened.enter_context(udp)
+        sockets: list[UdpSocket] = []
+        for number, place in enumerate(config.places):
+            key = "listen.also" if number else None
+            for udp in await _bind(config, place, handed, key=key, on_retry=on_retry):
+                if udp in sockets:
+                    raise ListenError(
+                        key or "listen.address",
+                        f"{address_text(place)} is {udp.local_text}, which is there already; remedy: leave it out",
+                    )
+                sockets.append(opened.enter_context(udp))
         unused = [one for one in handed if one.udp not in sockets]
         for one in unused:
             if not one.ours:
-                told = address_text((config.address, config.port))
-                raise SupervisionError(
-                    f"LISTEN_FDS: {one.descriptor} is bound to {one.udp.local_text}, but listen.address and "
-                    f"listen.port say {told}; remedy: make them agree with ListenDatagram= in the socket unit"
-                )
+                raise _contradiction(one, config)
         given_up = tuple(one.udp.local_text for one in unused)
         for one in unused:
             one.udp.close()
         opened.pop_all()
     from_manager = [one.udp for one in handed if not one.ours]
+    by_index = places(sockets, before)
     return Listeners(
-        sockets=in_former_order(sockets, before),
-        bound_here=tuple(udp for udp in sockets if udp not in from_manager),
+        sockets=tuple(by_index.values()),
+        bound_here=tuple(udp for udp in by_index.values() if udp not in from_manager),
         given_up=given_up,
+        indices=tuple(by_index),
+        addresses=tuple(
+            by_index[index].local_text if index in by_index else before[index]
+            for index in range(max(len(before), 1 + max(by_index, default=-1)))
+        ),
     )
 
 
-def in_former_order(sockets: Iterable[UdpSocket], before: Sequence[str]) -> tuple[UdpSocket, ...]:
-    """``sockets``, each at the index at which its address stands in ``before``, as far as there are no gaps."""
+async def _bind(
+    config: Listen,
+    place: tuple[str, int],
+    handed: Sequence[HandedSocket],
+    *,
+    key: str | None,
+    on_retry: Callable[[ListenError, float], None] | None,
+) -> list[UdpSocket]:
+    """The sockets of one place; errors are about ``key``, where that is not what they are about anyhow."""
+
+    def note(error: ListenError, seconds: float) -> None:
+        if on_retry is not None:
+            on_retry(error.of(key or error.key), seconds)
+
+    try:
+        return await bind_udp(
+            *place,
+            receive_buffer=config.receive_buffer,
+            retry=RetryPolicy(total=config.retry) if config.retry else None,
+            on_retry=note,
+            handed=[one.udp for one in handed],
+            path_mtu_discovery=config.path_mtu_discovery,
+        )
+    except ListenError as error:
+        if key is None:
+            raise
+        raise error.of(key) from error
+
+
+def _contradiction(one: HandedSocket, config: Listen) -> SupervisionError:
+    keys = "listen.address, listen.port and listen.also" if config.also else "listen.address and listen.port"
+    told = ", ".join(address_text(place) for place in config.places)
+    return SupervisionError(
+        f"LISTEN_FDS: {one.descriptor} is bound to {one.udp.local_text}, but {keys} say {told}; "
+        "remedy: make them agree with ListenDatagram= in the socket unit"
+    )
+
+
+def places(sockets: Iterable[UdpSocket], before: Sequence[str]) -> dict[int, UdpSocket]:
+    """``sockets`` by index, in its order: each at the one that its address has in ``before``.
+
+    The place of an address that is gone is taken by a new one with the same host or the same port, which most likely is
+    the same listener, reconfigured. Any other stays empty: a device must not be answered from where it never sent to.
+    """
     rest = list(sockets)
-    places: list[UdpSocket | None] = []
-    for text in before:
-        known = next((udp for udp in rest if udp.local_text == text), None)
-        if known is not None:
-            rest.remove(known)
-        places.append(known)
-    # The place of one that is gone is taken by a new one: most likely it is the same, with another port.
-    placed = [udp if udp is not None else rest.pop(0) if rest else None for udp in places]
-    return tuple(udp for udp in (*placed, *rest) if udp is not None)
+    taken: dict[int, UdpSocket] = {}
+    for same in (_same_address, _same_host, _same_port):
+        for index, text in enumerate(before):
+            found = (
+                None if index in taken else next((udp for udp in rest if same(udp.local_text, text)), None)
+            )
+            if found is not None:
+                rest.remove(found)
+                taken[index] = found
+    # Where an address was changed very often the places of the first ones are used again.
+    free = (
+        [index for index in range(len(before)) if index not in taken] if len(before) > MAX_REMEMBERED else []
+    )
+    for udp in rest:
+        taken[free.pop(0) if free else max(len(before), 1 + max(taken, default=-1))] = udp
+    return dict(sorted(taken.items()))
+
+
+def _same_address(one: str, other: str) -> bool:
+    return one == other
+
+
+def _same_host(one: str, other: str) -> bool:
+    return one.rpartition(":")[0] == other.rpartition(":")[0]
+
+
+def _same_port(one: str, other: str) -> bool:
+    return one.rpartition(":")[2] == other.rpartition(":")[2] and ("[" in one) == ("[" in other)
+
+
+def in_former_order(sockets: Iterable[UdpSocket], before: Sequence[str]) -> tuple[UdpSocket, ...]:
+    """``sockets`` in the order of their :func:`places`."""
+    return tuple(places(sockets, before).values())
 
 
 def inherited_sockets(descriptors: Iterable[Descriptor]) -> tuple[HandedSocket, ...]:

@@ -61,7 +61,7 @@ class Observer(Protocol):
         ...
 
     def refused(self, path: Path, reason: str) -> None:
-        """A quota said no; ``reason`` is the name of the :class:`~endpoint.quotas.QuotaPolicy` field.
+        """A quota said no; ``reason`` is the name of the field of :class:`~endpoint.quotas.QuotaPolicy`, or of ``sansdtls.Limits``.
 
         Called for every refused handshake, and once each time an association begins to exceed its
         data quota. Anybody can provoke it: rate-limit what you do here.

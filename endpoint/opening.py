@@ -16,6 +16,7 @@ for so long. It is not answered, so it does not tell whether the server is still
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import socket
@@ -29,6 +30,7 @@ from endpoint.addresses import address_text
 from endpoint.association import CredentialKind
 from endpoint.causes import cause_text
 from endpoint.channel import ChannelStatistics, DtlsChannel, HandshakeFailed
+from endpoint.path_errors import discover_path_mtu, known_path_size
 from endpoint.sockets import MAX_DATAGRAM_SIZE
 from endpoint.verification import PeerRejected, as_verify
 from sansdtls import (
@@ -131,6 +133,7 @@ async def _open_one(
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
         sock.setblocking(False)
+        discover_path_mtu(sock, wanted=True)
         try:
             # Connected, so that only this peer's datagrams, and ICMP errors, are delivered.
             sock.connect(target)
@@ -337,7 +340,7 @@ class OpenedChannel(DtlsChannel):
                 self._refusals += 1
                 return None
             except OSError as error:
-                self._last_error = error
+                self._note_error(error)
                 return None
             self._heard = True
             return datagram
@@ -368,12 +371,28 @@ class OpenedChannel(DtlsChannel):
                 # This reports what became of an earlier datagram, in place of sending this one.
                 self._refusals += 1
                 self._socket.send(datagram)
+            except OSError as error:
+                if len(datagram) > self._note_error(error):
+                    raise
+                self._socket.send(datagram)  # as above
         except BlockingIOError:
             return False
         except OSError as error:
-            self._last_error = error
+            self._note_error(error)
             self._send_errors += 1
         return True
+
+    def _note_error(self, error: OSError) -> int:
+        """Have the connection send less if that was it, and a flight again; bytes that the path takes, 0 = not known."""
+        if error.errno == errno.EAGAIN:
+            return 0
+        self._last_error = error
+        size = known_path_size(self._socket) if error.errno == errno.EMSGSIZE else None
+        if size is None:
+            return 0
+        self._take(self._connection.limit_datagram_size(size, now=trio.current_time()))
+        self._unsent.extend(datagram.data for datagram in self._connection.datagrams_to_send())
+        return size
 
     async def _until_writable(self) -> None:
         # Waiting for one descriptor in two tasks is an error in trio, hence the lock.

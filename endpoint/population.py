@@ -3,7 +3,7 @@
 Each change goes to three places at once: the roster, the quota of the source prefix, and the observer::
 
                   roster                          slot of the prefix
-    completed     live                            the handshake's goes on
+    completed     live                            the handshake's goes on, as an association's
     moved         its path                        the new prefix's is held, the old one's released
     frozen        by identity and handle only     released
     thawed        live, as a new object           held, without a question: it was admitted before
@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from endpoint.association import Association, CredentialKind
-from sansdtls import ConnectionState
+from sansdtls import ConnectionState, PathProof
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,7 +75,10 @@ class Population:
         old, new = cast("Path", event.old), cast("Path", event.new)
         prefix = self._quotas.prefix_of(new[1])
         self._quotas.hold(prefix)
-        self._quotas.release(association.prefix)
+        # A newer record may have come from a forged address, which must not pay for it.
+        if event.proof is not PathProof.NEWER_RECORD:
+            self._quotas.charge(association.budget, prefix)
+        self._quotas.release(association.prefix, live=True)
         association.prefix = prefix
         self._roster.move(association, new)
         self._tell(self._observer.moved, association, old, event.proof)
@@ -90,9 +93,15 @@ class Population:
         """It goes on as bytes."""
         association = self._roster.remove(event.connection)
         assert association is not None  # noqa: S101 - only live associations freeze
-        self._quotas.release(association.prefix)
+        self._leave(association)
         if association.identified:
-            self._sleepers.add(association.identity, event.handle, event.connection.last_received)
+            self._sleepers.add(
+                association.identity,
+                event.handle,
+                event.connection.last_received,
+                association.key_digest,
+            )
+        association.handle = event.handle
         self._tell(self._observer.frozen, association)
 
     def thawed(self, event: ConnectionThawed, now: float) -> None:
@@ -106,43 +115,52 @@ class Population:
         association = self._live(connection, path, prefix, identity, now)
         if connection.state is not ConnectionState.CONNECTED:
             self._roster.disown(association)  # nor must it stand in for another one that has to go
+        association.handle = event.handle
         self._tell(self._observer.thawed, association)
+        association.handle = None
 
     def restored(self, restored: Restored) -> None:
         """One that was frozen in another engine is here now, frozen."""
         if CredentialKind.of(restored.peer) is not CredentialKind.NONE:
             identity = identity_of(restored.peer, restored.annotation)
-            self._sleepers.add(identity, restored.handle, restored.last_received)
+            digest = b"" if restored.peer.psk_identity is None else restored.annotation
+            self._sleepers.add(identity, restored.handle, restored.last_received, digest)
 
     def left(self) -> None:
         """Those that were turned into bytes for another engine are here no more."""
         for association in self._roster:
             if association.connection.state is ConnectionState.FROZEN:
                 self._roster.remove(association.connection)
-                self._quotas.release(association.prefix)
+                self._leave(association)
 
     def terminated(self, connection: Connection, cause: Cause) -> bool:
         """It has ended; ``False`` if it was no association, but a handshake."""
         association = self._roster.remove(connection)
         if association is None:
             return False
-        self._quotas.release(association.prefix)
+        self._leave(association)
         self._tell(self._observer.terminated, association, cause)
         return True
+
+    def _leave(self, association: Association) -> None:
+        self._quotas.release(association.prefix, live=True)
+        self._quotas.end_budget(association.budget)
 
     def _live(
         self, connection: Connection, path: Path, prefix: Prefix, identity: bytes, now: float
     ) -> Association:
         peer = connection.peer
+        kind = CredentialKind.of(peer)
+        named = None if kind is CredentialKind.NONE else identity
         association = Association(
             self._carrier,
             connection,
             path=path,
             prefix=prefix,
             identity=identity,
-            kind=CredentialKind.of(peer),
+            kind=kind,
             key_index=None if peer is None else peer.psk_key_index,
-            budget=self._quotas.data_budget(now),
+            budget=self._quotas.data_budget(now, prefix=prefix, identity=named),
         )
         self._roster.add(association)
         return association

@@ -51,6 +51,9 @@ def _table(cls: type, name: str, without: tuple[str, ...]) -> Iterator[str]:
     if name:
         yield f"## `[{name}]`\n"
         yield from _paragraph(inspect.cleandoc(cls.__doc__ or ""))
+    if hasattr(cls, "variants"):
+        yield from _variants(cls.variants)
+        return
     for key, (kind, field) in fields_of(cls, without).items():
         dotted = f"{name}.{key}" if name else key
         inner = _inner(kind)
@@ -66,9 +69,30 @@ def _table(cls: type, name: str, without: tuple[str, ...]) -> Iterator[str]:
         yield from _table(inner, dotted, leaves_out)
 
 
+def _variants(variants: Mapping[str, type]) -> Iterator[str]:
+    """A table whose keys depend on its ``kind``: those of all kinds first, then each kind's own."""
+    keys = {kind: fields_of(cls) for kind, cls in variants.items()}
+    common = [key for key in next(iter(keys.values())) if all(key in own for own in keys.values())]
+    names = [_value(kind) for kind in variants]
+    yield f"- **`kind`** ({' or '.join(names)}; default {names[0]}): which of those below."
+    for kind, cls in variants.items():
+        texts = _texts(cls)
+        first = kind == next(iter(variants))
+        told = {
+            key: f"- **`{key}`** ({_kind(what)}; {_default(field)}): {_plain(texts.get(key, ''))}"
+            for key, (what, field) in keys[kind].items()
+        }
+        if first:
+            yield from (told[key] for key in common)
+        yield f'\n### `kind = "{kind}"`\n'
+        yield from _paragraph(inspect.cleandoc(cls.__doc__ or ""))
+        yield from (line for key, line in told.items() if key not in common)
+    yield ""
+
+
 def _paragraph(text: str) -> Iterator[str]:
     # The class's own text names the table again, as it is read there.
-    text = re.sub(r"^``\[[^\]]*\]``[:.] ", "", text)
+    text = re.sub(r"^``(\[[^\]]*\]|kind = [^`]*)``[:.] ", "", text)
     for part in text.split("\n\n"):
         if "\n    " in part or part.endswith("::"):
             continue
@@ -125,6 +149,8 @@ def _kind(kind: Any) -> str:
     if origin in (types.UnionType, typing.Union):
         return " or ".join(_kind(member) for member in arguments if member is not type(None))
     if origin is tuple:
+        if attrs.has(arguments[0]):
+            return "list of tables, or of texts that stand for one"
         # Of what is bytes only ALPN's names come in lists, and they are written as text.
         return f"list of {'text' if arguments[0] is bytes else _kind(arguments[0])}"
     if origin is Mapping:

@@ -46,6 +46,10 @@ class Roster:
         """Identities with a live association."""
         return len(self._by_identity)
 
+    def names(self) -> list[bytes]:
+        """Those identities."""
+        return list(self._by_identity)
+
     @property
     def paths(self) -> int:
         """Paths in use."""

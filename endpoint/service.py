@@ -13,6 +13,7 @@ The configuration file itself is read at the start only. Signals are obeyed from
 also while the port is still being waited for. Facts of the log about starts and stops::
 
     listening                   address, port
+    metrics_listening           address, port
     restored                    associations, refused (and why the first was), from
     associations_not_restored   reason
     stopping                    signal
@@ -26,7 +27,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import trio
 
@@ -34,16 +35,22 @@ from endpoint.admin import AdminError, AdminSocket, CommandError
 from endpoint.capture.control import Captures
 from endpoint.engine import Engine
 from endpoint.forward import ForwardError
+from endpoint.forward.hearing import Hearing
 from endpoint.forward.making import make_forwarder
 from endpoint.handoff import HandoffError
+from endpoint.keystore import StoreStartError
 from endpoint.leaving import Leaving, counts_of
 from endpoint.listening import listen
 from endpoint.logs import Throttle
 from endpoint.observer import Observers
+from endpoint.operations import Operations, OperationsError
 from endpoint.reloading import CredentialsInUse
+from endpoint.reloads import Reloads
 from endpoint.reporter import Reporter
+from endpoint.rotation import Rotation
 from endpoint.state.exclusive import StateFileError
 from endpoint.succession import Succession
+from endpoint.supervised import Supervised
 from endpoint.systemd import Supervision, SupervisionError
 from endpoint.udp import ListenError
 from endpoint.verification import wall_clock
@@ -55,18 +62,57 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
+    from endpoint.admin import Command
     from endpoint.config import EndpointConfig
-    from endpoint.forward import Forwarder
+    from endpoint.forward import Forwarder, Sink
     from endpoint.keystore.loading import LoadedCredentials
     from endpoint.listening import Listeners
+    from endpoint.observer import Observer
 
 ADMIN_GRACE = 1.0
 """Seconds for the last answers of the admin socket."""
-STARTS_IN_VAIN = (ListenError, SupervisionError, StateFileError, AdminError, ForwardError)
+STARTS_IN_VAIN = (
+    ListenError,
+    SupervisionError,
+    StateFileError,
+    AdminError,
+    ForwardError,
+    OperationsError,
+    StoreStartError,
+)
 """Why a service cannot start, with a text for the operator."""
 
 Listening = list[tuple[str, int]]
 """Address and port of each socket."""
+
+
+class Companion(Protocol):
+    """What runs beside the engine, hears of its events, and answers at the admin socket."""
+
+    @property
+    def observers(self) -> tuple[Observer, ...]:
+        """Whom the engine is to tell of events."""
+        ...
+
+    def commands(self) -> Mapping[str, Command]:
+        """For the admin socket."""
+        ...
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until cancelled."""
+        ...
+
+    async def finish(self) -> None:
+        """The service ends: what is to be done before :meth:`run` is cancelled."""
+        ...
+
+
+class Companions(NamedTuple):
+    """Those of a service."""
+
+    operations: Operations
+    rotation: Rotation
+    captures: Captures
 
 
 class Service:
@@ -85,13 +131,17 @@ class Service:
         self._config = config
         self._log = log
         self._credentials = CredentialsInUse(config, credentials, log=log, wall_clock=wall_clock)
-        self._captures = Captures(config.state.capture_directory, log=log)
         self._engine: Engine | None = None
         self._throttle = Throttle(
             rate=config.log.failures_per_second, burst=config.log.failures_burst, clock=trio.current_time
         )
         self._supervision = supervision or Supervision()
-        self._succession: Succession | None = None
+        self._supervised = Supervised(self._supervision, describe=self._describe, trouble=self._trouble)
+        self._reloads = Reloads(
+            lambda: self._credentials.reload(self._engine), supervised=self._supervised, trouble=self._trouble
+        )
+        self._where = ""
+        self._companions: Companions | None = None
         self._leaving: Leaving | None = None
         self._stop = trio.Event()
         self._forwarding = True
@@ -108,6 +158,7 @@ class Service:
         with trio.open_signal_receiver(signal.SIGHUP, signal.SIGTERM, signal.SIGINT) as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._obey, signals)
+                nursery.start_soon(self._reloads.run)
                 with self._everything:
                     try:
                         await self._serve(task_status)
@@ -122,7 +173,7 @@ class Service:
     async def _obey(self, signals: AsyncIterator[int]) -> None:
         async for number in signals:
             if number == signal.SIGHUP:
-                await self._credentials.reload(self._engine)
+                self._reloads.ask()
                 continue
             name = signal.Signals(number).name
             if self._stop.is_set():
@@ -138,26 +189,35 @@ class Service:
                     self._everything.cancel()
 
     async def _serve(self, task_status: trio.TaskStatus[Listening]) -> None:
-        forwarder = make_forwarder(self._config, self._log.warning)
         with contextlib.ExitStack() as opened:
-            succession = self._succession = opened.enter_context(
-                contextlib.closing(
-                    Succession(
-                        self._config.state,
-                        keys=self._config.dtls.snapshot_keys,
-                        supervision=self._supervision,
-                        log=self._log,
-                    )
-                )
+            forwarder = make_forwarder(self._config, self._log.warning, lambda: self._engine)
+            opened.callback(forwarder.close)
+            succession = Succession(
+                self._config.state,
+                keys=self._config.dtls.snapshot_keys,
+                supervision=self._supervision,
+                log=self._log,
             )
-            admin = self._admin_socket(opened)
-            listeners = await self._listen(succession)
-            for udp in listeners.sockets:
-                opened.enter_context(udp)
-                self._log.info("listening", address=udp.address, port=udp.port)
+            opened.callback(succession.close)
+            companions = self._companions = self._make_companions(opened)
+            await self._credentials.open_keystore(self._trouble)
+            admin = self._admin_socket(opened, companions)
+            listeners = await self._listen(succession, opened)
+            companions.operations.log_what_there_is(self._log)
             self._credentials.log_what_there_is()
-            engine = self._engine = self._make_engine(listeners, forwarder, succession)
-            self._captures.attach(engine)
+            engine = self._engine = self._make_engine(listeners, forwarder, succession, companions)
+            companions.operations.attach(
+                engine=engine,
+                credentials=self._credentials,
+                forwarder=forwarder,
+                succession=succession,
+                usage=companions.rotation.usage,
+                more={
+                    "rotation": companions.rotation.statistics,
+                    "captures": companions.captures.statistics,
+                },
+            )
+            companions.captures.attach(engine)
             # From here on this process holds what nobody else has: a signal may not end it without a word.
             leaving = self._leaving = Leaving(
                 engine,
@@ -168,30 +228,19 @@ class Service:
             )
             succession.restore(engine)
             succession.keep(engine, self._trouble)
+            companions.rotation.attach(engine)
             succession.prepare(listeners)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._forward, forwarder)
+                await nursery.start(self._credentials.run)
                 nursery.start_soon(succession.run)
-                await nursery.start(self._captures.run)
+                for companion in companions:
+                    await nursery.start(companion.run)
                 if admin is not None:
                     await nursery.start(admin.run)
-                async with trio.open_nursery() as running:
-                    await running.start(engine.run)
-                    task_status.started([(udp.address, udp.port) for udp in listeners.sockets])
-                    self._say_ready(listeners)
-                    await self._stop.wait()
-                    deadline = trio.current_time() + self._config.listen.drain
-                    left = await leaving.take_leave()
-                    running.cancel_scope.cancel()
-                # What comes from now on waits in the sockets, for the next process where they are kept.
-                lost = await leaving.finish(deadline)
-                left = left if lost is None else lost
-                if leaving.failed:
-                    self._status = 1
-                if self._forwarding:
-                    with trio.CancelScope(deadline=deadline):
-                        await forwarder.flush()
-                await self._captures.finish()
+                left = await self._run_engine(engine, listeners, leaving, forwarder, task_status)
+                for companion in companions:
+                    await companion.finish()
                 if admin is not None:
                     await admin.wait_idle(ADMIN_GRACE)
                 nursery.cancel_scope.cancel()
@@ -201,37 +250,97 @@ class Service:
                 held_back=self._throttle.held_back(),
                 statistics=engine.statistics()
                 | {"forward": forwarder.statistics()}
-                | succession.statistics(),
+                | succession.statistics()
+                | {"rotation": companions.rotation.statistics()}
+                | self._credentials.store_statistics(),
             )
 
-    def _make_engine(self, listeners: Listeners, forwarder: Forwarder, succession: Succession) -> Engine:
+    async def _run_engine(
+        self,
+        engine: Engine,
+        listeners: Listeners,
+        leaving: Leaving,
+        forwarder: Sink,
+        task_status: trio.TaskStatus[Listening],
+    ) -> int:
+        """Serve until it is time to stop, and stop; how many associations are left."""
+        async with trio.open_nursery() as running:
+            await running.start(engine.run)
+            task_status.started([(udp.address, udp.port) for udp in listeners.sockets])
+            self._say_ready(listeners)
+            running.start_soon(self._supervised.run, engine)
+            await self._stop.wait()
+            self._supervised.stopping()
+            deadline = trio.current_time() + self._config.listen.drain
+            left = await leaving.take_leave()
+            running.cancel_scope.cancel()
+        # What comes from now on waits in the sockets, for the next process where they are kept.
+        lost = await leaving.finish(deadline)
+        if leaving.failed:
+            self._status = 1
+        if self._forwarding:
+            with trio.CancelScope(deadline=deadline):
+                await forwarder.flush()
+        return left if lost is None else lost
+
+    def _make_companions(self, opened: contextlib.ExitStack) -> Companions:
+        operations = Operations(self._config, trouble=self._trouble, stopping=self._stop.is_set)
+        opened.callback(operations.close)
+        rotation = Rotation(
+            self._config.state.usage_file,
+            self._config.credentials,
+            keystore=lambda: self._credentials.keystore,
+            log=self._log,
+            trouble=self._trouble,
+        )
+        opened.callback(rotation.close)
+        self._credentials.on_reloaded = rotation.standing.reloaded
+        captures = Captures(self._config.state.capture_directory, log=self._log)
+        return Companions(operations, rotation, captures)
+
+    def _make_engine(
+        self, listeners: Listeners, forwarder: Sink, succession: Succession, companions: Companions
+    ) -> Engine:
         reporter = Reporter(self._log, self._throttle, forwarder)
+        others = [observer for companion in companions for observer in companion.observers]
         return Engine(
             self._credentials.server_config(),
             sockets=listeners.sockets,
+            indices=listeners.indices,
             keystore=self._credentials.keystore,
             verify=self._credentials.verifier(),
             quotas=self._config.quotas,
-            observer=Observers(reporter, self._captures.recorder, data=reporter),
+            observer=Observers(reporter, Hearing(forwarder), *others, data=reporter),
             clock=succession.clock,
             generation=succession.generation,
             durable=succession.durable,
         )
 
     def _say_ready(self, listeners: Listeners) -> None:
-        where = ", ".join(udp.local_text for udp in listeners.sockets)
-        notifier = self._supervision.notifier
-        if notifier and not notifier.ready(f"serving on {where}"):
+        self._where = ", ".join(udp.local_text for udp in listeners.sockets)
+        if not self._supervised.ready():
             # It will take us for one that does not start, and end us after a while.
-            self._log.warning("notify_failed", failures=notifier.failures)
+            self._log.warning("notify_failed", failures=self._supervision.notifier.failures)
 
-    async def _listen(self, succession: Succession) -> Listeners:
+    def _describe(self) -> str:
+        """For ``systemctl status``."""
+        there = counts_of(self._engine) if self._engine is not None else {}
+        figures = ", ".join(f"{count} {name}" for name, count in there.items() if count)
+        last = self._reloads.last
+        reload = f"the last reload failed: {last['errors'][0]}" if last and not last["reloaded"] else ""
+        return "; ".join(filter(None, (f"serving on {self._where}", figures, reload)))
+
+    async def _listen(self, succession: Succession, opened: contextlib.ExitStack) -> Listeners:
         def note(error: ListenError, seconds: float) -> None:
             self._log.warning("listen_retry", error=str(error), again_in=seconds)
 
-        return await listen(
+        listeners = await listen(
             self._config.listen, succession.sockets, before=succession.listeners, on_retry=note
         )
+        for udp in listeners.sockets:
+            opened.enter_context(udp)
+            self._log.info("listening", address=udp.address, port=udp.port)
+        return listeners
 
     async def _forward(self, forwarder: Forwarder) -> None:
         try:
@@ -244,25 +353,22 @@ class Service:
 
     # --- the admin socket ---
 
-    def _admin_socket(self, opened: contextlib.ExitStack) -> AdminSocket | None:
+    def _admin_socket(self, opened: contextlib.ExitStack, companions: Companions) -> AdminSocket | None:
         path = self._config.state.admin_socket
         if path is None:
             return None
         admin = AdminSocket(path, trouble=self._trouble)
         opened.callback(admin.close)
         admin.register("handoff", self._handoff_command)
-        admin.register("status", self._status_command)
-        for name, command in self._captures.commands().items():
+        for name, command in self._reloads.commands().items():
             admin.register(name, command)
+        for companion in companions:
+            for name, command in companion.commands().items():
+                admin.register(name, command)
         return admin
 
     def _trouble(self, what: str, **facts: object) -> None:
         self._log.warning(what.replace(" ", "_"), **facts)
-
-    async def _status_command(self, _request: Mapping[str, Any]) -> Mapping[str, object]:
-        if self._engine is None or self._succession is None:
-            raise CommandError("the service is starting")
-        return {**counts_of(self._engine), **self._succession.statistics()}
 
     async def _handoff_command(self, _request: Mapping[str, Any]) -> Mapping[str, object]:
         if self._stop.is_set():

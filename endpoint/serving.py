@@ -14,7 +14,9 @@ from endpoint.causes import cause_text
 from endpoint.channel import ChannelStatistics, DtlsChannel
 from endpoint.engine import Engine
 from endpoint.keystore import DictKeyStore
-from endpoint.quotas import QuotaPolicy, TokenBucket
+from endpoint.keystore.file import FileKeyStore
+from endpoint.keystore.guard import GuardedStore
+from endpoint.quotas import QuotaPolicy, TokenBucket, WaitingData
 from endpoint.udp import bind_udp
 from endpoint.verification import as_verify
 from sansdtls import ConfigError, LocalClose, PathPolicy
@@ -67,12 +69,13 @@ async def serve_dtls(
     at the least ``trio.BrokenResourceError``.
 
     ``host`` is as in :func:`bind_udp`: ``None`` = all interfaces. ``keystore`` may be a mapping from
-    identity to key or to a list of keys. ``verify`` says who a client with a certificate or raw public key is:
+    identity to key or to a list of keys; a store that may answer late, or not at all, gets a :class:`GuardedStore` around it,
+    with the defaults unless it is one, and its ``run``, if it has one, is run. ``verify`` says who a client with a certificate or raw public key is:
     a ``sansdtls.pki`` trust policy or verifier, a :class:`PeerVerifier`, or your own function
     (:data:`Verify`). Without it, such clients are rejected; ``config.client_authentication`` says whether
     they are asked at all. ``channel.identity`` and ``channel.kind`` tell the handler who it is. ``quotas`` are :class:`QuotaPolicy`'s defaults if not given.
-    At most ``buffer`` datagrams wait for ``receive``; what comes beyond is dropped and counted in
-    ``channel.statistics``. With ``nursery.start`` it returns the sockets, whose ``port`` tells which
+    At most ``buffer`` datagrams wait for ``receive``, and as many bytes as the quotas say; what comes beyond is dropped
+    and counted in ``channel.statistics``. With ``nursery.start`` it returns the sockets, whose ``port`` tells which
     port 0 became.
 
     Runs until cancelled; then every peer gets close_notify. Raises :class:`ListenError`, and ConfigError for a
@@ -85,18 +88,27 @@ async def serve_dtls(
     _require_possible(config)
     if isinstance(keystore, Mapping):
         keystore = DictKeyStore(keystore)
-    store = DictKeyStore() if keystore is None else keystore
+    store: KeyStore = DictKeyStore() if keystore is None else keystore
+    policy = QuotaPolicy() if quotas is None else quotas
     judge = as_verify(verify, Purpose.CLIENT)
     with contextlib.ExitStack() as opened:
         sockets = [opened.enter_context(udp) for udp in await bind_udp(host, port)]
         async with trio.open_nursery() as nursery:
-            channels = _Channels(handler, handler_nursery or nursery, buffer)
+            channels = _Channels(handler, handler_nursery or nursery, buffer, WaitingData(policy))
+            if not isinstance(store, DictKeyStore | FileKeyStore):
+                guard = (
+                    store
+                    if isinstance(store, GuardedStore)
+                    else GuardedStore(store, trouble=channels.trouble)
+                )
+                await nursery.start(guard.run)
+                store = guard
             engine = Engine(
                 config,
                 sockets=sockets,
                 keystore=store,
                 verify=judge,
-                quotas=QuotaPolicy() if quotas is None else quotas,
+                quotas=policy,
                 observer=channels,
             )
             # Before the sockets close, and where handlers live in another nursery so that they notice.
@@ -119,7 +131,7 @@ def _require_possible(config: ServerConfig) -> None:
 class ServedChannel(DtlsChannel):
     """The channel of an engine's association. The engine does the work; this keeps what it delivers."""
 
-    def __init__(self, association: Association, buffer: int) -> None:
+    def __init__(self, association: Association, buffer: int, waiting: WaitingData) -> None:
         super().__init__(
             association.connection,
             identity=association.identity,
@@ -128,6 +140,9 @@ class ServedChannel(DtlsChannel):
         )
         self._association = association
         self._dropped = 0
+        self._waiting = waiting
+        self._held = 0
+        """Bytes that wait for ``receive``."""
         self._sender, self._receiver = trio.open_memory_channel[bytes](buffer)
 
     @property
@@ -144,7 +159,9 @@ class ServedChannel(DtlsChannel):
 
     async def receive(self) -> bytes:
         with contextlib.suppress(trio.EndOfChannel, trio.ClosedResourceError):
-            return await self._receiver.receive()
+            data = await self._receiver.receive()
+            self._let_go(len(data))
+            return data
         raise self._why_no_more()
 
     async def _until_writable(self) -> None:
@@ -155,13 +172,26 @@ class ServedChannel(DtlsChannel):
 
     def _close(self) -> None:
         self._receiver.close()
+        self._let_go(self._held)
         self._association.close()
+
+    def _let_go(self, size: int) -> None:
+        """Those bytes wait no more; when all is given back, one that was just handed over has been, too."""
+        size = min(size, self._held)
+        self._held -= size
+        self._waiting.release(size)
 
     def deliver(self, data: bytes) -> None:
         """Keep ``data`` for ``receive``, or drop it."""
+        size = len(data)
+        if not self._waiting.admit(self._held, size):
+            self._dropped += 1
+            return
+        self._held += size
         try:
             self._sender.send_nowait(data)
         except trio.WouldBlock:
+            self._let_go(size)
             self._dropped += 1
 
     def end(self, cause: Cause) -> None:
@@ -173,15 +203,16 @@ class ServedChannel(DtlsChannel):
 class _Channels:
     """The observer that turns associations into channels."""
 
-    def __init__(self, handler: Handler, nursery: trio.Nursery, buffer: int) -> None:
+    def __init__(self, handler: Handler, nursery: trio.Nursery, buffer: int, waiting: WaitingData) -> None:
         self._handler = handler
         self._nursery = nursery
         self._buffer = buffer
+        self._waiting = waiting
         self._log_bucket = TokenBucket(LOG_BURST, trio.current_time())
         self._held_back = 0
 
     def completed(self, association: Association) -> None:
-        channel = association.context = ServedChannel(association, self._buffer)
+        channel = association.context = ServedChannel(association, self._buffer, self._waiting)
         try:
             self._nursery.start_soon(self._run_handler, channel)
         except RuntimeError:

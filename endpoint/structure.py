@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import attrs
 import cattrs
 
+from endpoint.quotas import NetworkQuota
 from endpoint.text import show_text
 from sansdtls import CipherSuite, ConfigError, RetransmitPolicy
 
@@ -141,7 +142,8 @@ def _path(value: Any, _: Any) -> Path:
     return Path(value)
 
 
-def _choice(value: Any, allowed: Sequence[str]) -> str:
+def choice(value: Any, allowed: Sequence[str]) -> str:
+    """``value`` if it is one of ``allowed``; StructureError says which there are."""
     if value not in allowed:
         raise _mistake(f"{_shown(value)} is not one of {', '.join(allowed)}{_did_you_mean(value, allowed)}")
     return typing.cast("str", value)
@@ -178,7 +180,7 @@ def _members_of(kind: Any) -> Callable[[Any, Any], tuple[Any, ...]]:
     known = {member.name.lower() if by_name else member.value: member for member in cls}
     return _list_of(
         "names, each one of " + ", ".join(known),
-        lambda value: known[_choice(value.lower() if isinstance(value, str) else value, tuple(known))],
+        lambda value: known[choice(value.lower() if isinstance(value, str) else value, tuple(known))],
     )
 
 
@@ -217,6 +219,25 @@ def _named_tables(kind: Any) -> Callable[[Any, Any], dict[str, Any]]:
     return hook
 
 
+def _networks(value: Any, kind: Any) -> tuple[NetworkQuota, ...]:
+    """Each is a table, or the network alone."""
+    table = _Table(NetworkQuota)
+
+    def network(one: Any) -> NetworkQuota:
+        if isinstance(one, str):
+            one = {"network": one}
+        try:
+            return typing.cast("NetworkQuota", table(one, kind))
+        except StructureError as error:
+            named = one.get("network") if isinstance(one, dict) else None
+            where = f"{_shown(named)}." if isinstance(named, str) else ""
+            raise StructureError(
+                (f"{where}{key}".removesuffix(".network"), what) for key, what in error.mistakes
+            ) from None
+
+    return _list_of("networks", network)(value, kind)
+
+
 def cipher_suite(name: object) -> CipherSuite:
     """A cipher suite by its IANA name, with or without ``TLS_``; ValueError names the known ones."""
     known = {suite.name: suite for suite in CipherSuite}
@@ -233,7 +254,7 @@ def cipher_suite(name: object) -> CipherSuite:
 
 def _retransmit(value: Any, cls: Any) -> RetransmitPolicy:
     if isinstance(value, str):
-        return RETRANSMIT_PRESETS[_choice(value, tuple(RETRANSMIT_PRESETS))]()
+        return RETRANSMIT_PRESETS[choice(value, tuple(RETRANSMIT_PRESETS))]()
     if not isinstance(value, dict):
         raise _is_needed('"default", "constrained" or a table', value)
     return typing.cast("RetransmitPolicy", _Table(RetransmitPolicy)(value, cls))
@@ -244,8 +265,18 @@ def _optional_number(kind: Any) -> Callable[[Any, Any], Any]:
 
     def hook(value: Any, _: Any) -> Any:
         if isinstance(value, str):
-            return None if value in NO_NUMBER else _choice(value, NO_NUMBER)
+            return None if value in NO_NUMBER else choice(value, NO_NUMBER)
         return _CONVERTER.structure(value, inner)
+
+    return hook
+
+
+def _number_or_word(kind: Any) -> Callable[[Any, Any], Any]:
+    """The hook for ``int | Literal["off"]``."""
+    number, words = typing.get_args(kind)
+
+    def hook(value: Any, _: Any) -> Any:
+        return _CONVERTER.structure(value, words if isinstance(value, str) else number)
 
     return hook
 
@@ -357,6 +388,13 @@ def _is_optional_number(kind: Any) -> bool:
     return set(typing.get_args(kind)) in ({int, type(None)}, {float, type(None)})
 
 
+def _is_number_or_word(kind: Any) -> bool:
+    if typing.get_origin(kind) not in (types.UnionType, typing.Union):
+        return False
+    number, *others = typing.get_args(kind)
+    return number in (int, float) and len(others) == 1 and _is_literal(others[0])
+
+
 def _is_optional(kind: Any) -> bool:
     arguments = typing.get_args(kind)
     return (
@@ -374,7 +412,7 @@ def _unless_absent(kind: Any) -> Callable[[Any, Any], Any]:
 
     def hook(value: Any, _: Any) -> Any:
         if isinstance(value, str):
-            _choice(value, (NO_TABLE,))
+            choice(value, (NO_TABLE,))
             return None
         return _CONVERTER.structure(value, inner)
 
@@ -429,15 +467,24 @@ def _make_converter() -> cattrs.Converter:
     converter.register_structure_hook_func(
         lambda kind: kind == tuple[bytes, ...], _list_of("texts", _protocol_name)
     )
+    converter.register_structure_hook_func(
+        lambda kind: kind == tuple[str, ...], _list_of("texts", lambda value: _text(value, str))
+    )
+    # A class that knows better than its fields tell how it stands in a file.
+    converter.register_structure_hook_func(
+        lambda kind: hasattr(kind, "from_table"), lambda value, kind: kind.from_table(value)
+    )
+    converter.register_structure_hook_func(lambda kind: kind == tuple[NetworkQuota, ...], _networks)
     converter.register_structure_hook_factory(_is_named_tables, _named_tables)
     converter.register_structure_hook_factory(_is_optional, _unless_absent)
     converter.register_structure_hook_func(
-        _is_literal, lambda value, kind: _choice(value, typing.get_args(kind))
+        _is_literal, lambda value, kind: choice(value, typing.get_args(kind))
     )
     converter.register_structure_hook_func(
-        _is_named_choice, lambda value, kind: kind(_choice(value, [member.value for member in kind]))
+        _is_named_choice, lambda value, kind: kind(choice(value, [member.value for member in kind]))
     )
     converter.register_structure_hook_factory(_is_optional_number, _optional_number)
+    converter.register_structure_hook_factory(_is_number_or_word, _number_or_word)
     return converter
 
 

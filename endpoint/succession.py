@@ -30,6 +30,7 @@ from endpoint.handoff_places import STORED_ASSOCIATIONS, HandoffFile, HandoffMem
 from endpoint.listening import STORED_SOCKET, inherited_sockets
 from endpoint.state.behind import WriteBehind
 from endpoint.state.sqlite import AssociationFile
+from endpoint.supervised import LongWork
 from endpoint.text import show_text
 from sansdtls import SnapshotError
 
@@ -107,6 +108,7 @@ class Succession:
         """
         self._log = log
         self._notifier = supervision.notifier
+        self._long_work = LongWork(supervision.notifier)
         self._keys = tuple(keys)
         self._opened = contextlib.ExitStack()
         self._found: list[Handoff] = []
@@ -115,6 +117,7 @@ class Succession:
         self._saved: AssociationFile | None = None
         self._behind: WriteBehind[Checkpoint] | None = None
         self._draft: Draft | None = None
+        self._addresses: tuple[str, ...] = ()
         self._file = None if state.handoff_file is None else HandoffFile(state.handoff_file, keys)
         self._memory: HandoffMemory | None = None
         self.sockets: tuple[HandedSocket, ...] = self._sort(supervision.descriptors)
@@ -128,8 +131,13 @@ class Succession:
             anchors += self._anchor_of(self._saved, sources)
         self.clock = LastingClock.resume(*anchors, sources=sources)
         """The time, which goes on from the process before."""
-        self.listeners: tuple[str, ...] = self._found[0].facts.listeners if self._found else ()
-        """The addresses that the process before served, by index."""
+        if self._found:
+            self._addresses = self._found[0].facts.listeners
+
+    @property
+    def listeners(self) -> tuple[str, ...]:
+        """The addresses that the processes before served, by index."""
+        return self._addresses
 
     def _sort(self, descriptors: Sequence[Descriptor]) -> tuple[HandedSocket, ...]:
         sockets = []
@@ -164,14 +172,19 @@ class Succession:
             self._found.append(self._opened.enter_context(found))
 
     def _anchor_of(self, saved: AssociationFile, sources: ClockSources) -> list[bytes]:
-        if not saved.anchor:
+        anchor = saved.anchor
+        if not anchor:
             return []  # a new file
+        # What the first versions wrote is the clock's anchor alone, without the sockets' indices.
+        with contextlib.suppress(ValueError):
+            facts = Facts.from_bytes(anchor)
+            anchor, self._addresses = facts.anchor, facts.listeners
         try:
-            time_since(saved.anchor, sources)
+            time_since(anchor, sources)
         except AnchorError as error:
             self._log.warning("clock_begins_anew", reason=f"{show_text(str(saved.path))}: {error}")
             return []
-        return [saved.anchor]
+        return [anchor]
 
     @property
     def generation(self) -> int:
@@ -217,7 +230,7 @@ class Succession:
         restored = refused = 0
         why: dict[str, str] = {}
         try:
-            for blob in blobs:
+            for blob in self._long_work.over(blobs):
                 try:
                     engine.restore(blob, saved=saved, unsealed=unsealed)
                     restored += 1
@@ -232,6 +245,7 @@ class Succession:
     def prepare(self, listeners: Listeners) -> None:
         """Have the manager keep what the next process needs, as far as it keeps anything. Blocks for a moment."""
         notifier = self._notifier
+        self._addresses = listeners.addresses
         if listeners.given_up:
             self._log.info("sockets_given_up", addresses=list(listeners.given_up))
             notifier.forget(STORED_SOCKET)
@@ -263,7 +277,7 @@ class Succession:
                 engine,
                 self._saved,
                 interval=self._state.checkpoint_interval,
-                anchor=self.clock.anchor,
+                anchor=lambda: self._facts().to_bytes(),
                 trouble=trouble,
             )
             engine.on_checkpoint_due = self._behind.hurry
@@ -302,13 +316,15 @@ class Succession:
             raise HandoffError(
                 f"{self.to}: the last changes were not written within {seconds:g} s; those written before are used"
             )
-        facts = Facts(anchor=self.clock.anchor(), listeners=tuple(udp.local_text for udp in engine.sockets))
         try:
-            return self._draft.write(facts, engine.freeze_all())
+            return self._draft.write(self._facts(), self._long_work.over(engine.freeze_all()))
         except OSError as error:
             raise HandoffError(f"{self.to}: {(error.strerror or str(error)).lower()}") from None
         finally:
             self._draft.close()
+
+    def _facts(self) -> Facts:
+        return Facts(anchor=self.clock.anchor(), listeners=self._addresses)
 
     def statistics(self) -> dict[str, Any]:
         """Counters of the database; empty without one."""

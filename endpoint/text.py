@@ -72,3 +72,24 @@ class UtcStamps:
             self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
             self._second = second
         return f"{self._prefix}.{milliseconds % 1000:03d}Z"
+
+
+_ESCAPED = re.compile(r"\\(?:\\|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8})|\\")
+
+
+def read_shown(text: str) -> bytes:
+    """The bytes that :func:`show_bytes` shows as ``text``; ValueError for what it never shows."""
+
+    def unescaped(match: re.Match[str]) -> str:
+        escape = match.group()
+        if escape == "\\":
+            raise ValueError(r"a backslash is written \\, and a byte \x00")
+        if escape == "\\\\":
+            return "\\"
+        number = int(escape.lstrip("\\xuU"), 16)
+        if escape[1] != "x":
+            return chr(number)
+        # A byte, not a character, where the two differ.
+        return chr(number) if number < 0x80 else chr(0xDC00 + number)
+
+    return _ESCAPED.sub(unescaped, text).encode("utf-8", "surrogateescape")

@@ -49,9 +49,14 @@ class ListenError(OSError):
         super().__init__(f"{key}: {message}")
         self.key = key
         self.errno = code
+        self._message = message
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+    def of(self, key: str) -> ListenError:
+        """The same about another setting."""
+        return ListenError(key, self._message, self.errno)
 
 
 def _positive(_: RetryPolicy, attribute: attrs.Attribute[float], value: float) -> None:
@@ -95,6 +100,7 @@ async def bind_udp(
     retry: RetryPolicy | None = None,
     on_retry: Callable[[ListenError, float], None] | None = None,
     handed: Sequence[UdpSocket] = (),
+    path_mtu_discovery: bool = True,
 ) -> list[UdpSocket]:
     """Bind to every address that ``address`` stands for; all or none.
 
@@ -105,7 +111,8 @@ async def bind_udp(
     and IPv6 in one socket (``None`` falls back to IPv4 where the kernel has no IPv6). ``port`` 0 lets
     the kernel choose; :attr:`UdpSocket.port` tells what it chose.
 
-    ``receive_buffer`` is what is asked of the kernel, in bytes.
+    ``receive_buffer`` is what is asked of the kernel, in bytes; ``path_mtu_discovery`` is
+    :meth:`UdpSocket.discover_path_mtu`.
 
     Raises :class:`ListenError`. With ``retry`` it waits and tries again, on trio's clock, calling
     ``on_retry(error, seconds)`` before each wait.
@@ -116,7 +123,7 @@ async def bind_udp(
     first_failure = 0.0
     while True:
         try:
-            return await _bind_all(address, port, receive_buffer, handed)
+            bound = await _bind_all(address, port, receive_buffer, handed)
         except ListenError as error:
             if retry is None or error.errno not in _WORTH_RETRYING:
                 raise
@@ -129,6 +136,10 @@ async def bind_udp(
                 raise
             if on_retry is not None:
                 on_retry(error, delay)
+        else:
+            for udp in bound:
+                udp.discover_path_mtu(path_mtu_discovery)
+            return bound
         await trio.sleep(delay)
 
 

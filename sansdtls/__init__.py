@@ -64,6 +64,7 @@ from sansdtls.iana import (
     ProtocolVersion,
     SignatureScheme,
 )
+from sansdtls.kinds import DatagramKind
 from sansdtls.record.layer import Outgoing
 from sansdtls.server import Server
 from sansdtls.session import Session
@@ -95,6 +96,7 @@ __all__ = [
     "ConnectionThawed",
     "CookiePolicy",
     "DataReceived",
+    "DatagramKind",
     "DiscardReason",
     "DtlsError",
     "Event",

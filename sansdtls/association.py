@@ -109,8 +109,6 @@ class Association(PathFollower):
         "_layer",
         "_master_secret",
         "_max_accepted",
-        "_max_payload",
-        "_max_plaintext",
         "_negotiated",
         "_next_receive_seq",
         "_origin",
@@ -342,7 +340,7 @@ class Association(PathFollower):
             self._layer.count_retransmission()
             self._repeats += 1
             halvings = self._repeats // self._config.retransmit.shrink_after
-            size = max(MINIMUM_DATAGRAM_SIZE, self._config.mtu >> halvings)
+            size = max(MINIMUM_DATAGRAM_SIZE, self._layer.max_datagram_size >> halvings)
             # What fits a record of application data fits one of the flight's, and is what the peer takes.
             self._layer.send_datagrams(pack_flight(self._last_flight, size, self._max_plaintext))
 
@@ -384,9 +382,8 @@ class Association(PathFollower):
 
     def _settle_sizes(self, max_plaintext: int, max_accepted: int) -> None:
         """What the peer takes in one record, and what we take."""
-        write = self._layer.write
         self._max_plaintext, self._max_accepted = max_plaintext, max_accepted
-        self._max_payload = min(self._config.mtu - write.overhead, max_plaintext - write.inner_overhead)
+        self._use_datagram_size(self._layer.max_datagram_size)
 
     def _expect_repeats_until(self, now: float) -> None:
         """From ``now`` on the last flight, if there is one, may be asked for again."""

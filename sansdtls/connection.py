@@ -28,6 +28,7 @@ from sansdtls.events import (
 from sansdtls.freezing import FreezableAssociation
 from sansdtls.handshake.client12 import ClientHandshake12
 from sansdtls.handshake.failure import HandshakeFailure
+from sansdtls.handshake.flight import MAX_RESIZED, MINIMUM_DATAGRAM_SIZE, flight_length
 from sansdtls.handshake.server12 import MAX_KEYS, ServerHandshake12
 from sansdtls.iana import AlertDescription, AlertLevel, ContentType
 from sansdtls.record.layer import Outgoing, RecordLayer
@@ -78,7 +79,13 @@ class Connection(FreezableAssociation):
         datagrams handed over with another one are discarded, unless they carry a connection ID of ours; then
         the server is followed as ``ClientConfig.connection_id`` says.
         """
-        layer = RecordLayer(path=path, outbox=[], totals=None, window_width=config.limits.replay_window)
+        layer = RecordLayer(
+            path=path,
+            outbox=[],
+            totals=None,
+            window_width=config.limits.replay_window,
+            max_datagram_size=config.mtu,
+        )
         connection = cls(config, layer, now, entropy, is_client=True)
         connection._handshake = ClientHandshake12(connection, config, layer, connection._events, entropy, now)
         return connection
@@ -106,6 +113,7 @@ class Connection(FreezableAssociation):
             outbox=outbox,
             totals=totals,
             window_width=config.limits.replay_window,
+            max_datagram_size=config.mtu,
             first_sequence_number=offer.record_sequence_number,
         )
         connection = cls(config, layer, now, entropy, is_client=False)
@@ -279,6 +287,23 @@ class Connection(FreezableAssociation):
             self._layer.totals.psk_unknown += 1
         return self._answer(partial(handshake.provide_psk, keys, now), now)
 
+    def refuse_psk(self, request: PskRequested, alert: AlertDescription, *, now: float) -> list[Event]:
+        """Answer as :meth:`provide_psk`, but with: the keys cannot be found out now.
+
+        ``alert`` is all that the peer is told; ``INTERNAL_ERROR`` has it come back. The connection ends with
+        ``AuthenticationFailed``, also where a session was to be resumed: the full handshake would ask the same.
+        """
+        if alert not in _ALERTS:
+            raise UsageError(f"{alert!r} is no AlertDescription")
+        handshake = self._asked_by(request, PskRequested)
+        if handshake is None:
+            return self.take_events()
+        # RFC 4279 §2 has alerts for an identity that is unknown and for a key that is wrong. Neither is known here, and
+        # a device may give up for good when it hears one of them. RFC 5246 §7.2.2: internal_error is for what is
+        # "unrelated to the peer or the correctness of the protocol".
+        identity = None if self._is_client else request.identity
+        return self._answer(partial(handshake.refuse_psk, identity, alert), now)
+
     def accept_peer(
         self, request: PeerCertificateReceived | PeerRawKeyReceived, *, now: float
     ) -> list[Event]:
@@ -382,6 +407,35 @@ class Connection(FreezableAssociation):
         layer.statistics.bytes_sent += len(data)
         if write.remaining <= 1:  # the last one is for close_notify
             self._end_by_caller(KeysExhausted("seal"), now, notify=True)
+
+    def limit_datagram_size(self, size: int, *, now: float) -> list[Event]:
+        """The path takes datagrams of at most ``size`` bytes: the system said so, or an ICMP message.
+
+        A flight that waits for its answer and was larger is sent again at once, in smaller datagrams; :attr:`max_payload`
+        shrinks. That lasts until the peer has another path, or the association wakes from the frozen state. Nothing
+        happens where ``size`` is no less than what was known; below 256 bytes it counts as 256. Of such messages, which
+        anybody may forge, a flight is repeated three times at most; what is believed at all is the caller's business.
+        Raises UsageError for a size that is none.
+        """
+        given: Any = size
+        if not isinstance(given, int) or given < 1:
+            raise UsageError(f"size: {given!r} is not a number of bytes")
+        layer, handshake = self._layer, self._handshake
+        before, size = layer.max_datagram_size, max(size, MINIMUM_DATAGRAM_SIZE)
+        if size >= before or self._state in _OVER:
+            return self.take_events()
+        layer.max_datagram_size = size
+        if handshake is not None:
+            try:
+                handshake.keep_within(size, now)
+            except HandshakeFailure as failure:
+                self.fail(failure)
+        else:
+            self._use_datagram_size(size)
+            if self._repeats < MAX_RESIZED and flight_length(self._last_flight) > size:
+                self._repeat_last_flight(now)
+        events = self.take_events()
+        return events if self._watcher is None else self._watcher.settle(events, now)
 
     def _ask_for_numbers(self) -> None:
         if self._watcher is not None:

@@ -119,6 +119,8 @@ class AuthenticationProblem(enum.Enum):
 
     UNKNOWN_IDENTITY = "unknown_identity"
     WRONG_KEY = "wrong_key"
+    KEYS_UNAVAILABLE = "keys_unavailable"
+    """The caller could not find out which keys the identity has; nothing is known about the peer."""
     NO_CERTIFICATE = "no_certificate"
     """The client showed none, and one is required."""
     BAD_SIGNATURE = "bad_signature"
@@ -204,6 +206,8 @@ class ConnectionOffered:
 @attrs.frozen(eq=False)
 class PskRequested:
     """The key for ``identity`` is needed; answer with ``connection.provide_psk(request, keys, now=...)``.
+
+    Or, where it cannot be found out, with ``connection.refuse_psk(request, alert, now=...)``.
 
     ``identity`` is compared byte by byte (RFC 7925 §4.2) and may hold any bytes, NUL included. On a
     client it is the configured identity, asked only where the configuration has no key, and

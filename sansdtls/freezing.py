@@ -246,7 +246,11 @@ class FreezableAssociation(Association):
     ) -> Self:
         """A connection made of what was saved. Raises SnapshotError if its numbers are used up."""
         layer = RecordLayer(
-            path=saved.path, outbox=outbox, totals=totals, window_width=config.limits.replay_window
+            path=saved.path,
+            outbox=outbox,
+            totals=totals,
+            window_width=config.limits.replay_window,
+            max_datagram_size=config.mtu,
         )
         layer.connection_id = saved.connection_id
         connection = cls(config, layer, min(saved.last_received, now), entropy, is_client=saved.is_client)

@@ -234,13 +234,15 @@ class PathCheck:
 
 
 class PathFollower:
-    """The part of an association that knows where its peer is."""
+    """The part of an association that knows where its peer is, and what the way there takes."""
 
-    __slots__ = ()
+    __slots__ = ("_max_payload", "_max_plaintext")
     _config: ClientConfig | ServerConfig
     _entropy: Callable[[int], bytes]
     _events: list[Event]
     _layer: RecordLayer
+    _max_payload: int
+    _max_plaintext: int
     _negotiated: Negotiated | None
 
     @property
@@ -375,9 +377,17 @@ class PathFollower:
     def _move(self, path: Hashable, proof: PathProof) -> None:
         layer = self._layer
         old, layer.path, layer.path_check = layer.path, path, None
+        if layer.max_datagram_size < self._config.mtu:
+            self._use_datagram_size(self._config.mtu)  # nothing is known of this path yet
         for statistics in self._counters:
             statistics.path_changes += 1
         self._events.append(PathChanged(cast("Connection", self), old, path, proof))
+
+    def _use_datagram_size(self, size: int) -> None:
+        """Send datagrams of at most so many bytes from now on. For an association, as handshakes have flights to cut."""
+        layer = self._layer
+        layer.max_datagram_size = size
+        self._max_payload = layer.write.keep_within(size, self._max_plaintext)
 
     def _end_check(self) -> None:
         """Nothing moves."""

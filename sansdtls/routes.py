@@ -54,6 +54,12 @@ class Route:
         """Whether anything belongs to it."""
         return bool(self.half_open or self.established or self.pending or self.others)
 
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """All whose path it is."""
+        others = self.others.values() if self.others else ()
+        return tuple(member for member in (self.half_open, self.established, *others) if member is not None)
+
     def rivals_of(self, newcomer: Connection) -> list[Member]:
         """Those that end when the handshake of ``newcomer`` succeeds here."""
         found = []

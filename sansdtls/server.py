@@ -37,6 +37,7 @@ from sansdtls.freezing_server import FreezingServer
 from sansdtls.handshake.resumption import Sessions
 from sansdtls.hello import Answer, HelloVerifier, is_client_hello, read_hello_untrusted
 from sansdtls.iana import ContentType
+from sansdtls.kinds import DatagramKind, epoch_is_zero_untrusted, kind_of_strangers_untrusted
 from sansdtls.members import Members
 from sansdtls.offers import Offers
 from sansdtls.record.layer import Outgoing
@@ -119,7 +120,17 @@ class Server(FreezingServer):
 
     def receive_datagram(self, data: bytes, *, path: Hashable, now: float) -> list[Event]:
         """Take in a datagram that came on ``path``. Never raises, whatever the bytes."""
-        self.statistics.datagrams_received += 1
+        events = self.receive_live(data, path=path, now=now)
+        if events is None:
+            self.statistics.datagrams_received += 1
+            events = self._receive_records(data, path, now)
+        return events
+
+    def receive_live(self, data: bytes, *, path: Hashable, now: float) -> list[Event] | None:
+        """The same, but only if it is for a live association without a handshake beside it; else ``None``, and nothing is done.
+
+        For a caller who wants all other datagrams to wait; see :meth:`kind_of` for which of them should wait longer.
+        """
         first = data[:1]
         if first == _TLS12_CID_BYTE:
             member = self._routes.identified_untrusted(data, 0)
@@ -132,10 +143,33 @@ class Server(FreezingServer):
                 # One with a connection ID takes no record without, which may be meant for a frozen association.
                 if member is not None and not (member.connection_id and self._freezer.any_by_path):
                     return self._receive_established(member, data, None, now)
-        return self._receive_records(data, path, now)
+        return None
+
+    def kind_of(self, data: bytes, path: Hashable) -> DatagramKind:
+        """What a datagram is that :meth:`receive_live` does not take, judged by its first headers. Changes nothing."""
+        identified = data[:1] == _TLS12_CID_BYTE
+        if identified:
+            known = self._routes.identified_untrusted(data, 0) is not None
+        else:
+            route = self._routes.at(path)
+            known = route is not None and bool(
+                route.half_open or route.pending or not epoch_is_zero_untrusted(data)
+            )
+        if known:
+            return DatagramKind.HANDSHAKE
+        if self.frozen_handle(data, path) is not None:
+            return DatagramKind.FROZEN
+        return DatagramKind.NOISE if identified else kind_of_strangers_untrusted(data)
+
+    def frozen_handle(self, data: bytes, path: Hashable) -> bytes | None:
+        """The handle of the frozen association that the first record of a datagram seems to be for."""
+        if data[:1] == _TLS12_CID_BYTE:
+            return self._freezer.identified_untrusted(data, 0)
+        return None if epoch_is_zero_untrusted(data) else self._freezer.at(path)
 
     def _receive_established(self, member: Member, data: bytes, path: Hashable, now: float) -> list[Event]:
         """The fast way: all of the datagram is this connection's."""
+        self.statistics.datagrams_received += 1
         connection = member.connection
         events = connection.receive_datagram(data, now=now, path=path)
         if self._members.events:
@@ -176,6 +210,14 @@ class Server(FreezingServer):
                 events += self._members.handle_due(due, now)
         if expiry_due:
             events += self._members.expire(now)
+        return events
+
+    def limit_datagram_size(self, size: int, *, path: Hashable, now: float) -> list[Event]:
+        """``path`` takes datagrams of at most ``size`` bytes; see :meth:`Connection.limit_datagram_size`."""
+        events = self._take_events()
+        route = self._routes.at(path)
+        for member in () if route is None else route.members:
+            events += member.connection.limit_datagram_size(size, now=now)
         return events
 
     def accept(self, offer: ConnectionOffered, *, now: float) -> Connection:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from endpoint.admin import Command
     from endpoint.capture.packets import Endpoint
     from endpoint.engine import Engine
+    from endpoint.observer import Observer
 
 KINDS = ("pcapng", "keylog")
 _AT_ONCE = 64
@@ -54,7 +55,7 @@ _AT_ONCE = 64
 
 
 class Captures:
-    """All captures of one service. ``recorder`` is to be one of the engine's observers."""
+    """All captures of one service."""
 
     def __init__(self, directory: Path | None, *, log: FilteringBoundLogger) -> None:
         """``directory`` is where files are made; ``None`` = nothing can be captured."""
@@ -67,6 +68,11 @@ class Captures:
         self._starting = 0
         self._number = 0
         self._limiter = trio.CapacityLimiter(MAX_CAPTURES)
+
+    @property
+    def observers(self) -> tuple[Observer, ...]:
+        """Whom the engine is to tell of events."""
+        return (self.recorder,)
 
     def attach(self, engine: Engine) -> None:
         """Capture what this engine sends and receives."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from endpoint import check
 from endpoint.commands.common import Commands, add_config, complain
+from endpoint.forward.looking import forward_mistakes
 from endpoint.verification import wall_clock
 
 if TYPE_CHECKING:
@@ -30,7 +31,11 @@ def _run(options: argparse.Namespace) -> int:
     except check.NotRightError as error:
         return complain(error.problems)
     now = wall_clock()
-    mistakes = [*credentials.lapses(now), *check.state_mistakes(options.config, config.state)]
+    mistakes = [
+        *credentials.lapses(now),
+        *check.state_mistakes(options.config, config.state),
+        *forward_mistakes(options.config, config.forward),
+    ]
     if mistakes:
         return complain(mistakes)
     print("\n".join(check.describe(options.config, config, credentials, now)), flush=True)

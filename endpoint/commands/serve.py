@@ -13,7 +13,9 @@ from endpoint import check
 from endpoint.admin import AdminError
 from endpoint.commands.common import Commands, add_config, complain
 from endpoint.forward import ForwardError
+from endpoint.keystore import StoreStartError
 from endpoint.logs import make_log
+from endpoint.operations import OperationsError
 from endpoint.service import Service
 from endpoint.state.exclusive import StateFileError
 from endpoint.systemd import Supervision, SupervisionError
@@ -56,10 +58,14 @@ def _run(options: argparse.Namespace) -> int:
         event, what = "listen_failed", str(error)
     except ForwardError as error:
         event, what = "forward_failed", str(error)
+    except StoreStartError as error:
+        event, what = "key_store_failed", f"{options.config}: {error}"
     except StateFileError as error:
         event, what = "state_failed", str(error)
     except AdminError as error:
         event, what = "admin_failed", str(error)
+    except OperationsError as error:
+        event, what = "metrics_failed", f"{options.config}: {error}"
     except Exception:  # noqa: BLE001 - the last words go into the log, as one line like all others
         log.critical("crashed", traceback=traceback.format_exc())
         return 1

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import trio
+from endpoint.forward import Sink
 
 if TYPE_CHECKING:
     from endpoint.association import Association
 
 
-class Echo:
+class Echo(Sink):
     """Sends data back at once; there is nothing to keep."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._sent = 0
-        self._dropped = 0
 
     def deliver(self, association: Association, data: bytes) -> None:
         """Send ``data`` back; where that cannot be done it is dropped and counted."""
@@ -23,16 +23,8 @@ class Echo:
         if association.send(data):
             self._sent += 1
         else:
-            self._dropped += 1
-
-    async def run(self) -> None:
-        """Nothing to do until cancelled."""
-        await trio.sleep_forever()
-
-    async def flush(self) -> None:
-        """Nothing is kept."""
-        await trio.lowlevel.checkpoint()
+            self.drops["too_large"] += 1
 
     def statistics(self) -> dict[str, int]:
         """``forwarded`` and ``forward_dropped`` datagrams."""
-        return {"forwarded": self._sent, "forward_dropped": self._dropped}
+        return {"forwarded": self._sent, "forward_dropped": self.drops.total()}

@@ -8,35 +8,33 @@ Data that are not UTF-8 stand under ``data_base64`` instead of ``data``. ``ident
 in the log (``endpoint.text``), so both can be joined by it; it is null for a peer that showed nothing.
 
 Standard output may be slow (a pipe into a program that thinks, a terminal that was stopped), full or
-closed, and devices must not notice. So lines go into a bounded buffer, and a thread writes it out:
-a blocked write blocks the thread alone. Making the descriptor non-blocking would spare the thread,
-but that flag belongs to everybody who shares the terminal or pipe. When the buffer is full *new*
-lines are dropped and counted: what is buffered is older, but complete and in order. A write that
-fails for a reason that may pass, such as a full disk, costs its lines and is tried again with the next
-ones. When the reader has closed its end there is nobody left to serve: ``ForwardError``, and the
-service stops.
+closed, and devices must not notice. So lines go into a bounded buffer (``endpoint.forward.backlog``), and a thread
+writes it out: a blocked write blocks the thread alone. Making the descriptor non-blocking would spare the thread,
+but that flag belongs to everybody who shares the terminal or pipe. A write that fails for a reason that may pass, such as
+a full disk, costs its lines and is tried again with the next ones. When the reader has closed its end there is
+nobody left to serve: ``ForwardError``, and the service stops unless it has other sinks.
 """
 
 from __future__ import annotations
 
-import base64
 import errno
 import os
 import select
 import time
-from collections import deque
 from typing import TYPE_CHECKING
 
 import trio
 
-from endpoint.association import CredentialKind
-from endpoint.forward import ForwardError
-from endpoint.text import UtcStamps, json_line, show_bytes
+from endpoint.forward import ForwardError, Sink
+from endpoint.forward.backlog import Backlog
+from endpoint.forward.objects import object_of
+from endpoint.text import UtcStamps, json_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from endpoint.association import Association
+    from endpoint.forward.backlog import Overflow
 
 MAX_WRITE = 65_536
 """Bytes handed to the thread at once: the size of a Linux pipe, so that lines leave the buffer steadily."""
@@ -45,7 +43,10 @@ PAUSE_AFTER_FAILURE = 1.0
 """Seconds before the next attempt when a write failed: a full disk does not empty in microseconds."""
 
 
-class JsonLines:
+OUTPUT = "standard output"
+
+
+class JsonLines(Sink):
     """Writes to a file descriptor. ``tell`` gets a fact when dropping starts and when it ends."""
 
     def __init__(
@@ -55,82 +56,42 @@ class JsonLines:
         limit: int,
         tell: Callable[..., None],
         wall: Callable[[], float] = time.time,
+        overflow: Overflow = "newest",
     ):
+        super().__init__()
         try:
             os.fstat(descriptor)
         except OSError:
             raise ForwardError("standard output is closed; there is nowhere to write data to") from None
         self._descriptor = descriptor
-        self._limit = limit
-        self._tell = tell
         self._wall = wall
         self._stamps = UtcStamps()
-        self._lines: deque[bytes] = deque()
-        self._held = 0  # bytes, including those being written
-        self._dropping = False
-        self._dropped_now = 0  # since dropping started
-        self._written = 0
-        self._dropped = 0
+        self._lines: Backlog[bytes] = Backlog(
+            limit, tell=tell, overflow=overflow, drops=self.drops, output=OUTPUT
+        )
         self._torn = False  # the last write ended within a line
-        self._filled = trio.lowlevel.ParkingLot()
-        self._emptied = trio.lowlevel.ParkingLot()
 
     def deliver(self, association: Association, data: bytes) -> None:
         """Put one line into the buffer, or drop it."""
-        nobody = association.kind is CredentialKind.NONE
-        fact = {
-            "time": self._stamps(self._wall()),
-            "identity": None if nobody else show_bytes(association.identity),
-            "path": association.remote,
-        }
-        try:
-            fact["data"] = data.decode()
-        except UnicodeDecodeError:
-            fact["data_base64"] = base64.b64encode(data).decode("ascii")
-        line = json_line(fact).encode() + b"\n"
-        if self._held + len(line) > self._limit:
-            self._drop(1, "forward_overflow", buffer=self._limit)
-            return
-        self._lines.append(line)
-        self._held += len(line)
-        self._filled.unpark_all()
-
-    def _drop(self, lines: int, event: str, **facts: object) -> None:
-        self._dropped += lines
-        self._dropped_now += lines
-        if not self._dropping:
-            self._dropping = True
-            self._tell(event, output="standard output", **facts)
+        line = json_line(object_of(association, data, self._stamps(self._wall()))).encode() + b"\n"
+        self._lines.put(line, len(line))
 
     async def run(self) -> None:
         """Write until cancelled."""
+        self._lines.put_back()  # if this task was started anew
         while True:
-            while not self._lines:
-                await self._filled.park()
-            lines = self._take()
+            lines = await self._lines.take(MAX_WRITE)
             chunk = b"".join(lines)
             # Abandoned when cancelled: a stop must not wait for a reader that never comes back.
             written, error = await trio.to_thread.run_sync(
                 _write, self._descriptor, b"\n" + chunk if self._torn else chunk, abandon_on_cancel=True
             )
-            self._held -= len(chunk)
             if error is None:
-                self._succeeded(len(lines))
+                self._torn = False
+                self._lines.done(len(lines))
             else:
                 self._failed(error, lines, written - self._torn)
-            if not self._held:
-                self._emptied.unpark_all()
-            if error is not None:
                 await trio.sleep(PAUSE_AFTER_FAILURE)
-
-    def _succeeded(self, lines: int) -> None:
-        self._written += lines
-        self._torn = False
-        # Not before half is free, or a reader that is a little too slow would be told of with each write.
-        if self._dropping and self._held <= self._limit // 2:
-            self._dropping = False
-            self._tell("forward_resumed", dropped=self._dropped_now)
-            self._dropped_now = 0
 
     def _failed(self, error: OSError, lines: list[bytes], written: int) -> None:
         reason = (error.strerror or str(error)).lower()
@@ -142,30 +103,22 @@ class JsonLines:
         while written >= len(lines[complete]):
             written -= len(lines[complete])
             complete += 1
-        self._written += complete
         self._torn = written > 0 or (written < 0 and self._torn)
-        self._drop(len(lines) - complete, "forward_write_failed", reason=reason)
-
-    def _take(self) -> list[bytes]:
-        """The lines of the next write: as many as fit, and at least one."""
-        lines = [self._lines.popleft()]
-        size = len(lines[0])
-        while self._lines and size + len(self._lines[0]) <= MAX_WRITE:
-            lines.append(self._lines.popleft())
-            size += len(lines[-1])
-        return lines
+        self._lines.done(complete)
+        self._lines.lose(
+            len(lines) - complete, "write_failed", "forward_write_failed", output=OUTPUT, reason=reason
+        )
 
     async def flush(self) -> None:
         """Return when the buffer is written out."""
-        while self._held:
-            await self._emptied.park()
+        await self._lines.flushed()
 
     def statistics(self) -> dict[str, int]:
         """``forwarded`` and ``forward_dropped`` datagrams; ``forward_held`` bytes in the buffer."""
         return {
-            "forwarded": self._written,
-            "forward_dropped": self._dropped,
-            "forward_held": self._held,
+            "forwarded": self._lines.handed_on,
+            "forward_dropped": self.drops.total(),
+            "forward_held": self._lines.held,
         }
 
 

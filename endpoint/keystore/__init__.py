@@ -2,12 +2,18 @@
 
 A key store answers one question: which pre-shared keys does this identity have? It may answer at
 once (a file, a dictionary) or later (a database, an HSM); the engine serves other peers meanwhile.
+
+Three answers are possible, and the difference matters to the device that waits: keys; none (the identity is unknown, and
+the handshake goes on and fails as with a wrong key); and :class:`StoreUnavailable`, on which the handshake ends at once with an
+alert that has the device come back. A store that answers later wants a :class:`~endpoint.keystore.guard.GuardedStore` around it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+
+import trio
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,6 +26,26 @@ Keys: TypeAlias = Sequence[bytes]
 """The keys of one identity, current first; empty = the identity is unknown."""
 
 
+class StoreUnavailable(Exception):
+    """The store cannot say now which keys an identity has. The text is for the operator, and holds no key."""
+
+    what = "key store unavailable"
+    """As which fact it is told."""
+
+
+class KeyDataError(StoreUnavailable):
+    """What the store has for this identity cannot be used; all others are not concerned.
+
+    It is refused like an outage, not like a stranger: the device is one that somebody has entered, and the mistake will be put right.
+    """
+
+    what = "key record unusable"
+
+
+class StoreStartError(Exception):
+    """The store cannot be used, and a human is needed; the text is for the operator."""
+
+
 class KeyStore(Protocol):
     """Looks up the keys of an identity."""
 
@@ -28,9 +54,30 @@ class KeyStore(Protocol):
 
         ``identity`` is what an unauthenticated peer sent: any bytes, of any length up to 65,535. A
         sequence is used at once, so computing it must not block. An awaitable runs in a task of its
-        own and is cancelled when its handshake ends first. An exception counts as "unknown" and is
-        reported through ``Observer.trouble``.
+        own and is cancelled when its handshake ends first. :class:`StoreUnavailable` has the device come back;
+        any other exception counts as "unknown". Each is reported through ``Observer.trouble``.
         """
+        ...
+
+
+@runtime_checkable
+class ManagedStore(Protocol):
+    """A :class:`KeyStore` with a life of its own: connections, threads, figures."""
+
+    def lookup(self, identity: bytes) -> Keys | Awaitable[Keys]:
+        """See :meth:`KeyStore.lookup`. Answers with :class:`StoreUnavailable` while :meth:`run` does not run."""
+        ...
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep what lookups need, until cancelled. A store that is down is no reason to raise or to return."""
+        ...
+
+    async def check(self) -> str | None:
+        """Why it could not answer now, for the operator; ``None`` = it could."""
+        ...
+
+    def statistics(self) -> dict[str, Any]:
+        """Counters and gauges, as plain nested dicts."""
         ...
 
 

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 
 from endpoint.files import RefusedFileError, files_at, read_private, read_trusted
+from endpoint.keystore.database import KeyDatabase
 from endpoint.keystore.file import KeyFileError, PskSet, load_psk
+from endpoint.keystore.module import find_object
 from endpoint.keystore.pem import (
     CERTIFICATE,
     CRL,
@@ -32,6 +34,7 @@ from endpoint.keystore.pem import (
 )
 from endpoint.keystore.rawkeys import RawKeySet, load_raw_keys
 from endpoint.text import show_text
+from endpoint.valkey import AccessError, ValkeyAccess, load_access
 from sansdtls import (
     CertificateCredential,
     CertificateType,
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
     from endpoint.credentials import Credentials
     from sansdtls import ServerConfig
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 NO_KEYS = PskSet(keys={}, files=())
@@ -75,12 +79,31 @@ class LoadedCredentials:
     """All credentials of an endpoint, ready for use."""
 
     psk: PskSet = NO_KEYS
+    counted: tuple[int, int] | None = None
+    """Identities in the database, and how many of them have a next key; as of loading."""
+    valkey: ValkeyAccess | None = None
+    module: object | None = attrs.field(default=None, repr=False)
+    """What ``psk_module`` stands for; at the start only."""
     own: tuple[CertificateCredential | RawPublicKeyCredential, ...] = ()
     policy: TrustPolicy | None = None
     raw_keys: RawKeySet = NO_RAW_KEYS
     dated: tuple[Dated, ...] = ()
     notes: tuple[str, ...] = ()
     """Nothing wrong, but worth a look; ``file: what``."""
+
+    @property
+    def identities(self) -> int | None:
+        """How many identities have keys, as of loading; ``None`` = only the store knows."""
+        if self.valkey is not None or self.module is not None:
+            return None
+        return len(self.psk.keys) if self.counted is None else self.counted[0]
+
+    @property
+    def in_rotation(self) -> int | None:
+        """How many of them have a next key."""
+        if self.identities is None:
+            return None
+        return self.psk.in_rotation if self.counted is None else self.counted[1]
 
     def lapses(self, now: datetime) -> list[str]:
         """What is not valid at this time and has to be; ``file: what is wrong; remedy: …``."""
@@ -113,7 +136,7 @@ class LoadedCredentials:
             types.append(CertificateType.RAW_PUBLIC_KEY)
         return attrs.evolve(
             base,
-            psk=credentials.psk_file is not None,
+            psk=bool(credentials.psk_sources),
             psk_identity_hint=None if hint is None else hint.encode(),
             credentials=self.own,
             client_authentication=ClientAuthentication(credentials.asks_clients),
@@ -122,7 +145,7 @@ class LoadedCredentials:
 
 
 def load_credentials(credentials: Credentials) -> LoadedCredentials:
-    """Read all files; :class:`KeyFileError` lists all mistakes of all of them."""
+    """Read all files; :class:`KeyFileError` lists all mistakes of all of them. Reaches for no network."""
     loader = _Loader(credentials)
     loaded = loader.everything()
     if loader.problems:
@@ -156,6 +179,9 @@ class _Loader:
             self._notes.append(f"{show_text(str(told.raw_public_keys))}: holds no key")
         return LoadedCredentials(
             psk=psk,
+            counted=self._set(_count, told.psk_database),
+            valkey=self._valkey(),
+            module=self._set(find_object, told.psk_module),
             own=tuple(credential for credential in own if credential),
             policy=policy,
             raw_keys=raw_keys,
@@ -163,14 +189,29 @@ class _Loader:
             notes=(*psk.notes, *self._notes),
         )
 
-    def _set(self, load: Callable[[Path], T], path: Path | None) -> T | None:
-        if path is None:
+    def _set(self, load: Callable[[S], T], what: S | None) -> T | None:
+        if what is None:
             return None
         try:
-            return load(path)
+            return load(what)
         except KeyFileError as error:
             self.problems += error.problems
             return None
+
+    def _valkey(self) -> ValkeyAccess | None:
+        told = self._credentials
+        if told.psk_valkey is None:
+            return None
+        try:
+            access = load_access(told.psk_valkey, told.valkey)
+        except AccessError as error:
+            self.problems += error.problems
+            return None
+        if access.address.crosses_network_in_clear:
+            self._notes.append(
+                f"{access.address}: keys cross the network in clear; remedy: valkeys:// for TLS"
+            )
+        return access
 
     def _wrong(self, path: Path, what: object) -> None:
         problem = f"{show_text(str(path))}: {what}"
@@ -309,3 +350,8 @@ class _Loader:
 
 def _read_certificate(der: bytes) -> Validity:
     return certificate_validity(parse_certificate(der))
+
+
+def _count(path: Path) -> tuple[int, int]:
+    with KeyDatabase(path) as database:
+        return database.counts()

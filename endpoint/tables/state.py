@@ -40,6 +40,10 @@ class State:
     with a connection ID expire."""
     key_file: Path | None = attrs.field(default=None, validator=file_name)
     """Keys that seal what is saved: see ``endpoint.keystore.sealing`` for the file. Mode 0600."""
+    usage_file: Path | None = attrs.field(default=None, validator=file_name)
+    """Which pre-shared key each device last used, so that a rotation knows after a restart, too, who has the new one: an SQLite
+    file, made if it is not there, in a directory that nobody else can write. By default it is known while the process
+    lives."""
     admin_socket: Path | None = attrs.field(default=None, validator=file_name)
     """A UNIX socket for ``dtls-endpoint handoff``; its owner only (0600) may use it. By default there is none."""
     capture_directory: Path | None = attrs.field(default=None, validator=file_name)
@@ -76,7 +80,7 @@ class State:
                 'is of no use without admin_socket; remedy: add  admin_socket = "admin.sock"',
             )
         seen: dict[Path, str] = {}
-        for name in ("key_file", "file", "handoff_file", "admin_socket", "capture_directory"):
+        for name in ("key_file", "file", "handoff_file", "usage_file", "admin_socket", "capture_directory"):
             path = getattr(self, name)
             if path is not None and seen.setdefault(path, name) != name:
                 yield name, f"is the same file as {seen[path]}; remedy: name another"

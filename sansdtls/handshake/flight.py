@@ -33,6 +33,20 @@ class FlightPart(NamedTuple):
     message: HandshakeMessage | None
 
 
+MAX_RESIZED = 3
+"""How often a flight is sent again at once because the path turned out to be narrower. Each time it is, by less than
+before; whoever forges such news gets no more than that for it."""
+
+
+def flight_length(parts: Sequence[FlightPart]) -> int:
+    """Bytes of the whole flight, were it sent in one datagram."""
+    return sum(
+        epoch.overhead
+        + (len(_CHANGE_CIPHER_SPEC_BODY) if message is None else HANDSHAKE_HEADER_LENGTH + len(message.body))
+        for epoch, message in parts
+    )
+
+
 def pack_flight(
     parts: Sequence[FlightPart], size: int, max_plaintext: int = MAX_PLAINTEXT_LENGTH
 ) -> list[bytes]:

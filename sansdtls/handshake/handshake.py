@@ -38,7 +38,13 @@ from sansdtls.events import (
     SecretDerived,
 )
 from sansdtls.handshake.failure import HandshakeFailure, violation
-from sansdtls.handshake.flight import MINIMUM_DATAGRAM_SIZE, FlightPart, pack_flight
+from sansdtls.handshake.flight import (
+    MAX_RESIZED,
+    MINIMUM_DATAGRAM_SIZE,
+    FlightPart,
+    flight_length,
+    pack_flight,
+)
 from sansdtls.handshake.keys import DECOY, HandshakeParameters, room_for_plaintext, verify_data
 from sansdtls.handshake.negotiation import shared
 from sansdtls.handshake.outcome import Outcome, Peer
@@ -114,7 +120,8 @@ class Handshake(abc.ABC):
         self._flight: list[FlightPart] = []
         self._answered_seq = -1
         """message_seq of the message that our flight answers; seeing it again means our flight was lost."""
-        self._datagram_size = config.mtu
+        self._datagram_size = layer.max_datagram_size
+        self._resized = 0
         self._candidates: list[KeyCandidate] = []
         self._chosen: KeyCandidate | None = None
         self._change_cipher_spec_seen = False
@@ -134,6 +141,10 @@ class Handshake(abc.ABC):
     @abc.abstractmethod
     def provide_psk(self, keys: Sequence[bytes], now: float) -> None:
         """The answer to the request that was emitted; validated by the connection."""
+
+    def refuse_psk(self, identity: bytes | None, alert: AlertDescription) -> None:
+        """The answer to the request that was emitted: the keys are not to be had now; end, saying ``alert``."""
+        raise HandshakeFailure(alert, AuthenticationFailed(AuthenticationProblem.KEYS_UNAVAILABLE, identity))
 
     @abc.abstractmethod
     def accept_peer(self, now: float) -> None:
@@ -264,7 +275,7 @@ class Handshake(abc.ABC):
             # In clear after ChangeCipherSpec: anybody's, and it must not get in Finished's way.
             self._layer.discard(DiscardReason.HANDSHAKE_FRAGMENT)
             return
-        reason = self._reassembler.add(fragment)
+        reason = self._reassembler.add(fragment, at_once=self.state not in WAITING_FOR_CALLER)
         if reason is not None:
             self._layer.discard(reason)
         self._process_messages(now)
@@ -310,7 +321,8 @@ class Handshake(abc.ABC):
     def _send_flight(self, parts: list[FlightPart], now: float) -> None:
         self._flight = parts
         self._answered_seq = self._reassembler.next_seq - 1
-        self._datagram_size = self._config.mtu
+        self._datagram_size = self._layer.max_datagram_size
+        self._resized = 0
         self._transmit()
         self.timer.start(now)
 
@@ -320,6 +332,20 @@ class Handshake(abc.ABC):
             self._layer.count_retransmission()
             self._transmit()
             self.timer.restart(now)
+
+    def keep_within(self, size: int, now: float) -> None:
+        """The path takes no larger datagrams. A flight of larger ones was lost, or a part of it was."""
+        if size >= self._datagram_size:
+            return
+        self._datagram_size = size
+        if self.timer.deadline is None or flight_length(self._flight) <= size or self._resized >= MAX_RESIZED:
+            return
+        # RFC 6347 §4.1.1.1: "If the DTLS record layer informs the DTLS handshake layer that a message is too big, it
+        # SHOULD immediately attempt to fragment it, using any existing information about the PMTU."
+        self._resized += 1
+        self._layer.count_retransmission()
+        self._transmit()
+        self.timer.restart(now)
 
     def _transmit(self) -> None:
         if any(part.epoch.remaining < len(self._flight) for part in self._flight):
@@ -370,7 +396,7 @@ class Handshake(abc.ABC):
             peer_connection_id=peer_connection_id,
             padding=1 if policy is None else policy.padding,
             max_plaintext=room_for_plaintext(
-                suite, self._config.mtu, peer_connection_id, self._max_plaintext
+                suite, self._layer.max_datagram_size, peer_connection_id, self._max_plaintext
             ),
         )
 

@@ -85,6 +85,13 @@ class WriteEpoch:
         self.reserved_until = number
         self.ask_at = number - (number - self.next_sequence_number) // 2
 
+    def keep_within(self, datagram_size: int, max_plaintext: int) -> int:
+        """Make records fit datagrams of so many bytes, padding included; how many bytes of content do then."""
+        if self.protection is not None:
+            room = datagram_size - self.overhead + self.inner_overhead
+            self.protection.keep_within(min(room, max_plaintext))
+        return max(0, min(datagram_size - self.overhead, max_plaintext - self.inner_overhead))
+
     def record(self, content_type: int, plaintext: bytes) -> bytes:
         """A whole record under the next sequence number. The caller has looked at ``remaining``."""
         number = self._base | self.next_sequence_number

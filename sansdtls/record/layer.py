@@ -32,7 +32,17 @@ class RecordLayer:
     which they were made, and its ``totals``, so that nothing has to be added up.
     """
 
-    __slots__ = ("connection_id", "outbox", "path", "path_check", "read", "statistics", "totals", "write")
+    __slots__ = (
+        "connection_id",
+        "max_datagram_size",
+        "outbox",
+        "path",
+        "path_check",
+        "read",
+        "statistics",
+        "totals",
+        "write",
+    )
 
     def __init__(
         self,
@@ -41,8 +51,11 @@ class RecordLayer:
         outbox: list[Outgoing],
         totals: ServerStatistics | None,
         window_width: int,
+        max_datagram_size: int,
         first_sequence_number: int = 0,
     ) -> None:
+        self.max_datagram_size = max_datagram_size
+        """Bytes that a datagram may have: what is configured, or less where the path is known to take less."""
         self.path = path
         """Where datagrams go, unless ``path_check`` says otherwise."""
         self.path_check: PathCheck | None = None

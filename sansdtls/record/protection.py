@@ -72,6 +72,9 @@ class _Cipher:
         self._aead = None
         self._use_iv(b"")
 
+    def keep_within(self, max_plaintext: int) -> None:
+        """Pad to no more than so many bytes. What is not padded is as long as its content."""
+
     def forget_key(self) -> None:
         """Nothing can be sealed or opened any more."""
         self._secret = b""
@@ -169,6 +172,9 @@ class _ConnectionIdFormat(_Cipher):
         super().__init__(suite, key, fixed_iv)
         self._connection_id = connection_id
         self._padding = padding
+        self._max_plaintext = max_plaintext
+
+    def keep_within(self, max_plaintext: int) -> None:
         self._max_plaintext = max_plaintext
 
     def _additional(self, version: int, number: int, length: int) -> bytes:

@@ -240,7 +240,7 @@ class Served:
             "lookups": figures["lookups"],
             "half_open": server["half_open"],
             "live": server["associations"],
-            "slots": sum(self.engine._quotas._associations.values()),
+            "slots": self.engine._quotas.slots,
             "paths": self.engine._roster.paths,
         }
 
@@ -259,11 +259,13 @@ async def serving(
     observer=None,
     address="127.0.0.1",
     entropy=os.urandom,
+    sockets=None,
     **options,
 ):
-    """An engine on loopback, ended when the block ends."""
+    """An engine on loopback, ended when the block ends. ``sockets`` are the caller's to close."""
     with contextlib.ExitStack() as opened:
-        sockets = [opened.enter_context(bound) for bound in await bind_udp(address, 0)]
+        if sockets is None:
+            sockets = [opened.enter_context(bound) for bound in await bind_udp(address, 0)]
         observer = observer or Recorder(echo=True)
         engine = Engine(
             config or ServerConfig(),

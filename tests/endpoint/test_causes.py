@@ -38,6 +38,9 @@ WORDS = {
     ),
     AuthenticationFailed(AuthenticationProblem.UNKNOWN_IDENTITY, b"who"): "the identity is unknown",
     AuthenticationFailed(AuthenticationProblem.WRONG_KEY, b"who"): "the key is wrong",
+    AuthenticationFailed(AuthenticationProblem.KEYS_UNAVAILABLE, b"who"): (
+        "the key store could not say which keys the identity has; it was told to come back"
+    ),
     AuthenticationFailed(AuthenticationProblem.BAD_FINISHED): "the peers saw different handshakes",
     HandshakeTimeout("AWAIT_FINISHED"): "the handshake took too long (it was in AWAIT_FINISHED)",
     KeysExhausted("seal"): "the keys are used up (seal)",

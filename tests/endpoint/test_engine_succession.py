@@ -79,7 +79,7 @@ async def test_live_and_frozen_associations_go_on_in_the_next_engine(autojump_cl
             assert len(blobs) == 2
             figures = first.statistics()
             assert figures["frozen"] == figures["associations"] == figures["identities"] == 0
-            assert len(first._quotas) == len(first._quotas._handshakes)
+            assert first._quotas.slots == first._quotas.statistics(now=0)["prefixes"] == 0
             assert len(first._sleepers) == 0
             assert not observed(first).live[0].send(b"too late")
             second = engine_on(sockets)
@@ -326,7 +326,7 @@ async def test_what_could_not_be_taken_over_is_still_here():
                 blobs.close()
                 (left,) = engine.associations()
                 assert left.identity == b"meter-2"
-                assert sum(engine._quotas._associations.values()) == 1
+                assert engine._quotas.slots == 1
                 assert await engine.drain(5.0) == 0
                 await two.until(lambda: two.cause)
                 assert one.cause is None

@@ -204,7 +204,7 @@ def test_only_one_of_the_two_data_limits_may_be_set():
 def test_an_identity_is_full_at_its_limit():
     quotas = Quotas(QuotaPolicy(associations_per_identity=2))
     assert [quotas.identity_is_full(held) for held in range(4)] == [False, False, True, True]
-    assert quotas.count_identity_overflow() == "associations_per_identity"
+    assert quotas.count_identity_overflow(b"meter-1", 0.0) == "associations_per_identity"
     assert quotas.refused == {"associations_per_identity": 1}
 
 

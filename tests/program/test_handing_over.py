@@ -351,7 +351,7 @@ def test_the_command_has_the_service_hand_over_and_end(home, port):
     configure(home, port, HANDED)
     with serving(home, port) as (service, meters):
         status = ask(home / "admin", "status", seconds=30)
-        assert status == {"ok": True, "associations": COUNT, "frozen": 0, "handshakes": 0}
+        assert (status["associations"], status["frozen"], status["handshakes"]) == (COUNT, 0, 0)
         done = run(home, "handoff")
         assert (done.returncode, done.stdout, done.stderr) == (
             0,

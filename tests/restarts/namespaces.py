@@ -16,6 +16,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import trio
 
 from tests.conftest import IN_CI, require_program
 
@@ -115,16 +116,14 @@ class Namespaces:
         """
         _run(*self.within(self.device), "nft", "--file", "-", text=rules)
 
-    def socket(self, namespace):
+    def socket(self, namespace, family=socket.AF_INET):
         """A UDP socket that lives in a namespace, to be used from here."""
         made = []
 
         def make():
             # A thread of its own: what it enters, it alone is in, and it ends in there.
-            libc = ctypes.CDLL(None, use_errno=True)
-            with (Path("/run/netns") / namespace).open("rb") as descriptor:
-                if libc.setns(descriptor.fileno(), CLONE_NEWNET) == 0:
-                    made.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            if _enter(namespace):
+                made.append(socket.socket(family, socket.SOCK_DGRAM))
 
         thread = threading.Thread(target=make)
         thread.start()
@@ -132,6 +131,35 @@ class Namespaces:
         if not made:
             raise Impossible(f"the namespace {namespace} cannot be entered")
         return made[0]
+
+
+def _enter(namespace):
+    libc = ctypes.CDLL(None, use_errno=True)
+    with (Path("/run/netns") / namespace).open("rb") as descriptor:
+        return libc.setns(descriptor.fileno(), CLONE_NEWNET) == 0
+
+
+async def in_namespace(namespace, function):
+    """Run an async ``function`` in a thread that is in a namespace, with a trio of its own; what it returns."""
+    outcome = []
+    done = trio.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    def run():
+        try:
+            assert _enter(namespace)
+            outcome.append(trio.run(function))
+        except BaseException as error:
+            outcome.append(error)
+        token.run_sync_soon(done.set)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    await done.wait()
+    thread.join()
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    return outcome[0]
 
 
 def require_namespaces():

@@ -1,0 +1,383 @@
+"""The intake: which datagrams the core gets, in which order, when there are more than time.
+
+Attacker
+    Sends hellos from addresses that are not its own, as many as the line carries, because a hello is dear (25 µs) and
+    sending one is cheap; or hellos with invented cookies, or what looks like the next flight of somebody's
+    handshake, or junk with the connection ID of somebody who sleeps (125 µs). Or it is no attacker: the power comes
+    back, and a whole fleet handshakes at once, a flight of which takes 200 to 500 µs. Without an intake all of it
+    is served as it comes, and whoever comes when the kernel's buffer is full (it holds some 300 datagrams) is lost,
+    readings of devices with an association among them.
+
+Properties
+    1. Records of live associations never wait here, and find at least ``1 - handshake_share`` of the time that is
+       fought for. Handshakes may use *all* the time that nobody else wants: nothing idles.
+    2. Nothing waits, and nothing is sorted, while there is time for all.
+    3. The socket is emptied again after each :data:`SLICE` of other work and one datagram. So the kernel's buffer
+       holds what arrives meanwhile (2 ms are 100 datagrams of 50,000 a second), and a reading waits milliseconds.
+    4. Classes are served by worth, by how much has been spent on them already: handshakes under way, frozen
+       associations that may wake, hellos that were dropped before, hellos with a cookie, hellos, noise. By weight, not
+       strictly: all of them can be forged, and an attacker who picks a good one must not silence the rest.
+    5. Within a class sources are served in turn (:mod:`~endpoint.fairqueue`): one NAT, one flooding prefix, one
+       device that sends in a loop hold up themselves. A source is a prefix as ``quotas`` counts them; for a
+       frozen association it is the association, so that junk for one does not hold up another's waking.
+    6. The datagrams of a path stay in order, be they epoch 0 or 1. A hello that is repeated takes the
+       place of the one that waits: the client has long forgotten it.
+    7. What waits is bounded in datagrams and bytes. When there is no room, the class that is furthest above its
+       weight's part loses, in it the source of which most waits, of that the path whose turn is next. A class or a source within
+       its part loses nothing to others. All of it is counted, by class.
+    8. Spoofed hellos cost an honest client a repetition, not its handshake. A flood from random addresses cannot
+       be told from a fleet, so of first hellos each has the same chance, the part of them that there is time for.
+       But clients repeat (after 1, 2, 4 s), and addresses by chance do not. So the paths of dropped hellos are
+       remembered, as bits in a table, and their next hello is in a better class, which has room as long as no more
+       of *those* come than there is time for.
+
+Construction
+    A turn of the engine gives the core what is live (``Server.receive_live``) and the rest to :meth:`Intake.take`. While
+    there is credit and nothing waits, that goes on at once; else it is put in a queue. A task of its own
+    (:meth:`Intake.serve`) hands over what waits, a slice at a time. Credit is seconds, taken from a timer that
+    the caller brings: a full slice while every socket has been read until it was empty; while one has not,
+    there may be readings in it, and each second of other work earns ``share / (1 - share)`` seconds for handshakes.
+    What a datagram has taken is charged to credit, class and source. Classes have clocks that run by what was
+    spent on them, divided by their weight; the one furthest behind is next.
+
+Why the oldest is dropped, and what the delay is
+    Where more comes than can be served, it does not matter for the chance which one is dropped, only for the delay: dropping the
+    newest keeps the queue at its oldest. As the queue is served in order, what is served has waited at most
+    ``queued_datagrams`` times the time for one: 0.4 s for 16,384 hellos, 0.8 s at half of the time; a client's first
+    repetition comes after 1 s. Newest first would have no delay at all and let some devices of a fleet wait until the storm is
+    over.
+
+Left out, and why
+    An attacker who sends each hello twice gets its forgeries into the better class, for twice the datagrams; it is then as
+    it was without the class. Cheaper answers to a flood than ours to each hello (a puzzle, an answer that asks
+    for patience): DTLS has none. Records of live associations that are junk: found out at about the price of
+    a genuine one, they pass for such (``statistics``: ``mac_failures``). One datagram is never interrupted: 64 KiB full of
+    hellos take 15 ms, as long as it takes to send that many datagrams. Late answers of a key store or a verifier: they are
+    bounded by the handshakes under way, and not handed over in slices yet they are rare next to datagrams.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from endpoint.fairqueue import FairQueue, Source, Waiting
+from sansdtls import DatagramKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    from endpoint.addresses import Path
+    from endpoint.quotas import QuotaPolicy
+
+SLICE = 0.002
+"""Seconds of handshakes between two looks at the sockets."""
+
+MAX_DEBT = 0.02
+"""Seconds that handshakes may have taken beyond their credit and have to wait for. What takes longer than that
+was no handshake but another process's turn."""
+
+MAX_PER_PATH = 32
+"""Datagrams that may wait from one path: a flight with a certificate chain in fragments, and its first repetition."""
+
+REMEMBERED_BITS = 22
+"""Each of two tables of dropped hellos has 2 to this many bits: 256 KiB in all. 20,000 drops a second fill one thirteenth
+of one before the next is begun."""
+
+REMEMBERED_SECONDS = 4.0
+"""How long a table collects; it is asked as long again. Covers a client's first three repetitions (1, 3 and 7 s)."""
+
+_HELLO, _COOKIE = DatagramKind.HELLO, DatagramKind.HELLO_WITH_COOKIE  # looked up for each datagram of a flood
+_BITS = 2**REMEMBERED_BITS - 1
+_RANK = {kind: rank for rank, kind in enumerate(DatagramKind)}
+
+
+class Remembered:
+    """Paths, one bit each, for :data:`REMEMBERED_SECONDS` to twice as long. Takes some for others, the fuller it is."""
+
+    __slots__ = ("_current", "_next", "_previous")
+
+    def __init__(self) -> None:
+        self._current = self._previous = bytearray()
+        self._next = -math.inf
+
+    def add(self, path: Hashable, now: float) -> None:
+        """Remember one."""
+        self._rotate(now)
+        place = hash(path) & _BITS
+        self._current[place >> 3] |= 1 << (place & 7)
+
+    def has(self, path: Hashable, now: float) -> bool:
+        """Whether it was remembered lately."""
+        if now >= self._next:
+            self._rotate(now)
+        place = hash(path) & _BITS
+        return bool((self._current[place >> 3] | self._previous[place >> 3]) >> (place & 7) & 1)
+
+    def _rotate(self, now: float) -> None:
+        if now < self._next:
+            return
+        forgotten = now >= self._next + REMEMBERED_SECONDS
+        self._previous = bytearray((_BITS + 1) // 8) if forgotten else self._current
+        self._current = bytearray((_BITS + 1) // 8)
+        self._next = now + REMEMBERED_SECONDS
+
+
+class Intake:
+    """Order and budget for all that is not a record of a live association. Of one engine; sans-IO."""
+
+    def __init__(
+        self,
+        policy: QuotaPolicy,
+        *,
+        receive: Callable[[bytes, Path, float], None],
+        kind_of: Callable[[bytes, Path], DatagramKind],
+        frozen_handle: Callable[[bytes, Path], Hashable],
+        source_of: Callable[[Path], Hashable],
+        timer: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """``receive(data, path, now)`` hands a datagram to the core; ``timer`` gives the seconds by which work is measured."""
+        self._receive = receive
+        self._kind_of = kind_of
+        self._frozen_handle = frozen_handle
+        self._source_of = source_of
+        self._timer = timer
+        self._max_datagrams = policy.queued_datagrams
+        self._max_size = policy.queued_bytes
+        self._earned = policy.handshake_share / (1 - policy.handshake_share)
+        self._queues = (
+            FairQueue("handshake", 8),
+            FairQueue("frozen", 4),
+            FairQueue("hello_again", 4),
+            FairQueue("hello_with_cookie", 4),
+            FairQueue("hello", 2),
+            FairQueue("noise", 1),
+        )
+        _, self._frozen, self._again, self._cookie, self._hello, self._noise = self._queues
+        self._named = {queue.name: queue for queue in self._queues}
+        self._paths: dict[Path, Waiting] = {}
+        self._dropped_hellos = Remembered()
+        self._begun = self._checked = timer()
+        self._clock = 0.0
+        """Of the class that was served last."""
+        self._spent = 0.0
+        self._credit = SLICE
+        self._behind: set[int] = set()
+        self._datagrams = self._size = 0
+        self.dropped: Counter[str] = Counter()
+        """Datagrams that had to go, by class."""
+        self.superseded = 0
+        """Hellos that the same client repeated while they waited. Nothing is lost by that."""
+        self.waited: Counter[str] = Counter()
+        """Datagrams that have waited and were then handed over, by class."""
+        self.seconds_waited = 0.0
+        """What those waited, together."""
+        self.seconds_spent = 0.0
+        """What was measured for all that is not a live association's."""
+
+    def __len__(self) -> int:
+        """Datagrams that wait."""
+        return self._datagrams
+
+    # --- a turn of the engine -----------------------------------------------------------------------
+
+    def begin_turn(self) -> None:
+        """A turn begins: what follows until :meth:`end_turn` and is not spent here was other work."""
+        self._begun = self._timer()
+        self._spent = 0.0
+
+    def take(self, data: bytes, path: Path, now: float) -> None:
+        """A datagram that is not for a live association: handed on at once, or kept for :meth:`serve`."""
+        if self._credit > 0 and not self._datagrams:
+            before = self._timer()
+            self._receive(data, path, now)
+            self._spend(self._timer() - before)
+        else:
+            self._put(data, path, now)
+
+    def end_turn(self, socket: int, *, more: bool) -> bool:
+        """``more``: there may be more to read from that socket. ``True`` = something waits for :meth:`serve`."""
+        if more:
+            self._behind.add(socket)
+        else:
+            self._behind.discard(socket)
+        if self._behind:
+            other = self._timer() - self._begun - self._spent
+            self._credit = min(SLICE, self._credit + other * self._earned)
+        else:
+            self._credit = SLICE
+        return self._datagrams > 0
+
+    # --- what waits ---------------------------------------------------------------------------------
+
+    def serve(self, now: float) -> None:
+        """Hand over what waits, as long as there is credit. Call :meth:`served` when the answers are sent."""
+        if not self._behind:
+            self._credit = SLICE
+        self._checked = self._timer()
+        while self._datagrams and self._credit > 0:
+            queue = min((queue for queue in self._queues if queue.datagrams), key=_clock_of)
+            self._clock = queue.clock
+            source = self._hand_over(queue, now)
+            queue.paid(source, self._lap())
+
+    def served(self) -> None:
+        """What came of :meth:`serve` is done, too."""
+        self._lap()
+
+    def flush_frozen(self, now: float) -> None:
+        """Hand over at once what waits for frozen associations: data that nobody will repeat."""
+        while self._frozen.datagrams:
+            self._hand_over(self._frozen, now)
+
+    def _hand_over(self, queue: FairQueue, now: float) -> Source:
+        waiting, data = queue.take()
+        self._datagrams -= 1
+        self._size -= len(data)
+        if not waiting.datagrams:
+            del self._paths[waiting.path]
+        self.waited[queue.name] += 1
+        self.seconds_waited += max(0.0, now - waiting.since)
+        self._receive(data, waiting.path, now)
+        return waiting.source
+
+    def _put(self, data: bytes, path: Path, now: float) -> None:
+        kind = self._kind_of(data, path)
+        waiting = self._paths.get(path)
+        if waiting is None:
+            queue = self._queue_of(kind, path, now)
+            source = self._source(queue, data, path)
+            if self._is_over(1, len(data)) and self._would_lead(queue, source):
+                self._count_drop(queue, 1, path, now)
+                return
+            waiting = self._paths[path] = Waiting(path, kind, now, [(kind, data)], len(data))
+            self._enter(waiting, queue, source)
+        elif (kind is _HELLO or kind is _COOKIE) and self._supersede(waiting, kind, data):
+            self._datagrams -= 1
+        elif len(waiting.datagrams) >= MAX_PER_PATH:
+            self._count_drop(waiting.queue, 1, path, now)
+            return
+        else:
+            self._append(waiting, kind, data, now)
+        self._datagrams += 1
+        self._size += len(data)
+        while self._is_over():
+            self._lose(now)
+
+    def _queue_of(self, kind: DatagramKind, path: Path, now: float) -> FairQueue:
+        if kind is _HELLO or kind is _COOKIE:
+            if self._dropped_hellos.has(path, now):
+                return self._again
+            return self._hello if kind is _HELLO else self._cookie
+        return self._named[kind.value]
+
+    def _source(self, queue: FairQueue, data: bytes, path: Path) -> Hashable:
+        """Who takes turns in that queue."""
+        if queue is self._hello or queue is self._noise:
+            host: str = path[1][0]
+            return host  # to find the prefix costs more than to drop the datagram
+        return self._frozen_handle(data, path) if queue is self._frozen else self._source_of(path)
+
+    def _enter(self, waiting: Waiting, queue: FairQueue, source: Hashable) -> None:
+        if not queue.datagrams:
+            queue.clock = max(queue.clock, self._clock)  # what it did not use is not saved up
+        queue.enter(waiting, source)
+
+    def _append(self, waiting: Waiting, kind: DatagramKind, data: bytes, now: float) -> None:
+        """One more from a path that waits, behind what is there, and the path where the better of them belongs."""
+        if _RANK[kind] >= _RANK[waiting.kind]:
+            waiting.datagrams.append((kind, data))
+            waiting.queue.grow(waiting, 1, len(data))
+            return
+        waiting.queue.leave(waiting)
+        waiting.datagrams.append((kind, data))
+        waiting.size += len(data)
+        waiting.kind = kind
+        queue = self._queue_of(kind, waiting.path, now)
+        self._enter(waiting, queue, self._source(queue, data, waiting.path))
+
+    def _supersede(self, waiting: Waiting, kind: DatagramKind, data: bytes) -> bool:
+        """Whether a hello of that kind waits, of which this is a later one; it takes the place."""
+        for index, (other, older) in enumerate(waiting.datagrams):
+            if other is kind:
+                waiting.datagrams[index] = kind, data
+                waiting.queue.grow(waiting, 0, len(data) - len(older))
+                self._size -= len(older)
+                self.superseded += 1
+                return True
+        return False
+
+    # --- what is dropped ----------------------------------------------------------------------------
+
+    def _is_over(self, datagrams: int = 0, size: int = 0) -> bool:
+        """Whether more waits than there is room for, with so many datagrams and bytes more."""
+        return self._datagrams + datagrams > self._max_datagrams or self._size + size > self._max_size
+
+    def _would_lead(self, queue: FairQueue, source: Hashable) -> bool:
+        """Whether ``queue`` is what has to lose something, and ``source`` would have most of it with one datagram more."""
+        return queue.length_of(source) + 1 >= queue.longest and queue is self._fullest(
+            by_number=self._datagrams >= self._max_datagrams
+        )
+
+    def _fullest(self, *, by_number: bool) -> FairQueue:
+        """The class that is furthest above its weight's part of the room."""
+        return max(self._queues, key=_length_for_its_weight if by_number else _size_for_its_weight)
+
+    def _lose(self, now: float) -> None:
+        queue = self._fullest(by_number=self._datagrams > self._max_datagrams)
+        waiting = queue.lose()
+        del self._paths[waiting.path]
+        self._datagrams -= len(waiting.datagrams)
+        self._size -= waiting.size
+        self._count_drop(queue, len(waiting.datagrams), waiting.path, now)
+
+    def _count_drop(self, queue: FairQueue, datagrams: int, path: Path, now: float) -> None:
+        self.dropped[queue.name] += datagrams
+        if queue is self._hello or queue is self._cookie or queue is self._again:
+            self._dropped_hellos.add(path, now)
+
+    # --- time ---------------------------------------------------------------------------------------
+
+    def _lap(self) -> float:
+        """Seconds since the last time; spent."""
+        before, self._checked = self._checked, self._timer()
+        seconds = self._checked - before
+        self._spend(seconds)
+        return seconds
+
+    def _spend(self, seconds: float) -> None:
+        self._spent += seconds
+        self.seconds_spent += seconds
+        self._credit = max(-MAX_DEBT, self._credit - seconds)
+
+    # --- figures ------------------------------------------------------------------------------------
+
+    @property
+    def drops_by_stage(self) -> dict[str, int]:
+        """:attr:`dropped`, as it stands among the drops of other stages."""
+        return {f"waiting_{name}": count for name, count in self.dropped.items()}
+
+    def statistics(self) -> dict[str, Any]:
+        """Counters and gauges as plain nested dicts."""
+        return {
+            "waiting": {queue.name: queue.datagrams for queue in self._queues},
+            "waiting_bytes": self._size,
+            "waited": dict(self.waited),
+            "seconds_waited": self.seconds_waited,
+            "superseded": self.superseded,
+            "seconds_spent": self.seconds_spent,
+        }
+
+
+def _clock_of(queue: FairQueue) -> float:
+    return queue.clock
+
+
+def _length_for_its_weight(queue: FairQueue) -> float:
+    return queue.datagrams / queue.weight
+
+
+def _size_for_its_weight(queue: FairQueue) -> float:
+    return queue.size / queue.weight
