@@ -231,11 +231,12 @@ class Engine(SendingEngine, EndingEngine):
         self._in_turn = True
         try:
             for data, address in datagrams:
+                path = index, address
                 if self.tap is not None:
-                    self._tapped("datagram_received", data, (index, address), now)
-                events = receive_live(data, path=(index, address), now=now)
+                    self._tapped("datagram_received", data, path, now)
+                events = receive_live(data, path=path, now=now)
                 if events is None:
-                    intake.take(data, (index, address), now)
+                    intake.take(data, path, now)
                     continue
                 for event in events:
                     if type(event) is DataReceived:
