@@ -231,12 +231,13 @@ class Engine(SendingEngine, EndingEngine):
         self._in_turn = True
         try:
             for data, address in datagrams:
-                events = receive_live(data, path=(index, address), now=now)
+                path = index, address
+                events = receive_live(data, path=path, now=now)
                 if events is None:
-                    intake.take(data, (index, address), now)
+                    intake.take(data, path, now)
                     continue
                 if self.tap is not None:
-                    self._tapped("datagram_received", data, (index, address), now)
+                    self._tapped("datagram_received", data, path, now)
                 for event in events:
                     if type(event) is DataReceived:
                         self._data_received(event, now)
