@@ -3,7 +3,7 @@
 One coredis connection at a time, and all requests go through it: answers come in the order of the questions, so many
 may be under way (coredis' pools are not used: a place in one is lost with each attempt to connect that is cancelled, and here the
 cancelling of lookups is everyday). It is asked for a sign of life now and then, because a server that was unplugged does not hang
-up. When it is lost everybody who waits hears :class:`ServerAway` at once, and so does whoever asks until there is another one, which is
+up; a connection for blocking commands is not, as their answers are signs enough. When it is lost everybody who waits hears :class:`ServerAway` at once, and so does whoever asks until there is another one, which is
 tried for with growing pauses, and jitter, so that a thousand endpoints do not come back to a restarted server in step.
 
 The password is in memory, in :class:`ValkeyAccess`, and in what coredis sends; not in its ``repr``, in the address, or in any text here.
@@ -11,7 +11,7 @@ The password is in memory, in :class:`ValkeyAccess`, and in what coredis sends; 
 
 from __future__ import annotations
 
-import logging
+import math
 import os
 import ssl
 from typing import TYPE_CHECKING, Any
@@ -49,9 +49,6 @@ MAX_REASON = 200
 """Characters of a reason: it may come from the server."""
 
 Value = bytes | str | int | float
-
-# The reasons are told here, once; its own words would go to standard error, among lines of JSON.
-logging.getLogger("coredis").addHandler(logging.NullHandler())
 
 
 class ServerAway(Exception):
@@ -205,13 +202,21 @@ class ValkeyLink:
         access: ValkeyAccess,
         *,
         changed: Callable[[str | None], None] = lambda _reason: None,
+        blocking: bool = False,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        """``changed(reason)`` hears of a server that cannot be reached, once, and with ``None`` of one that can again."""
+        """``changed(reason)`` hears of a server that cannot be reached, once, and with ``None`` of one that can again.
+
+        ``blocking``: for commands that wait at the server, as a sign of life would have to wait behind them. Whoever sends them
+        sees for himself that an answer comes, and else calls :meth:`drop`.
+        """
         self.access = access
         """What the next connection is made with."""
         self.changed = changed
+        self._blocking = blocking
         self._entropy = entropy
+        self._lost = trio.Event()
+        self._dropped = ""
         self._connection: BaseConnection | None = None
         self._reason: str | None = f"{access.address}: no connection yet"
         self._told: str | None = None
@@ -223,6 +228,17 @@ class ValkeyLink:
     def reason(self) -> str | None:
         """Why there is no connection; ``None`` = there is one."""
         return self._reason
+
+    @property
+    def client_id(self) -> int | None:
+        """What the server calls this connection."""
+        return None if self._connection is None else self._connection.client_id
+
+    def drop(self, reason: str) -> None:
+        """Give the connection up, and make another one."""
+        self._dropped = reason
+        self._gone()
+        self._lost.set()
 
     async def wait_connected(self) -> None:
         """Return when there is a connection."""
@@ -270,10 +286,10 @@ class ValkeyLink:
         """Keep a connection, until cancelled."""
         attempt = 0
         while True:
-            connects = self._connects
+            began = trio.current_time()
             reason = await self._one_connection()
-            if self._connects > connects:
-                attempt = 0
+            if trio.current_time() - began > LONGEST_PAUSE:
+                attempt = 0  # one that is made and lost again and again is tried for ever more slowly, too
             self._away(reason)
             await trio.sleep(self._pause(attempt))
             attempt += 1
@@ -289,8 +305,8 @@ class ValkeyLink:
         except (OSError, ssl.SSLError, ValueError) as error:
             return _why(error)
         settled = _Settled()
-        lost = trio.Event()
-        reason = ""
+        lost = self._lost = trio.Event()
+        self._dropped = reason = ""
 
         async def live() -> None:
             nonlocal reason
@@ -299,6 +315,7 @@ class ValkeyLink:
             except RedisError as error:
                 reason = reason or _why(error)  # cancelled while it logs in, it raises one, too
             finally:
+                self._gone()
                 lost.set()
                 settled.event.set()
 
@@ -314,15 +331,15 @@ class ValkeyLink:
                     reason = await self._watch(connection, lost)
                 nursery.cancel_scope.cancel()
         finally:
-            self._connection = None
+            self._gone()
         return reason
 
     async def _watch(self, connection: BaseConnection, lost: trio.Event) -> str:
         while True:
-            with trio.move_on_after(SIGN_OF_LIFE):
+            with trio.move_on_after(math.inf if self._blocking else SIGN_OF_LIFE):
                 await lost.wait()
             if lost.is_set():
-                return "the connection was closed"
+                return self._dropped or "the connection was closed"
             try:
                 with trio.fail_after(SIGN_OF_LIFE):
                     await connection.create_request(b"PING", decode=False)
@@ -340,9 +357,14 @@ class ValkeyLink:
         self._connected.set()
         self._tell(None)
 
-    def _away(self, reason: str) -> None:
+    def _gone(self) -> None:
+        """At once, or whoever waits for a connection would be told of one that there is not."""
+        self._connection = None
         if self._connected.is_set():
             self._connected = trio.Event()
+            self._reason = f"{self.access.address}: the connection was lost"
+
+    def _away(self, reason: str) -> None:
         self._reason = f"{self.access.address}: {reason}"
         self._tell(self._reason)
 

@@ -15,7 +15,8 @@ from endpoint.forward.router import Route, Router
 from endpoint.forward.udp import UdpUpstreams
 from endpoint.forward.unix import UnixDatagrams
 from endpoint.forward.upstreams import files_for
-from endpoint.tables.sinks import EchoTable, JsonlTable, UdpTable, UnixTable
+from endpoint.forward.valkey import ValkeyStream
+from endpoint.tables.sinks import EchoTable, JsonlTable, UdpTable, UnixTable, ValkeyTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -83,4 +84,6 @@ def make_sink(table: SinkTable, tell: Callable[..., None], devices: Devices, lim
         return UdpUpstreams(table, devices=devices, tell=tell, limit=limit)
     if isinstance(table, UnixTable):
         return UnixDatagrams(table, devices=devices, tell=tell)
+    if isinstance(table, ValkeyTable):
+        return ValkeyStream(table, devices=devices, tell=tell)
     raise AssertionError(f"no sink of kind {table.kind}")

@@ -57,6 +57,7 @@ TABLES = {
 
 _FIND = "SELECT current, next FROM psk WHERE identity = ?"
 _ALL = "SELECT identity, current, next FROM psk ORDER BY identity"
+_PAGE = "SELECT identity FROM psk WHERE identity > ? ORDER BY identity LIMIT ?"
 _COUNT = "SELECT count(*), count(next) FROM psk"
 _SET = (
     "INSERT INTO psk VALUES (?, ?, ?) "
@@ -142,6 +143,12 @@ class KeyDatabase:
             closing(open_database(self.path, KIND, patience=self._patience)[0]) as connection,
         ):
             yield from _rows(connection)
+
+    def page(self, after: bytes | None, limit: int) -> list[bytes]:
+        """The next ``limit`` identities behind ``after``, in their order; from the first one where that is ``None``."""
+        with self._using() as connection:
+            # No identity is empty, so all of them are behind that.
+            return [identity for (identity,) in connection.execute(_PAGE, (after or b"", limit))]
 
     def verify(self) -> None:
         """Read all of it, and raise :class:`KeyDatabaseError` if it is damaged. Takes a second for a million rows."""

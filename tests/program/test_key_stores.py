@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -299,7 +300,7 @@ def test_a_module_that_cannot_be_used_is_told_with_file_and_key(home, module, ch
 
 @pytest.mark.parametrize("name", ["store", "make", "make_async", "Store", "inner.deep"])
 async def test_a_store_and_what_makes_one_will_do(module, name):
-    store = await make_store(f"ourstore:{name}", find_object(f"ourstore:{name}"))
+    store: Any = await make_store(f"ourstore:{name}", find_object(f"ourstore:{name}"))
     assert list(store.lookup(b"dev1")) == [bytes.fromhex(K1)]
 
 
