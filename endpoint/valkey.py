@@ -11,7 +11,6 @@ The password is in memory, in :class:`ValkeyAccess`, and in what coredis sends; 
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import ssl
@@ -50,9 +49,6 @@ MAX_REASON = 200
 """Characters of a reason: it may come from the server."""
 
 Value = bytes | str | int | float
-
-# The reasons are told here, once; its own words would go to standard error, among lines of JSON.
-logging.getLogger("coredis").addHandler(logging.NullHandler())
 
 
 class ServerAway(Exception):

@@ -125,5 +125,4 @@ async def test_the_file_is_closed_with_the_store(path):
         await store.lookup(b"m")
         assert store._database is not None
         nursery.cancel_scope.cancel()
-    assert store._database is None
     assert vars(store)["_database"] is None
