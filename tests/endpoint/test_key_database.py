@@ -410,6 +410,7 @@ def test_killed_while_it_works_all_of_a_change_is_there_or_nothing(database, pat
 
         def change(die=die):
             with KeyDatabase(path) as mine:
+                assert mine._connection is not None
                 mine._connection.set_progress_handler(die, 1)
                 with mine.change() as changes:
                     for identity, keys in list(changes.items()):

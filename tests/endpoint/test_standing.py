@@ -12,7 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from endpoint.credentials import Credentials
 from endpoint.ending import Ended, Ending, is_over
-from endpoint.keystore import DictKeyStore
+from endpoint.keystore import DictKeyStore, StoreUnavailable
 from endpoint.keystore.file import FileKeyStore, PskSet
 from endpoint.keystore.fingerprint import fingerprint
 from endpoint.observer import Observers
@@ -33,12 +33,13 @@ class LateStore:
     """A store that answers in a while; ``down`` = it does not."""
 
     def __init__(self, keys):
-        self.keys, self.down = keys, False
+        self.keys = keys
+        self.down: Exception | None = None
 
     async def lookup(self, identity):
         await trio.sleep(0.5)
         if self.down:
-            raise ConnectionRefusedError("nobody is there")
+            raise self.down
         return self.keys.get(identity, ())
 
 
@@ -246,16 +247,43 @@ async def test_a_handshake_that_began_before_its_key_was_taken_away_does_not_las
 async def test_a_store_that_cannot_answer_removes_nobody(autojump_clock):
     async with fleet(ALL, removed="drop", rotated="drop", late=True) as there:
         await there.device(A)
-        there.store.down = True
+        there.store.down = ValueError("a mistake in it")
         await there.reload(ALL)
         assert there.live == {A}
         assert there.troubles == ["standing not known"]
         await trio.sleep(LONG)
         there.troubles.clear()
-        there.store.down = False
+        there.store.down = None
         await there.reload(ALL)
         assert there.asleep == 1
         assert there.troubles == []
+
+
+async def test_a_store_that_is_down_at_a_reload_is_asked_until_it_answers_and_told_once(autojump_clock):
+    async with fleet(ALL, removed="drop", late=True, config=ServerConfig()) as there:
+        await there.device(A)
+        await there.device(B)
+        there.store.down = StoreUnavailable("nobody is there")
+        await there.reload({B: (OLD, NEW)})
+        await trio.sleep(1000)
+        assert there.live == {A, B}
+        assert there.troubles == ["standing not known"]
+        there.store.down = None
+        await trio.sleep(60)
+        assert there.live == {B}
+        assert len(there.log.facts("associations_ended")) == 1
+
+
+async def test_wakes_while_the_store_is_down_are_told_once_and_end_nobody(autojump_clock):
+    async with fleet(ALL, removed="drop", late=True) as there:
+        sleepers = [await there.device(identity) for identity in (A, B, C)]
+        await trio.sleep(LONG)
+        there.store.down = StoreUnavailable("nobody is there")
+        for sleeper in sleepers:
+            await sleeper.send(b"awake")
+        await trio.sleep(10)
+        assert there.live == {A, B, C}
+        assert there.troubles == ["standing not known"]
 
 
 def test_an_association_whose_key_is_not_known_stays_unless_all_are_to_go():
