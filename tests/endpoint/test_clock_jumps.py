@@ -113,18 +113,19 @@ async def test_certificates_are_judged_by_the_time_of_the_moment():
 
     connection: Any = None
 
-    async def verdict():
+    async def judged():
         request: Any = PeerCertificateReceived(connection, meter.chain, server_name=None)
         try:
-            return await judge(request)
+            verdict: Any = judge(request)
+            return await verdict
         except PeerRejected as error:
             return type(error).__name__
 
     with trio.fail_after(PATIENCE):
-        assert await verdict() == b"meter-7"
+        assert await judged() == b"meter-7"
         now[0] = END + timedelta(days=1)
-        assert await verdict() == "PeerRejected"
+        assert await judged() == "PeerRejected"
         now[0] = START - timedelta(days=1)
-        assert await verdict() == "PeerRejected"
+        assert await judged() == "PeerRejected"
         now[0] = NOW
-        assert await verdict() == b"meter-7"
+        assert await judged() == b"meter-7"

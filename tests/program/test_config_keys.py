@@ -28,6 +28,7 @@ from endpoint.systemd import Supervision
 from endpoint.verification import wall_clock
 from sansdtls import Checkpoint, ClientConfig, PskRequested, ServerConfig
 from sansdtls.handshake import server12
+from sansdtls.handshake.keys import KeyCandidate
 from sansdtls.testing import Pair
 from tests.endpoint.devices import serving
 
@@ -218,7 +219,7 @@ TESTS = {
 
 def keys_of_the_reference():
     """Dotted, as in docs/configuration.md."""
-    found = {}
+    found: dict[str, None] = {}
     table = ""
     for line in reference().splitlines():
         heading = re.match(r"## `\[+([^\]]+?)\]+`", line)
@@ -275,7 +276,7 @@ def test_identity_hint_reaches_a_client():
 
 def test_unknown_identity_key_length_is_that_of_the_random_key(monkeypatch):
     drawn = []
-    made = server12.KeyCandidate
+    made = KeyCandidate
 
     def candidate(index, *arguments, **more):
         drawn.append((index, len(more["psk"]) if more.get("psk") else None, len(more.get("premaster", b""))))
@@ -320,7 +321,7 @@ async def test_checkpoint_interval_is_how_often_changes_are_asked_for(autojump_c
             f'[state]\nstore = "sqlite"\nfile = "state/a.db"\nkey_file = "k"\ncheckpoint_interval = {interval}',
             tmp_path,
         ).state
-        asked = []
+        asked: list[float] = []
 
         class Nothing:
             sockets = ()
