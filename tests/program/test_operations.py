@@ -361,10 +361,14 @@ async def test_how_much_is_remembered_is_configured(home):
 
 DATABASES = 'store = "sqlite"\nfile = "state/a.db"\nkey_file = "state.key"\nusage_file = "state/usage.db"\n'
 SINKS = '[[forward.sinks]]\nkind = "udp"\nupstream = "127.0.0.1:9"\nalso = true\n[[forward.sinks]]\nkind = "echo"\n'
+AWAY = (
+    '[[forward.sinks]]\nkind = "unix"\npath = "readings"\nlisten = "answers"\nalso = true\n'
+    '[[forward.sinks]]\nkind = "valkey"\nserver = "unix:/nowhere/valkey.sock"\ndownlink_prefix = "to:"\n'
+)
 VARIANTS = {
     "files": ('psk_file = "psk.txt"', DATABASES + '[forward]\nkind = "jsonl"\n'),
     "database": ('psk_database = "state/keys.db"', SINKS),
-    "valkey": ('psk_valkey = "unix:/nowhere/valkey.sock"', '[forward]\nkind = "unix"\npath = "readings"\n'),
+    "valkey": ('psk_valkey = "unix:/nowhere/valkey.sock"', AWAY),
 }
 
 
