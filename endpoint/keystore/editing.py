@@ -1,7 +1,8 @@
 """Editing PSK files: the lines of one identity change, every other byte stays as it is.
 
-An edit begins with reading all files as a service would, and ends with reading what would be written in the same way: only if
-that is exactly the keys that were asked for, it is written. So neither a mistake in a file nor one here locks anybody out.
+An edit begins with reading all files as a service would, and ends with reading what would be written in the same way:
+only if that is exactly the keys that were asked for, it is written. So neither a mistake in a file nor one here locks
+anybody out.
 """
 
 from __future__ import annotations
@@ -147,7 +148,8 @@ class PskChanges:
     def set(self, identity: bytes, keys: Sequence[bytes]) -> None:
         """Give ``identity`` these keys, current first, instead of those it has.
 
-        Raises ``ValueError`` for what cannot be kept, without the keys; :class:`KeyFileError` if it is not clear in which file.
+        Raises ``ValueError`` for what cannot be kept, without the keys; :class:`KeyFileError` if it is not clear in
+        which file.
         """
         problem = cannot_be_written(identity)
         if problem:
@@ -260,8 +262,8 @@ class PskFiles:
     def change(self) -> Iterator[PskChanges]:
         """One edit: what was done is written when this ends, or nothing if it raises.
 
-        :class:`KeyFileError` for files that are not right as they are, :class:`~endpoint.replacing.ReplaceError` if they cannot
-        be changed.
+        :class:`KeyFileError` for files that are not right as they are, :class:`~endpoint.replacing.ReplaceError` if
+        they cannot be changed.
         """
         with nullcontext() if self._rehearsal else locked(self._directories()):
             texts, keys = self._read()
