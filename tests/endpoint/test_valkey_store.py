@@ -265,6 +265,7 @@ async def test_a_batch_of_which_any_answer_is_missing_is_lost_as_a_whole(mortal,
 # --- a service's whole way ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_devices_stay_while_the_server_is_away_and_new_ones_come_back_when_it_does(mortal, nursery):
     mortal.keys(IDENTITY, current=KEY.hex())
     mortal.keys(b"meter-2", current=K1, next=KEY.hex())
