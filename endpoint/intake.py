@@ -29,7 +29,7 @@ Properties
     8. Forged hellos cost an honest client a repetition, not its handshake. A flood from random addresses cannot
        be told from a fleet, so of first hellos each has the same chance: the part of them that there is time for.
        But clients repeat (after 1, 2, 4 s), and addresses by chance do not. So the paths of dropped hellos are
-       remembered, as bits in a table, and their next hello is in a better class, which has time as long as no more
+       remembered, by a byte in a table, and their next hello is in a better class, which has time as long as no more
        of *those* come than there is time for.
 
 Construction
@@ -60,7 +60,6 @@ Left out, and why
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -84,47 +83,36 @@ Whatever takes longer must not shut them out for as long."""
 MAX_PER_PATH = 32
 """Datagrams that may wait from one path: a flight with a certificate chain in fragments, and its first repetition."""
 
-REMEMBERED_BITS = 22
-"""Each of two tables of dropped hellos has 2 to this many bits: 256 KiB in all. 20,000 drops a second fill one thirteenth
-of one before the next is begun."""
+REMEMBERED_PATHS = 2**22
+"""Bytes of the table of dropped hellos, 4 MiB, which are used up only by a flood. 20,000 drops a second take a twenty-fifth
+of them in eight seconds, and so many strangers are taken for somebody who comes again."""
 
 REMEMBERED_SECONDS = 4.0
-"""How long a table collects; it is asked as long again. Covers a client's first three repetitions (1, 3 and 7 s)."""
+"""How long a dropped hello is remembered at least. A client repeats it 1 and 3 s after the first one; if those are
+dropped as well, they are remembered in turn."""
 
 _HELLO, _COOKIE = DatagramKind.HELLO, DatagramKind.HELLO_WITH_COOKIE  # looked up for each datagram of a flood
-_BITS = 2**REMEMBERED_BITS - 1
 _RANK = {kind: rank for rank, kind in enumerate(DatagramKind)}
 
 
 class Remembered:
-    """Paths, one bit each, for :data:`REMEMBERED_SECONDS` to twice as long. Takes some for others, the fuller it is."""
+    """Paths, for :data:`REMEMBERED_SECONDS` to twice as long: a byte each, which says when. Takes some for others, the
+    more there are, and a few of 17 minutes ago for new ones.
+    """
 
-    __slots__ = ("_current", "_next", "_previous")
+    __slots__ = ("_stamps",)
 
     def __init__(self) -> None:
-        self._current = self._previous = bytearray()
-        self._next = -math.inf
+        self._stamps = bytearray(REMEMBERED_PATHS)  # the kernel gives the memory when it is written to
 
     def add(self, path: Hashable, now: float) -> None:
         """Remember one."""
-        self._rotate(now)
-        place = hash(path) & _BITS
-        self._current[place >> 3] |= 1 << (place & 7)
+        self._stamps[hash(path) % REMEMBERED_PATHS] = int(now // REMEMBERED_SECONDS) % 255 + 1
 
     def has(self, path: Hashable, now: float) -> bool:
         """Whether it was remembered lately."""
-        if now >= self._next:
-            self._rotate(now)
-        place = hash(path) & _BITS
-        return bool((self._current[place >> 3] | self._previous[place >> 3]) >> (place & 7) & 1)
-
-    def _rotate(self, now: float) -> None:
-        if now < self._next:
-            return
-        forgotten = now >= self._next + REMEMBERED_SECONDS
-        self._previous = bytearray((_BITS + 1) // 8) if forgotten else self._current
-        self._current = bytearray((_BITS + 1) // 8)
-        self._next = now + REMEMBERED_SECONDS
+        stamp = self._stamps[hash(path) % REMEMBERED_PATHS]
+        return stamp > 0 and (int(now // REMEMBERED_SECONDS) + 1 - stamp) % 255 <= 1
 
 
 class Intake:
@@ -325,16 +313,27 @@ class Intake:
 
     def _would_lead(self, queue: FairQueue, source: Hashable) -> bool:
         """Whether ``queue`` is what has to lose something, and ``source`` would have most of it with one datagram more."""
-        return queue.length_of(source) + 1 >= queue.longest and queue is self._fullest(
-            by_number=self._datagrams >= self._max_datagrams
-        )
+        return queue.length_of(source) + 1 >= queue.longest and queue is self._fullest()
 
-    def _fullest(self, *, by_number: bool) -> FairQueue:
+    def _fullest(self) -> FairQueue:
         """The class that is furthest above its weight's part of the room."""
-        return max(self._queues, key=_length_for_its_weight if by_number else _size_for_its_weight)
+        fullest = self._queues[0]
+        # What is over, or would be with one datagram more.
+        number = self._datagrams > self._max_datagrams or (
+            self._datagrams == self._max_datagrams and self._size <= self._max_size
+        )
+        if number:
+            for queue in self._queues:
+                if queue.datagrams * fullest.weight > fullest.datagrams * queue.weight:
+                    fullest = queue
+        else:
+            for queue in self._queues:
+                if queue.size * fullest.weight > fullest.size * queue.weight:
+                    fullest = queue
+        return fullest
 
     def _lose(self, now: float) -> None:
-        queue = self._fullest(by_number=self._datagrams > self._max_datagrams)
+        queue = self._fullest()
         waiting = queue.lose()
         del self._paths[waiting.path]
         self._datagrams -= len(waiting.datagrams)
@@ -381,11 +380,3 @@ class Intake:
 
 def _clock_of(queue: FairQueue) -> float:
     return queue.clock
-
-
-def _length_for_its_weight(queue: FairQueue) -> float:
-    return queue.datagrams / queue.weight
-
-
-def _size_for_its_weight(queue: FairQueue) -> float:
-    return queue.size / queue.weight

@@ -157,6 +157,7 @@ class Captures:
         try:
             reason = await capture.run(on_end=lambda: self.recorder.remove(capture))
         finally:
+            self.recorder.remove(capture)  # also where it was cancelled
             del self._captures[capture.number]
             self._log.warning(
                 "capture_ended",

@@ -138,7 +138,11 @@ def _few(counts: Mapping[str, Any]) -> str:
 
 def _nested(what: str, figures: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Figures that may have tables of figures below them, each on a line of its own."""
-    plain = {name: value for name, value in figures.items() if not isinstance(value, (dict, list))}
+    plain = {
+        name: value
+        for name, value in figures.items()
+        if not isinstance(value, (dict, list)) and value is not False and value is not None
+    }
     if plain:
         yield what, _few(plain)
     for name, value in figures.items():

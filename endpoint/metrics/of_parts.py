@@ -158,6 +158,33 @@ FORWARDING = (
     counter(
         "dtls_forward_closed_idle", "forward.sinks.{sink}.closed_idle", "Sockets closed for want of traffic."
     ),
+    counter(
+        "dtls_forward_connects",
+        "forward.sinks.{sink}.connects",
+        "Connections that it made.",
+        "Its server, or the network to it, is not stable.",
+    ),
+    counter(
+        "dtls_forward_downlink_sent",
+        "forward.sinks.{sink}.downlink.sent",
+        "Entries for devices that were sent.",
+    ),
+    counter(
+        "dtls_forward_downlink_deleted_unsent",
+        "forward.sinks.{sink}.downlink.deleted_unsent",
+        "Entries for devices that were deleted before they could be sent.",
+        "They are trimmed faster than devices are awake.",
+    ),
+    gauge(
+        "dtls_forward_downlink_awake",
+        "forward.sinks.{sink}.downlink.awake",
+        "Devices whose streams are read as they are awake.",
+    ),
+    gauge(
+        "dtls_forward_downlink_groups",
+        "forward.sinks.{sink}.downlink.groups",
+        "Groups in which they are asked about, each with a connection.",
+    ),
     gauge(
         "dtls_forward_held_bytes",
         "forward.sinks.{sink}.forward_held",

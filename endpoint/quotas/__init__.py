@@ -72,8 +72,9 @@ Properties
 
 Left out, and why
     The stateless answers before the cookie: they are ``Server``'s, cost about 60 µs each, and only a packet filter in front
-    makes them cheaper. A hello in fragments until it is whole, and the fragments of all handshakes together: the core bounds them,
-    for everybody and not for each prefix. What we send: an echo is no larger than its question, and other programs
+    makes them cheaper. A hello in fragments until it is whole, and the fragments of all handshakes together: the core bounds them
+    for everybody, and sees to it that whoever holds most makes room (``Limits.max_hello_reassemblies``,
+    ``Limits.max_total_reassembly_size``). What we send: an echo is no larger than its question, and other programs
     know themselves what they send. When a peer moved without proof and then froze, the thawed association pays from where it
     was last: how an address was proved does not outlive freezing.
 """

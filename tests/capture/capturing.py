@@ -87,14 +87,14 @@ class Captured:
     @property
     def secrets(self):
         """Of the file itself, by client random."""
-        found = {}
+        found: dict[bytes, bytes] = {}
         for item in read_recording(self.path):
             if isinstance(item, dict):
                 found |= item
         return found
 
-    def source(self, **keys):
-        return Source(self.path, secrets={}, keys=keys, port=None)
+    def source(self):
+        return Source(self.path, secrets={}, keys={}, port=None)
 
     @property
     def seen(self):

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import time
 
 import pytest
 
@@ -30,7 +31,7 @@ def test_files_have_a_name_in_common_and_are_new(directory):
 
 
 def test_a_name_that_is_taken_is_left_alone_also_where_it_is_a_link(directory, tmp_path, monkeypatch):
-    monkeypatch.setattr(files.time, "strftime", lambda *_: "now")
+    monkeypatch.setattr(time, "strftime", lambda *_: "now")
     victim = tmp_path / "victim"
     victim.write_text("precious")
     (directory / "now-1.pcapng").symlink_to(victim)
@@ -45,7 +46,7 @@ def test_a_name_that_is_taken_is_left_alone_also_where_it_is_a_link(directory, t
 
 
 def test_of_too_many_in_one_second_the_last_is_refused(directory, monkeypatch):
-    monkeypatch.setattr(files.time, "strftime", lambda *_: "now")
+    monkeypatch.setattr(time, "strftime", lambda *_: "now")
     monkeypatch.setattr(files, "_ATTEMPTS", 2)
     for _ in range(2):
         Outputs.made(directory, KINDS).close()
@@ -91,7 +92,7 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(directory, monkeypatch):
             return write(descriptor, bytes(data[:3]))
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.os, "write", half)
+    monkeypatch.setattr(os, "write", half)
     with pytest.raises(OSError, match="No space"):
         outputs.write("pcapng", b"block two")
     monkeypatch.undo()
@@ -110,7 +111,7 @@ def test_a_file_that_is_being_written_is_closed_by_who_writes_it(directory, monk
         os.fstat(descriptor)  # still ours: another file could have its number by now
         return write(number, data)
 
-    monkeypatch.setattr(files.os, "write", closed_meanwhile)
+    monkeypatch.setattr(os, "write", closed_meanwhile)
     outputs.write("pcapng", b"x")
     monkeypatch.undo()
     with pytest.raises(OSError, match="Bad file descriptor"):

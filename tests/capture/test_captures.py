@@ -465,11 +465,13 @@ async def test_after_the_last_capture_nothing_listens_and_no_secret_is_made(dire
         assert endpoint.armed
         await endpoint.stop()
         assert not endpoint.armed
-        made = []
-        endpoint.served.engine._handle = lambda event, now, handle=endpoint.served.engine._handle: (
-            made.append(event),
-            handle(event, now),
-        )
+        made, handle = [], endpoint.served.engine._handle
+
+        def note(event, now):
+            made.append(event)
+            handle(event, now)
+
+        endpoint.served.engine._handle = note
         device = await endpoint.device().connect()
         assert device.connected
         assert made
@@ -667,3 +669,30 @@ async def test_a_request_that_makes_no_sense_is_refused_with_the_reason(director
             await endpoint.ask("start", **request_)
         assert list(directory.iterdir()) == []
         assert not endpoint.armed
+
+
+async def test_a_hello_that_had_to_wait_is_in_its_capture_and_not_the_datagram_before_it(directory):
+    # In a turn in which everything of newcomers waits, what is looked at last is somebody else's.
+    async with capturing(directory) as endpoint:
+        other = await endpoint.device(identity=OTHER).connect()
+        captured = await endpoint.start(IDENTITY)
+        engine = endpoint.served.engine
+        take, waiting = engine._intake.take, []
+        engine._intake.take = lambda *datagram: waiting.append(datagram)
+        device = endpoint.device()
+        await device.start()
+        await wait_all_tasks_blocked()
+        while not device.connected:
+            await said(other, b"not this")
+            now_waiting, waiting = waiting, []
+            engine._intake.take = lambda *datagram, waiting=waiting: waiting.append(datagram)
+            for datagram in now_waiting:
+                take(*datagram)
+            engine.settle()
+            await device.step()
+            await wait_all_tasks_blocked()
+        engine._intake.take = take
+        await said(device, b"21.5")
+        await endpoint.stop()
+        assert [seen.flight for seen in captured.seen] == ["3", "4", "5", "6", "", ""]
+        assert captured.data == [(True, b"21.5"), (False, b"21.5")]

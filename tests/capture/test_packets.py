@@ -3,6 +3,7 @@
 import io
 import ipaddress
 import struct
+from typing import Any
 
 import dpkt
 import pytest
@@ -81,9 +82,9 @@ def test_mapped_addresses_are_ipv4_and_a_listener_on_everything_follows_its_peer
     device = endpoint_of("::ffff:192.0.2.7", 40_000)
     assert str(device) == "192.0.2.7:40000"
     packet = UdpPacket(device, endpoint_of("::", 5684), b"x")
-    read = decode_frame(101, encode_packet(packet))
+    read: Any = decode_frame(101, encode_packet(packet))
     assert read.destination.host == ipaddress.ip_address("0.0.0.0")  # noqa: S104
-    back = decode_frame(101, encode_packet(UdpPacket(packet.destination, device, b"x")))
+    back: Any = decode_frame(101, encode_packet(UdpPacket(packet.destination, device, b"x")))
     assert (back.source, back.destination) == (read.destination, device)
     assert str(endpoint_of("fe80::1%eth0", 5684)) == "[fe80::1]:5684"
 
@@ -107,7 +108,7 @@ def test_mapped_addresses_are_ipv4_and_a_listener_on_everything_follows_its_peer
 def test_blocks_are_read_as_they_were_written(items):
     writer = PcapngWriter(comment="capture of ä")
     content = writer.beginning()
-    expected = []
+    expected: list[Any] = []
     for item in items:
         if isinstance(item, bytes):
             content += writer.secrets(item)
@@ -136,7 +137,7 @@ def test_secrets_are_in_no_representation_of_their_block():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_classic_recordings_are_read_as_another_library_reads_them(name):
-    items = list(read_recording(RECORDINGS / f"{name}.pcap"))
+    items: list[Any] = list(read_recording(RECORDINGS / f"{name}.pcap"))
     assert [(p.source.port, p.destination.port, p.payload) for _, p in items] == [
         (each.source_port, each.destination_port, each.payload) for each in recorded_datagrams(name)
     ]
@@ -151,7 +152,8 @@ def test_both_byte_orders_and_both_units_of_time_are_read(tmp_path, order, magic
     file = tmp_path / "x.pcap"
     header = struct.pack(f"{order}IHHiIII", magic, 2, 4, 0, 0, 65535, 101)
     file.write_bytes(header + struct.pack(f"{order}IIII", 7, 5, len(packet), len(packet)) + packet)
-    ((nanoseconds, read),) = read_recording(file)
+    items: list[Any] = list(read_recording(file))
+    ((nanoseconds, read),) = items
     assert (nanoseconds, read.payload) == (7 * 10**9 + 5 * unit, b"abc")
 
 
@@ -183,7 +185,7 @@ def test_a_recording_that_was_cut_off_is_read_up_to_there(tmp_path):
     whole = (RECORDINGS / "openssl-psk-ccm8.pcap").read_bytes()
     file = tmp_path / "x.pcap"
     file.write_bytes(whole[:-5])
-    found = []
+    found: list[Any] = []
     with pytest.raises(ReadingError, match="damaged after 9 packets, or still being written"):
         found.extend(read_recording(file))
     assert list(read_recording(RECORDINGS / "openssl-psk-ccm8.pcap"))[:-1] == found or not found

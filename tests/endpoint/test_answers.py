@@ -202,7 +202,7 @@ async def test_an_identity_that_quotas_refuse_is_told_so():
         {"address": None, "quota": "identity_handshakes_per_second", "count": 7, "when": None}
     ]
     assert answer["findings"][0].startswith(
-        "it was refused 7 times by the quota identity_handshakes_per_second of late; raise quotas."
+        "it was refused 7 times by the quota identity_handshakes_per_second of late; if devices are meant to do that, raise quotas."
     )
 
 

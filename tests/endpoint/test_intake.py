@@ -399,13 +399,13 @@ def test_a_cookie_that_was_dropped_is_remembered_as_well():
 def test_dropped_hellos_are_remembered_for_one_to_two_periods():
     remembered = Remembered()
     assert not remembered.has("a", 0.0)
-    remembered.add("a", 0.5)
-    assert remembered.has("a", 0.5)
-    assert remembered.has("a", REMEMBERED_SECONDS + 0.1)
-    remembered.add("b", 2 * REMEMBERED_SECONDS - 0.1)
-    assert remembered.has("b", 2 * REMEMBERED_SECONDS + 0.1)
-    assert not remembered.has("a", 2 * REMEMBERED_SECONDS + 0.1)
-    assert not remembered.has("b", 9 * REMEMBERED_SECONDS)
+    assert not remembered.has("a", REMEMBERED_SECONDS)
+    for begin in (0.0, 100 * REMEMBERED_SECONDS, 254 * REMEMBERED_SECONDS, 1e6 * REMEMBERED_SECONDS):
+        remembered.add("a", begin + 0.5)
+        assert remembered.has("a", begin + 0.5)
+        assert remembered.has("a", begin + 2 * REMEMBERED_SECONDS - 0.1)
+        assert not remembered.has("a", begin + 2 * REMEMBERED_SECONDS + 0.1)
+        assert not remembered.has("a", begin + 100 * REMEMBERED_SECONDS)
 
 
 def test_a_crowd_of_strangers_is_seldom_taken_for_those_that_were_dropped():

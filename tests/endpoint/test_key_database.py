@@ -158,13 +158,13 @@ def test_a_reader_goes_on_while_a_large_change_is_made_and_sees_it_whole(databas
     put(database, meter=[OLD])
     with KeyDatabase(path, patience=0.0) as reader:
         with database.change() as changes:
-            for number in range(20_000):  # more than SQLite's cache holds
+            for number in range(60_000):  # more than SQLite's cache holds
                 changes.set(b"m%d" % number, [number.to_bytes(32)])
             changes.set(b"meter", [NEW])
             assert reader.lookup(b"meter") == (OLD,)
             assert reader.counts() == (1, 0)
         assert reader.lookup(b"meter") == (NEW,)
-        assert reader.counts() == (20_001, 0)
+        assert reader.counts() == (60_001, 0)
 
 
 def test_a_reader_that_has_begun_sees_what_was_there_then(database, path):
@@ -410,6 +410,7 @@ def test_killed_while_it_works_all_of_a_change_is_there_or_nothing(database, pat
 
         def change(die=die):
             with KeyDatabase(path) as mine:
+                assert mine._connection is not None
                 mine._connection.set_progress_handler(die, 1)
                 with mine.change() as changes:
                     for identity, keys in list(changes.items()):

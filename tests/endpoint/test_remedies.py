@@ -106,6 +106,21 @@ def test_a_quota_is_named_with_its_key():
         assert f"quotas.{field.name}" in quota_remedy(field.name)
 
 
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("max_half_open", "raise dtls.limits.max_half_open, which all share"),
+        ("identity_handshakes_per_second", "raise quotas.identity_handshakes_per_second"),
+        (
+            "half_open_per_prefix",
+            "raise quotas.half_open_per_prefix; where many of them share an address, list its network in quotas.networks",
+        ),
+    ],
+)
+def test_the_remedy_of_a_refusal_names_the_key_that_helps(name, remedy):
+    assert quota_remedy(name) == f"if devices are meant to do that, {remedy}"
+
+
 def test_an_offer_is_told_where_no_cipher_suite_was_in_common():
     told = with_offer(SUITES_DIFFER, (0xC0A8, 0x00AE, 0xCAFE, 0x00FF))
     assert isinstance(told, PeerIncompatible)

@@ -557,6 +557,14 @@ def test_a_configuration_that_is_wrong_or_has_its_keys_elsewhere_is_told(files, 
     assert "names neither psk_file nor psk_database" in configured(files, "list", status=2, capfd=capfd).err
 
 
+def test_a_database_is_found_through_the_configuration_too(tmp_path, capfd):
+    home = Home(tmp_path, "sqlite", capfd)
+    home.fill(a=(OLD,))
+    home.config.write_text('[credentials]\npsk_database = "psk.db"\n')
+    assert configured(home, "rotate", "a", capfd=capfd).err == ""  # no reload is needed
+    assert len(home.keys["a"]) == 2
+
+
 @pytest.mark.parametrize("arguments", [["rotate", "a", "--reload"], ["remove", "a", "--drop"]])
 def test_nothing_is_changed_where_a_service_is_to_be_asked_and_cannot(files, capfd, arguments):
     files.fill(a=(OLD,))

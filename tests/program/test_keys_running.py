@@ -8,6 +8,7 @@ import trio
 from endpoint import open_dtls
 from endpoint.admin import ask
 from endpoint.cli import main
+from endpoint.keystore.database import KeyDatabase
 from endpoint.keystore.file import load_psk
 from tests.program.running import Running
 from tests.program.test_service import Home
@@ -22,9 +23,9 @@ class Endpoint(Home):
         self._capfd = capfd
         self.run_keys("add", "meter", "--psk-file", "psk.txt")
 
-    def serve_fleet(self, credentials=""):
+    def serve_fleet(self, credentials="", *, keys='psk_file = "psk.txt"'):
         (self.path / "endpoint.toml").write_text(
-            f'[credentials]\npsk_file = "psk.txt"\n{credentials}\n'
+            f"[credentials]\n{keys}\n{credentials}\n"
             '[listen]\naddress = "127.0.0.1"\nport = 0\n[forward]\nkind = "echo"\n'
             '[state]\nusage_file = "usage.db"\nadmin_socket = "admin.sock"\n'
         )
@@ -33,7 +34,10 @@ class Endpoint(Home):
     def run_keys(self, *arguments, status=0):
         """Both outputs of the command."""
         self._capfd.readouterr()
-        given = [str(self.path / one) if one in {"endpoint.toml", "psk.txt"} else one for one in arguments]
+        given = [
+            str(self.path / one) if one in {"endpoint.toml", "psk.txt", "psk.db"} else one
+            for one in arguments
+        ]
         code = main(["keys", *given])
         out, error = self._capfd.readouterr()
         assert code == status, out + error
@@ -91,31 +95,52 @@ def test_a_key_is_rotated_under_a_running_service_and_retired_when_the_device_ha
         assert service.end() == 0
 
 
-@pytest.mark.parametrize("policy", ["keep", "drop"])
-def test_a_removed_device_is_dropped_where_the_configuration_says_so(home, policy):
+def test_a_removed_device_is_dropped_by_a_reload_where_the_configuration_says_so(home):
     (key,) = home.keys_of("meter")
-    with home.serve_fleet(f'when_removed = "{policy}"') as service:
+    with home.serve_fleet('when_removed = "drop"') as service:
         address, port = service.listening()
 
         async def device():
             config = home.client(key.hex(), b"meter")
             async with await open_dtls(address, port, config=config) as channel:
-                await channel.send(b"one")
-                assert await channel.receive() == b"one"
                 removing = ["remove", "meter", "--config", "endpoint.toml"]
                 told = await trio.to_thread.run_sync(lambda: home.run_keys(*removing))
                 assert "meter: 1 live and 0 frozen associations go on, remedy: --drop" in told
                 await trio.to_thread.run_sync(reload, service)
-                if policy == "keep":
-                    await channel.send(b"two")
-                    assert await channel.receive() == b"two"
-                    return
                 ended = await trio.to_thread.run_sync(service.fact, "associations_ended")
                 assert (ended["live"], ended["removed"]) == (1, 1)
                 with pytest.raises(trio.EndOfChannel):
                     await channel.receive()
 
         trio.run(device)
+        assert service.end() == 0
+
+
+def test_keys_in_a_database_are_in_use_at_once_and_associations_are_ended_by_a_reload(home):
+    home.run_keys("import", "psk.txt", "--psk-database", "psk.db", "--force")
+    (key,) = home.keys_of("meter")
+    with home.serve_fleet('when_rotated = "drop"', keys='psk_database = "psk.db"') as service:
+        where = service.listening()
+        home.run_keys("rotate", "meter", "--config", "endpoint.toml")
+        with KeyDatabase(home.path / "psk.db") as database:
+            current, new = database.lookup(b"meter")
+        assert current == key
+        home.use(where, "meter", new)
+
+        async def device():
+            config = home.client(key.hex(), b"meter")
+            async with await open_dtls(*where, config=config) as channel:
+                retiring = ["retire", "meter", "--force", "--config", "endpoint.toml"]
+                told = await trio.to_thread.run_sync(lambda: home.run_keys(*retiring))
+                assert "reload" not in told
+                service.signal("SIGHUP")
+                ended = await trio.to_thread.run_sync(service.fact, "associations_ended")
+                assert (ended["live"], ended["rotated"]) == (1, 1)
+                with pytest.raises(trio.EndOfChannel):
+                    await channel.receive()
+
+        trio.run(device)
+        home.use(where, "meter", new)
         assert service.end() == 0
 
 
@@ -136,13 +161,47 @@ def test_what_is_asked_of_the_service_is_answered_and_what_makes_no_sense_is_ref
         assert ([use["identity"] for use in page["uses"]], page["more"]) == (["meter"], True)
         assert answer("key_uses", after="meter")["uses"] == []
         assert answer("end", identity="nobody") == {"ok": True, "live": 0, "frozen": 0}
-        for command, parameters in [
+        nonsense: list[tuple[str, dict[str, object]]] = [
             ("key_use", {}),
             ("key_use", {"identity": 7}),
             ("key_uses", {"limit": 0}),
             ("key_uses", {"after": "\\q"}),
             ("end", {}),
-        ]:
+        ]
+        for command, parameters in nonsense:
             assert answer(command, **parameters)["ok"] is False
         assert service.end() == 0
         assert "command_failed" not in service.everything
+
+
+def test_dropping_ends_associations_of_removed_identities_at_once(home):
+    (key,) = home.keys_of("meter")
+    with home.serve_fleet() as service:
+        address, port = service.listening()
+
+        async def device():
+            config = home.client(key.hex(), b"meter")
+            async with await open_dtls(address, port, config=config) as channel:
+                removing = ["remove", "meter", "--config", "endpoint.toml", "--drop"]
+                told = await trio.to_thread.run_sync(lambda: home.run_keys(*removing))
+                assert "meter: 1 live and 0 frozen associations ended" in told
+                with pytest.raises(trio.EndOfChannel):
+                    await channel.receive()
+
+        trio.run(device)
+        assert service.end() == 0
+
+
+def test_reloading_is_asked_of_the_service_and_what_it_refuses_is_told(home):
+    with home.serve_fleet() as service:
+        where = service.listening()
+        told = home.run_keys("add", "new", "--config", "endpoint.toml", "--reload")
+        assert "the running service uses them" in told
+        home.use(where, "new", *home.keys_of("new"))
+        (home.path / "psk.txt").chmod(0o400)
+        home.run_keys("remove", "new", "--config", "endpoint.toml")
+        removing = ["remove", "meter", "dev1", "--config", "endpoint.toml", "--reload"]
+        told = home.run_keys(*removing, status=1)  # none would be left
+        assert "the keys are changed, but the service goes on with those before:" in told
+        assert "holds no identity now" in told
+        assert service.end() == 0

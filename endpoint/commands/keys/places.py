@@ -79,7 +79,7 @@ def setting(options: argparse.Namespace, *, create: bool = False) -> Setting:
     database, files = options.psk_database, options.psk_file
     if options.config is not None:
         config = _configuration(options.config)
-        database = getattr(config.credentials, "psk_database", None)
+        database = config.credentials.psk_database
         files = config.credentials.psk_file
     if database is None and files is None:
         where = show_text(str(options.config))
