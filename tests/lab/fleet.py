@@ -105,12 +105,14 @@ class Fleet:
 
     def environment(self):
         """What Ansible is started with: our roles, no configuration of this machine, one short-lived control folder."""
-        control = self.folder / "control"
-        control.mkdir(exist_ok=True)
+        control, temporary = self.folder / "control", self.folder / "tmp"
+        for folder in (control, temporary):
+            folder.mkdir(exist_ok=True)
         return {
             "PATH": f"{self.controller.path}:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": str(self.folder),
             "LANG": "C.UTF-8",
+            "TMPDIR": str(temporary),
             "ANSIBLE_ROLES_PATH": str(REPOSITORY / "roles"),
             "ANSIBLE_CALLBACK_PLUGINS": str(recorder.PLUGINS),
             "ANSIBLE_CALLBACKS_ENABLED": "recorder",

@@ -6,6 +6,7 @@ A host's root is an overlay over an image, in a folder of the lab; what it has w
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -75,6 +76,7 @@ class Host:
             input=text_input,
             capture_output=True,
             text=True,
+            errors="surrogateescape",
             check=False,
             timeout=timeout,
         )
@@ -121,8 +123,10 @@ class Host:
     def inside(self):
         """Its root as it sees it, with what is mounted there; its files alone while it is off."""
         for number in self.processes():
-            if Path(f"/proc/{number}/root/run").is_dir():
-                return Path(f"/proc/{number}/root")
+            # Its first process: others may have folders of their own in place of the host's.
+            with contextlib.suppress(OSError):
+                if re.search(r"^NSpid:.*\s1$", Path(f"/proc/{number}/status").read_text(), re.MULTILINE):
+                    return Path(f"/proc/{number}/root")
         return self.root
 
     def processes(self):

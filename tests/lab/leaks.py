@@ -28,7 +28,6 @@ from pathlib import Path
 
 import attrs
 
-from tests.lab import clean
 from tests.secrecy import forms, in_base64
 
 INTERVAL = 0.02
@@ -78,7 +77,7 @@ class Needles:
             "reversed": [raw[::-1], base64.b64encode(raw[::-1]).rstrip(b"=")[:-2]],
         }
         self._folded = {
-            "written out": [form.encode("latin-1", "replace") for form in forms(raw)],
+            "written out": [form.encode() for form in forms(raw)],
             "reversed": [digits[::-1].encode(), raw[::-1].hex().encode(), raw.lower()[::-1]],
         }
         # Every beginning, or a part that begins at an odd byte would not be seen.
@@ -254,7 +253,7 @@ class _Sampler:
 
     def _temporary(self):
         folder = self._fleet.folder
-        for name in ("ansible", ".ansible"):
+        for name in ("ansible", ".ansible", "tmp"):
             for path in _files(folder / name):
                 yield "controller", folder, path
         for host in self._fleet.hosts.values():
@@ -285,7 +284,7 @@ def _left_on(host):
             for path in _files(root / name, without={root / "run/log/journal"}):
                 yield "file", f"/{path.relative_to(root)}", _content(path)
         # All fields of an entry, not only what it says.
-        yield "journal", "all entries", host.ssh("journalctl --quiet --no-pager --all --output=export").encode()
+        yield "journal", "all entries", host.ssh("journalctl --quiet --no-pager --all --output=export").encode("utf-8", "surrogateescape")
     yield "journal", "console", host.log().encode()
 
 

@@ -52,8 +52,9 @@ class CallbackModule(CallbackBase):
         role = task._role
         began = self._began.pop((host, task._uuid), None)
         told = {
-            "role": role.get_name() if role is not None else None,
-            "task": task.get_name(),
+            # Without the collection that it may be of, and without the role that is said already.
+            "role": role.get_name().rpartition(".")[2] if role is not None else None,
+            "task": task.get_name().rpartition(" : ")[2] if role is not None else task.get_name(),
             "action": task.action,
             "place": task.get_path(),
             "host": host,
