@@ -78,8 +78,8 @@ def test_what_each_task_did_is_recorded_and_what_never_happened_is_told(fleet, r
         recorder.assert_unchanged(first)
     assert missing(first) == [
         "writer: Write it (main.yml:2): never ok",
-        "writer: Refuse it (main.yml:15): never failed",
-        "writer: Remember the refusal (main.yml:20): never ok",
+        "writer: Refuse it (main.yml:14): never failed",
+        "writer: Remember the refusal (main.yml:19): never ok",
     ]
 
     again = run("good")
