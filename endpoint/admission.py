@@ -30,7 +30,7 @@ from endpoint.verification import PeerRejected, Verifications
 from sansdtls import ConnectionState, LocalClose
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from endpoint.addresses import Path
     from endpoint.keystore import KeyStore
@@ -82,8 +82,9 @@ class Admission:
         tell: Callable[..., None],
         handle: Callable[[Event, float], None],
         deliver: Callable[[list[Event], float], None],
+        turn: Callable[[], Awaitable[None]],
     ) -> None:
-        """``tell`` calls the observer; ``handle`` takes the events of an answer within a turn, ``deliver`` those of a late one."""
+        """``tell`` calls the observer; ``handle`` takes the events of an answer within a turn, ``deliver`` those of a late one, which waits for its ``turn``."""
         self._server = server
         self._roster = roster
         self._sleepers = sleepers
@@ -102,7 +103,12 @@ class Admission:
         self.nursery: trio.Nursery | None = None
         """Where late answers are waited for: the running engine's. Without one nobody is asked any more."""
         self.lookups = Lookups(
-            keystore, clock=clock, deliver=deliver, report=self._lookup_failed, answered=self._keys_given
+            keystore,
+            clock=clock,
+            deliver=deliver,
+            report=self._lookup_failed,
+            answered=self._keys_given,
+            turn=turn,
         )
         self.verifications = Verifications(
             verify, clock=clock, decided=self._peer_decided, deliver=deliver, report=self._verification_failed

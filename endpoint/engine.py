@@ -37,6 +37,7 @@ from endpoint.quotas import Quotas
 from endpoint.roster import Roster
 from endpoint.sending import SendingEngine
 from endpoint.sleepers import Sleepers
+from endpoint.turnstile import Turnstile
 from endpoint.verification import reject_all
 from sansdtls import (
     ConnectionFrozen,
@@ -72,6 +73,9 @@ DEFAULT_TURN = 64
 """Datagrams read before timers and other tasks get a turn: about 1.3 ms of echoes. What takes longer is the
 intake's to bound."""
 
+LATE_ANSWERS = 8
+"""Handshakes that go on with a late answer of the key store between two looks at the sockets: 2 ms."""
+
 EXHAUSTED_PAUSE = 0.1
 """Seconds without receiving after the kernel said it is short of memory; what trio's own servers wait."""
 
@@ -94,7 +98,7 @@ class Engine(SendingEngine, EndingEngine):
         verify: Verify = reject_all,
         entropy: Callable[[int], bytes] = os.urandom,
         clock: Callable[[], float] = trio.current_time,
-        timer: Callable[[], float] = time.perf_counter,
+        timer: Callable[[], float] = time.thread_time,
         turn: int = DEFAULT_TURN,
         store: FrozenStore | None = None,
         generation: int = 0,
@@ -128,6 +132,8 @@ class Engine(SendingEngine, EndingEngine):
         )
         self._roster = Roster()
         self._sleepers = Sleepers()
+        self._something_waits = trio.Event()
+        self._late_answers = Turnstile(LATE_ANSWERS, on_waiting=self._wake_serving)
         self._admission = Admission(
             self._server,
             roster=self._roster,
@@ -141,6 +147,7 @@ class Engine(SendingEngine, EndingEngine):
             tell=self._tell,
             handle=self._handle,
             deliver=self._take,
+            turn=self._late_answers.pass_through,
         )
         self._population = Population(
             self,
@@ -166,7 +173,6 @@ class Engine(SendingEngine, EndingEngine):
             source_of=lambda path: self._quotas.prefix_of(path[1]),
             timer=timer,
         )
-        self._something_waits = trio.Event()
         self._dropped: Counter[str] = Counter()
         self._errnos_told: set[int] = set()
         self._keep_alives = 0
@@ -218,7 +224,6 @@ class Engine(SendingEngine, EndingEngine):
     def _turn(self, index: int, udp: UdpSocket) -> bool:
         """Handle up to a turn of datagrams; ``True`` = there may be more."""
         intake = self._intake
-        intake.begin_turn()
         datagrams = udp.drain(self._turn_limit)
         # One reading of the clock per turn: it is at most a turn old, far below any timer.
         now = self._turn_now = self._clock()
@@ -226,12 +231,13 @@ class Engine(SendingEngine, EndingEngine):
         self._in_turn = True
         try:
             for data, address in datagrams:
-                if self.tap is not None:
-                    self._tapped("datagram_received", data, (index, address), now)
-                events = receive_live(data, path=(index, address), now=now)
+                path = index, address
+                events = receive_live(data, path=path, now=now)
                 if events is None:
-                    intake.take(data, (index, address), now)
+                    intake.take(data, path, now)
                     continue
+                if self.tap is not None:
+                    self._tapped("datagram_received", data, path, now)
                 for event in events:
                     if type(event) is DataReceived:
                         self._data_received(event, now)
@@ -242,16 +248,20 @@ class Engine(SendingEngine, EndingEngine):
         self.settle()
         more = len(datagrams) == self._turn_limit
         if intake.end_turn(index, more=more):
-            self._something_waits.set()
+            self._wake_serving()
         return more
 
     async def _serve_waiting(self) -> None:
         while True:
             await self._something_waits.wait()
             self._something_waits = trio.Event()
-            while self._intake:
+            while self._intake or self._late_answers:
                 self._serve_slice()
+                self._late_answers.turn()
                 await trio.lowlevel.checkpoint()
+
+    def _wake_serving(self) -> None:
+        self._something_waits.set()
 
     def _serve_slice(self) -> None:
         now = self._turn_now = self._clock()
@@ -265,6 +275,8 @@ class Engine(SendingEngine, EndingEngine):
 
     def _receive_one(self, data: bytes, path: Path, now: float) -> None:
         """Hand over what waited, or did not have to."""
+        if self.tap is not None:
+            self._tapped("datagram_received", data, path, now)
         for event in self._server.receive_datagram(data, path=path, now=now):
             self._handle(event, now)
 

@@ -5,60 +5,60 @@ Attacker
     sending one is cheap; or hellos with invented cookies, or what looks like the next flight of somebody's
     handshake, or junk with the connection ID of somebody who sleeps (125 µs). Or it is no attacker: the power comes
     back, and a whole fleet handshakes at once, a flight of which takes 200 to 500 µs. Without an intake all of it
-    is served as it comes, and whoever comes when the kernel's buffer is full (it holds some 300 datagrams) is lost,
-    readings of devices with an association among them.
+    is served as it comes, and whoever comes when the kernel's buffer is full (by default it holds some 300 datagrams) is
+    lost, readings of devices with an association among them.
 
 Properties
     1. Records of live associations never wait here, and find at least ``1 - handshake_share`` of the time that is
        fought for. Handshakes may use *all* the time that nobody else wants: nothing idles.
     2. Nothing waits, and nothing is sorted, while there is time for all.
-    3. The socket is emptied again after each :data:`SLICE` of other work and one datagram. So the kernel's buffer
+    3. The socket is read again after each :data:`SLICE` of other work and one datagram. So the kernel's buffer
        holds what arrives meanwhile (2 ms are 100 datagrams of 50,000 a second), and a reading waits milliseconds.
-    4. Classes are served by worth, by how much has been spent on them already: handshakes under way, frozen
+    4. Classes are served by worth, that is by how much has been spent on them: handshakes under way, frozen
        associations that may wake, hellos that were dropped before, hellos with a cookie, hellos, noise. By weight, not
        strictly: all of them can be forged, and an attacker who picks a good one must not silence the rest.
     5. Within a class sources are served in turn (:mod:`~endpoint.fairqueue`): one NAT, one flooding prefix, one
        device that sends in a loop hold up themselves. A source is a prefix as ``quotas`` counts them; for a
-       frozen association it is the association, so that junk for one does not hold up another's waking.
-    6. The datagrams of a path stay in order, be they epoch 0 or 1. A hello that is repeated takes the
-       place of the one that waits: the client has long forgotten it.
+       frozen association it is the association, so that junk for one does not hold up another's waking; for hellos
+       without a cookie it is the address as it stands, because to look up a prefix costs more than to drop a datagram.
+    6. What waits from one path stays in order, be it epoch 0 or 1. A hello that is repeated takes the
+       place of the one that waits. Only once an association is live may its records pass by what is left.
     7. What waits is bounded in datagrams and bytes. When there is no room, the class that is furthest above its
-       weight's part loses, in it the source of which most waits, of that the path whose turn is next. A class or a source within
-       its part loses nothing to others. All of it is counted, by class.
-    8. Spoofed hellos cost an honest client a repetition, not its handshake. A flood from random addresses cannot
-       be told from a fleet, so of first hellos each has the same chance, the part of them that there is time for.
+       weight's part of it loses, and in it the source that has most. A class or a source within its part loses nothing to
+       others. All of it is counted, by class.
+    8. Forged hellos cost an honest client a repetition, not its handshake. A flood from random addresses cannot
+       be told from a fleet, so of first hellos each has the same chance: the part of them that there is time for.
        But clients repeat (after 1, 2, 4 s), and addresses by chance do not. So the paths of dropped hellos are
-       remembered, as bits in a table, and their next hello is in a better class, which has room as long as no more
+       remembered, by a byte in a table, and their next hello is in a better class, which has time as long as no more
        of *those* come than there is time for.
 
 Construction
     A turn of the engine gives the core what is live (``Server.receive_live``) and the rest to :meth:`Intake.take`. While
-    there is credit and nothing waits, that goes on at once; else it is put in a queue. A task of its own
-    (:meth:`Intake.serve`) hands over what waits, a slice at a time. Credit is seconds, taken from a timer that
+    there is credit and nothing waits, that goes on at once; else it is put into a queue. A task of its own
+    (:meth:`Intake.serve`) hands over what waits, a slice at a time. Credit is seconds of the processor, by a timer that
     the caller brings: a full slice while every socket has been read until it was empty; while one has not,
     there may be readings in it, and each second of other work earns ``share / (1 - share)`` seconds for handshakes.
     What a datagram has taken is charged to credit, class and source. Classes have clocks that run by what was
     spent on them, divided by their weight; the one furthest behind is next.
 
-Why the oldest is dropped, and what the delay is
-    Where more comes than can be served, it does not matter for the chance which one is dropped, only for the delay: dropping the
-    newest keeps the queue at its oldest. As the queue is served in order, what is served has waited at most
-    ``queued_datagrams`` times the time for one: 0.4 s for 16,384 hellos, 0.8 s at half of the time; a client's first
-    repetition comes after 1 s. Newest first would have no delay at all and let some devices of a fleet wait until the storm is
-    over.
+What is dropped, and what the delay is
+    Of those of whom too many come the newest: it does not matter for the chance which one it is, and not to let one in
+    costs a third of putting it there and taking another one away. As the queue is served in order, what is served has waited at most ``queued_datagrams`` times the time for one: 0.25 s for 8,192
+    hellos, 1 s at a quarter of the time, which is when a client repeats for the first time. To serve the newest first would
+    have hardly any delay, but let some devices of a fleet wait until the storm is over.
 
 Left out, and why
     An attacker who sends each hello twice gets its forgeries into the better class, for twice the datagrams; it is then as
-    it was without the class. Cheaper answers to a flood than ours to each hello (a puzzle, an answer that asks
-    for patience): DTLS has none. Records of live associations that are junk: found out at about the price of
-    a genuine one, they pass for such (``statistics``: ``mac_failures``). One datagram is never interrupted: 64 KiB full of
-    hellos take 15 ms, as long as it takes to send that many datagrams. Late answers of a key store or a verifier: they are
-    bounded by the handshakes under way, and not handed over in slices yet they are rare next to datagrams.
+    it was without that class. Cheaper answers to a flood than ours to each hello (a puzzle, a request for
+    patience): DTLS has none. Junk for live associations: it is found out at about the price of a genuine record, and passes
+    for one until then; an attacker has to know the path or the connection ID of each. One datagram is never
+    interrupted: 64 KiB full of hellos take 15 ms, and as much of the attacker's line as that many datagrams. Timers and
+    what a verifier's threads decide: few next to datagrams. (Late answers of a key store are let through by a
+    :mod:`~endpoint.turnstile`.)
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -76,53 +76,43 @@ SLICE = 0.002
 """Seconds of handshakes between two looks at the sockets."""
 
 MAX_DEBT = 0.02
-"""Seconds that handshakes may have taken beyond their credit and have to wait for. What takes longer than that
-was no handshake but another process's turn."""
+"""Seconds that handshakes may have taken beyond their credit and have to wait for: what the dearest datagram takes.
+Whatever takes longer must not shut them out for as long."""
 
 MAX_PER_PATH = 32
 """Datagrams that may wait from one path: a flight with a certificate chain in fragments, and its first repetition."""
 
-REMEMBERED_BITS = 22
-"""Each of two tables of dropped hellos has 2 to this many bits: 256 KiB in all. 20,000 drops a second fill one thirteenth
-of one before the next is begun."""
+REMEMBERED_PATHS = 2**22
+"""Bytes of the table of dropped hellos, 4 MiB, which are used up only by a flood. 20,000 drops a second take a twenty-fifth
+of them in eight seconds, and so many strangers are taken for somebody who comes again."""
 
 REMEMBERED_SECONDS = 4.0
-"""How long a table collects; it is asked as long again. Covers a client's first three repetitions (1, 3 and 7 s)."""
+"""How long a dropped hello is remembered at least. A client repeats it 1 and 3 s after the first one; if those are
+dropped as well, they are remembered in turn."""
 
 _HELLO, _COOKIE = DatagramKind.HELLO, DatagramKind.HELLO_WITH_COOKIE  # looked up for each datagram of a flood
-_BITS = 2**REMEMBERED_BITS - 1
 _RANK = {kind: rank for rank, kind in enumerate(DatagramKind)}
 
 
 class Remembered:
-    """Paths, one bit each, for :data:`REMEMBERED_SECONDS` to twice as long. Takes some for others, the fuller it is."""
+    """Paths, for :data:`REMEMBERED_SECONDS` to twice as long.
 
-    __slots__ = ("_current", "_next", "_previous")
+    A byte each, which says when. Takes some for others, the more there are, and a few of 17 minutes ago for new ones.
+    """
+
+    __slots__ = ("_stamps",)
 
     def __init__(self) -> None:
-        self._current = self._previous = bytearray()
-        self._next = -math.inf
+        self._stamps = bytearray(REMEMBERED_PATHS)  # the kernel gives the memory when it is written to
 
     def add(self, path: Hashable, now: float) -> None:
         """Remember one."""
-        self._rotate(now)
-        place = hash(path) & _BITS
-        self._current[place >> 3] |= 1 << (place & 7)
+        self._stamps[hash(path) % REMEMBERED_PATHS] = int(now // REMEMBERED_SECONDS) % 255 + 1
 
     def has(self, path: Hashable, now: float) -> bool:
         """Whether it was remembered lately."""
-        if now >= self._next:
-            self._rotate(now)
-        place = hash(path) & _BITS
-        return bool((self._current[place >> 3] | self._previous[place >> 3]) >> (place & 7) & 1)
-
-    def _rotate(self, now: float) -> None:
-        if now < self._next:
-            return
-        forgotten = now >= self._next + REMEMBERED_SECONDS
-        self._previous = bytearray((_BITS + 1) // 8) if forgotten else self._current
-        self._current = bytearray((_BITS + 1) // 8)
-        self._next = now + REMEMBERED_SECONDS
+        stamp = self._stamps[hash(path) % REMEMBERED_PATHS]
+        return stamp > 0 and (int(now // REMEMBERED_SECONDS) + 1 - stamp) % 255 <= 1
 
 
 class Intake:
@@ -136,7 +126,7 @@ class Intake:
         kind_of: Callable[[bytes, Path], DatagramKind],
         frozen_handle: Callable[[bytes, Path], Hashable],
         source_of: Callable[[Path], Hashable],
-        timer: Callable[[], float] = time.perf_counter,
+        timer: Callable[[], float] = time.thread_time,
     ) -> None:
         """``receive(data, path, now)`` hands a datagram to the core; ``timer`` gives the seconds by which work is measured."""
         self._receive = receive
@@ -159,10 +149,12 @@ class Intake:
         self._named = {queue.name: queue for queue in self._queues}
         self._paths: dict[Path, Waiting] = {}
         self._dropped_hellos = Remembered()
-        self._begun = self._checked = timer()
+        self._checked = 0.0
+        self._counted_from: float | None = None
         self._clock = 0.0
         """Of the class that was served last."""
         self._spent = 0.0
+        """Seconds since ``_counted_from``."""
         self._credit = SLICE
         self._behind: set[int] = set()
         self._datagrams = self._size = 0
@@ -183,11 +175,6 @@ class Intake:
 
     # --- a turn of the engine -----------------------------------------------------------------------
 
-    def begin_turn(self) -> None:
-        """A turn begins: what follows until :meth:`end_turn` and is not spent here was other work."""
-        self._begun = self._timer()
-        self._spent = 0.0
-
     def take(self, data: bytes, path: Path, now: float) -> None:
         """A datagram that is not for a live association: handed on at once, or kept for :meth:`serve`."""
         if self._credit > 0 and not self._datagrams:
@@ -204,11 +191,20 @@ class Intake:
         else:
             self._behind.discard(socket)
         if self._behind:
-            other = self._timer() - self._begun - self._spent
-            self._credit = min(SLICE, self._credit + other * self._earned)
+            self._earn()
         else:
             self._credit = SLICE
+            self._counted_from = None
         return self._datagrams > 0
+
+    def _earn(self) -> None:
+        """Credit for what was done besides since the turn before; of the first turn that leaves more, nothing is known."""
+        now = self._timer()
+        if self._counted_from is not None:
+            other = now - self._counted_from - self._spent
+            self._credit = min(SLICE, self._credit + other * self._earned)
+        self._counted_from = now
+        self._spent = 0.0
 
     # --- what waits ---------------------------------------------------------------------------------
 
@@ -249,7 +245,9 @@ class Intake:
         if waiting is None:
             queue = self._queue_of(kind, path, now)
             source = self._source(queue, data, path)
-            if self._is_over(1, len(data)) and self._would_lead(queue, source):
+            if (
+                self._datagrams >= self._max_datagrams or self._size + len(data) > self._max_size
+            ) and self._would_lead(queue, source):
                 self._count_drop(queue, 1, path, now)
                 return
             waiting = self._paths[path] = Waiting(path, kind, now, [(kind, data)], len(data))
@@ -263,7 +261,7 @@ class Intake:
             self._append(waiting, kind, data, now)
         self._datagrams += 1
         self._size += len(data)
-        while self._is_over():
+        while self._datagrams > self._max_datagrams or self._size > self._max_size:
             self._lose(now)
 
     def _queue_of(self, kind: DatagramKind, path: Path, now: float) -> FairQueue:
@@ -311,22 +309,31 @@ class Intake:
 
     # --- what is dropped ----------------------------------------------------------------------------
 
-    def _is_over(self, datagrams: int = 0, size: int = 0) -> bool:
-        """Whether more waits than there is room for, with so many datagrams and bytes more."""
-        return self._datagrams + datagrams > self._max_datagrams or self._size + size > self._max_size
-
     def _would_lead(self, queue: FairQueue, source: Hashable) -> bool:
         """Whether ``queue`` is what has to lose something, and ``source`` would have most of it with one datagram more."""
-        return queue.length_of(source) + 1 >= queue.longest and queue is self._fullest(
-            by_number=self._datagrams >= self._max_datagrams
-        )
+        return (
+            queue.longest < 2 or queue.length_of(source) + 1 >= queue.longest
+        ) and queue is self._fullest()
 
-    def _fullest(self, *, by_number: bool) -> FairQueue:
+    def _fullest(self) -> FairQueue:
         """The class that is furthest above its weight's part of the room."""
-        return max(self._queues, key=_length_for_its_weight if by_number else _size_for_its_weight)
+        fullest = self._queues[0]
+        # What is over, or would be with one datagram more.
+        number = self._datagrams > self._max_datagrams or (
+            self._datagrams == self._max_datagrams and self._size <= self._max_size
+        )
+        if number:
+            for queue in self._queues:
+                if queue.datagrams * fullest.weight > fullest.datagrams * queue.weight:
+                    fullest = queue
+        else:
+            for queue in self._queues:
+                if queue.size * fullest.weight > fullest.size * queue.weight:
+                    fullest = queue
+        return fullest
 
     def _lose(self, now: float) -> None:
-        queue = self._fullest(by_number=self._datagrams > self._max_datagrams)
+        queue = self._fullest()
         waiting = queue.lose()
         del self._paths[waiting.path]
         self._datagrams -= len(waiting.datagrams)
@@ -373,11 +380,3 @@ class Intake:
 
 def _clock_of(queue: FairQueue) -> float:
     return queue.clock
-
-
-def _length_for_its_weight(queue: FairQueue) -> float:
-    return queue.datagrams / queue.weight
-
-
-def _size_for_its_weight(queue: FairQueue) -> float:
-    return queue.size / queue.weight

@@ -1,7 +1,8 @@
 """Key lookups: answers from the key store, now or later, for handshakes that wait for them.
 
 No bound of its own is needed on late lookups: there is one per handshake, it is cancelled when the
-handshake ends, and ``Limits.max_half_open`` and ``RetransmitPolicy.handshake_timeout`` bound those.
+handshake ends, and ``Limits.max_half_open`` and ``RetransmitPolicy.handshake_timeout`` bound those. But many may be
+answered at once, so each waits for its ``turn`` then.
 """
 
 from __future__ import annotations
@@ -37,10 +38,12 @@ class Lookups:
         deliver: Callable[[list[Event], float], None],
         report: Callable[[str, bytes, str], None],
         answered: Callable[[Connection, Sequence[bytes]], None] = lambda _connection, _keys: None,
+        turn: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
     ) -> None:
         """``deliver(events, now)`` gets what a late answer brings about; ``report(what, identity, reason)`` each failure.
 
-        ``answered`` hears of the keys that a connection is given, before anything comes of it.
+        ``answered`` hears of the keys that a connection is given, before anything comes of it. ``turn`` is awaited before
+        the handshake goes on with a late answer.
         """
         self.store = store
         """May be replaced at any time; lookups under way finish with the one before."""
@@ -56,6 +59,7 @@ class Lookups:
         self._deliver = deliver
         self._report = report
         self._answered = answered
+        self._turn = turn
 
     def answer(
         self, request: PskRequested, nursery: trio.Nursery, *, now: float
@@ -91,11 +95,12 @@ class Lookups:
                     refusal = error
                 except Exception as error:  # noqa: BLE001 - as above
                     self._failed(request, repr(error))
+                self.seconds.observe(self._clock() - began)
+                await self._turn()
         finally:
             self.pending -= 1
         if not scope.cancelled_caught:
             now = self._clock()
-            self.seconds.observe(now - began)
             events = (
                 self._provide(request, keys, now) if refusal is None else self._refuse(request, refusal, now)
             )

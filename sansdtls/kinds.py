@@ -41,17 +41,16 @@ class DatagramKind(enum.Enum):
     """Of nobody that anything is known of, and no beginning."""
 
 
-def epoch_is_zero_untrusted(datagram: bytes) -> bool:
+def is_in_clear_untrusted(datagram: bytes) -> bool:
     """Whether the first record is in clear."""
     return datagram[_EPOCH] == _EPOCH_0
 
 
-def kind_of_strangers_untrusted(datagram: bytes) -> DatagramKind:
-    """The kind of a datagram that comes from where nothing is known of anybody."""
+def kind_in_clear_untrusted(datagram: bytes) -> DatagramKind:
+    """The kind of a datagram of which the first record is in clear, from where no handshake is under way."""
     if (
         datagram[:1] != _HANDSHAKE_BYTE
         or len(datagram) <= _SESSION_ID_LENGTH
-        or not epoch_is_zero_untrusted(datagram)
         or datagram[_MESSAGE_TYPE] != _CLIENT_HELLO
         or datagram[_FRAGMENT_OFFSET] != _NO_OFFSET  # only a beginning makes a path known
     ):

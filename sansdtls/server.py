@@ -37,7 +37,7 @@ from sansdtls.freezing_server import FreezingServer
 from sansdtls.handshake.resumption import Sessions
 from sansdtls.hello import Answer, HelloVerifier, is_client_hello, read_hello_untrusted
 from sansdtls.iana import ContentType
-from sansdtls.kinds import DatagramKind, epoch_is_zero_untrusted, kind_of_strangers_untrusted
+from sansdtls.kinds import DatagramKind, is_in_clear_untrusted, kind_in_clear_untrusted
 from sansdtls.members import Members
 from sansdtls.offers import Offers
 from sansdtls.record.layer import Outgoing
@@ -147,25 +147,23 @@ class Server(FreezingServer):
 
     def kind_of(self, data: bytes, path: Hashable) -> DatagramKind:
         """What a datagram is that :meth:`receive_live` does not take, judged by its first headers. Changes nothing."""
-        identified = data[:1] == _TLS12_CID_BYTE
-        if identified:
-            known = self._routes.identified_untrusted(data, 0) is not None
+        if data[:1] == _TLS12_CID_BYTE:
+            if self._routes.identified_untrusted(data, 0) is not None:
+                return DatagramKind.HANDSHAKE
         else:
             route = self._routes.at(path)
-            known = route is not None and bool(
-                route.half_open or route.pending or not epoch_is_zero_untrusted(data)
-            )
-        if known:
-            return DatagramKind.HANDSHAKE
-        if self.frozen_handle(data, path) is not None:
-            return DatagramKind.FROZEN
-        return DatagramKind.NOISE if identified else kind_of_strangers_untrusted(data)
+            in_clear = is_in_clear_untrusted(data)
+            if route is not None and (route.half_open or route.pending or not in_clear):
+                return DatagramKind.HANDSHAKE
+            if in_clear:
+                return kind_in_clear_untrusted(data)
+        return DatagramKind.NOISE if self.frozen_handle(data, path) is None else DatagramKind.FROZEN
 
     def frozen_handle(self, data: bytes, path: Hashable) -> bytes | None:
         """The handle of the frozen association that the first record of a datagram seems to be for."""
         if data[:1] == _TLS12_CID_BYTE:
             return self._freezer.identified_untrusted(data, 0)
-        return None if epoch_is_zero_untrusted(data) else self._freezer.at(path)
+        return None if is_in_clear_untrusted(data) else self._freezer.at(path)
 
     def _receive_established(self, member: Member, data: bytes, path: Hashable, now: float) -> list[Event]:
         """The fast way: all of the datagram is this connection's."""

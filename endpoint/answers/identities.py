@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import trio
+
 from endpoint.admin import CommandError
 from endpoint.answers.names import smallest
-from endpoint.answers.parts import keys_of, used
+from endpoint.answers.parts import LOOKUP_TIME, keys_of, used
 from endpoint.text import json_line, read_shown, show_bytes
 
 if TYPE_CHECKING:
@@ -32,8 +34,10 @@ async def identities(parts: Parts, request: Mapping[str, Any]) -> dict[str, Any]
     names = await _following(parts, after, limit + 1)
     entries: list[dict[str, Any]] = []
     size = 0
+    # For all of them together: who asks does not wait a page of time-outs.
+    deadline = trio.current_time() + LOOKUP_TIME
     for name in names[:limit]:
-        entry = await _entry(parts, name)
+        entry = await _entry(parts, name, deadline)
         size += len(json_line(entry).encode()) + 2
         if entries and size > MAX_PAGE:
             break
@@ -62,8 +66,8 @@ async def _following(parts: Parts, after: bytes | None, count: int) -> list[byte
     return await smallest(parts.engine.identities(), after, count, best)
 
 
-async def _entry(parts: Parts, name: bytes) -> dict[str, Any]:
-    keys = await keys_of(parts.keystore, name)
+async def _entry(parts: Parts, name: bytes, deadline: float) -> dict[str, Any]:
+    keys = await keys_of(parts.keystore, name, deadline=deadline)
     entry: dict[str, Any] = {
         "identity": show_bytes(name),
         "keys": list(keys.fingerprints),

@@ -188,6 +188,9 @@ def test_what_is_cut_short_later_in_its_message_or_no_beginning_is_noise():
     assert kind_of(b"", PATH) is DatagramKind.NOISE
     later = raw.record(raw.HANDSHAKE, raw.fragment(raw.CLIENT_HELLO, body, offset=1))
     assert kind_of(later, PATH) is DatagramKind.NOISE
+    fragment = raw.fragment(raw.CLIENT_HELLO, body)
+    assert kind_of(raw.record(raw.HANDSHAKE, fragment, epoch=1), PATH) is DatagramKind.NOISE
+    assert kind_of(raw.record(raw.HANDSHAKE, fragment), PATH) is DatagramKind.HELLO
     assert kind_of(raw.record(raw.ALERT, b"\x02\x28") + whole, PATH) is DatagramKind.NOISE
 
 

@@ -145,7 +145,6 @@ class Machine:
 
     def _turn(self):
         self._arrive()
-        self.intake.begin_turn()
         now, read = self.now, 0
         while self.kernel and read < TURN:
             read += 1

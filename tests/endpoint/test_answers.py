@@ -3,6 +3,7 @@
 import contextlib
 import json
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import trio
@@ -15,7 +16,7 @@ from endpoint.answers.parts import Keys, Parts, keys_of, stamp
 from endpoint.answers.status import OFFENDERS, status
 from endpoint.commands.views import doctor_lines, duration, identity_lines, status_lines
 from endpoint.history import History
-from endpoint.keystore import DictKeyStore
+from endpoint.keystore import DictKeyStore, StoreUnavailable
 from endpoint.keystore.fingerprint import fingerprint
 from endpoint.observer import Observers
 from endpoint.tally import Tally
@@ -59,7 +60,7 @@ class Bench:
             statistics=lambda: served.engine.statistics() | self.extra,
             tally=tally,
             history=history,
-            usage=self.usage,
+            usage=cast("Any", self.usage),
             not_ready=self.not_ready,
             state=lambda: "serving",
             version="1.2.3",
@@ -192,6 +193,33 @@ async def test_refusals_of_its_address_are_told_with_the_key_to_turn(autojump_cl
     assert "raise quotas.handshakes_per_second" in answer["findings"][-1]
 
 
+async def test_an_identity_that_quotas_refuse_is_told_so():
+    async with observed() as bench:
+        late = {"who": "meter-1", "reason": "identity_handshakes_per_second", "count": 7}
+        bench.extra = {"quotas": {"top": [late, {**late, "who": "meter-2"}]}}
+        answer = await bench.about(b"meter-1")
+    assert answer["refusals"] == [
+        {"address": None, "quota": "identity_handshakes_per_second", "count": 7, "when": None}
+    ]
+    assert answer["findings"][0].startswith(
+        "it was refused 7 times by the quota identity_handshakes_per_second of late; if devices are meant to do that, raise quotas."
+    )
+
+
+async def test_a_device_that_came_while_the_store_was_down_is_told_so(autojump_clock):
+    class Down:
+        async def lookup(self, identity):
+            raise StoreUnavailable("no route to host")
+
+    async with observed(Down()) as bench:
+        await in_vain(bench.served, b"meter-1")
+        answer = await bench.about(b"meter-1")
+        assert bench.served.engine.statistics()["observer_failures"] == 0
+    (failure,) = answer["last_failures"]
+    assert failure["cause"] == "AuthenticationFailed.keys_unavailable"
+    assert "comes back by itself" in failure["remedy"]
+
+
 async def test_a_store_that_is_down_comes_before_all_else():
     class Down:
         async def lookup(self, identity):
@@ -268,7 +296,8 @@ async def test_each_identity_has_its_keys_its_last_use_and_its_associations(auto
 async def test_pages_follow_each_other_and_leave_nobody_out():
     names = sorted({b"m\\%d" % number for number in range(50)} | {b"\xff\n", b"\0"})
     async with observed(DictKeyStore(dict.fromkeys(names, KEY))) as bench:
-        found, after = [], {}
+        found: list[str] = []
+        after: dict[str, str] = {}
         while True:
             page = await bench.listed(limit=7, **after)
             assert len(page["identities"]) <= 7
@@ -295,6 +324,20 @@ async def test_a_page_that_cannot_be_is_refused(wrong):
     async with observed() as bench:
         with pytest.raises(CommandError, match=next(iter(wrong))):
             await bench.listed(**wrong)
+
+
+async def test_a_store_that_hangs_holds_up_a_page_once(autojump_clock):
+    class Hanging:
+        _keys = [b"%d" % number for number in range(100)]
+
+        async def lookup(self, identity):
+            await trio.sleep_forever()
+
+    async with observed(Hanging()) as bench:
+        began = trio.current_time()
+        page = await bench.listed()
+        assert trio.current_time() - began < 6
+    assert {entry["unavailable"] for entry in page["identities"]} == {"it does not answer within 5 s"}
 
 
 async def test_a_store_that_lists_page_by_page_is_asked_so_also_behind_a_guard():

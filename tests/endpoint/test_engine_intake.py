@@ -128,6 +128,25 @@ async def test_a_flood_is_dropped_counted_and_survived_by_a_hundred_honest_devic
         assert intake["waiting_bytes"] == 0
 
 
+async def test_the_time_that_sending_takes_is_the_handshakes_too(monkeypatch):
+    timer = DearTimer()
+    async with serving(timer=timer) as served:
+        bound = served.engine.sockets[0]
+        send = type(bound).send
+
+        def slow(self, data, address):
+            timer.now += 1_000.0
+            return send(self, data, address)
+
+        monkeypatch.setattr(type(bound), "send", slow)
+        with Forger(served.port) as forger:
+            forger.burst(10)
+            await wait_all_tasks_blocked()
+        figures = served.engine.statistics()
+        assert figures["server"]["cookies_sent"] == 10
+        assert figures["intake"]["seconds_spent"] >= 1_000.0 * figures["intake"]["waited"]["hello"]
+
+
 async def test_timers_run_while_there_is_never_time(autojump_clock):
     async with serving(timer=DearTimer()) as served:
         device = await served.device().knock()

@@ -34,7 +34,7 @@ class Desk:
         self.time = 0.0
         self.cost = cost
         self.costs = {}
-        """By letter, where it is not ``cost``."""
+        """By source or letter, where it is not ``cost``."""
         self.handed = []
         self.sorted = 0
         self.intake = Intake(
@@ -48,7 +48,7 @@ class Desk:
 
     def receive(self, data, path, now):
         self.handed.append((data, path))
-        self.time += self.costs.get(data[:1], self.cost)
+        self.time += self.costs.get(path[1][0], self.costs.get(data[:1], self.cost))
 
     def kind_of(self, data, path):
         self.sorted += 1
@@ -60,7 +60,6 @@ class Desk:
 
     def press(self):
         """Use up what time there is: from now on everything waits."""
-        self.intake.begin_turn()
         while self.intake._credit > 0:
             self.intake.take(b"J", path("presser"), 0.0)
         self.intake.end_turn(0, more=True)
@@ -69,7 +68,6 @@ class Desk:
 
     def relax(self):
         """The socket is empty."""
-        self.intake.begin_turn()
         return self.intake.end_turn(0, more=False)
 
     def serve_all(self, now=0.0):
@@ -92,7 +90,6 @@ class Desk:
 def test_what_comes_while_there_is_time_is_handed_on_at_once_and_not_even_sorted():
     desk = Desk()
     for number in range(100):
-        desk.intake.begin_turn()
         desk.take((b"H%d" % number, path("a")), (b"F%d" % number, path("b")))
         assert not desk.intake.end_turn(0, more=False)
     assert len(desk.handed) == 200
@@ -102,7 +99,6 @@ def test_what_comes_while_there_is_time_is_handed_on_at_once_and_not_even_sorted
 
 def test_a_turn_hands_on_a_slice_of_work_and_what_is_left_waits_for_another():
     desk = Desk()
-    desk.intake.begin_turn()
     desk.take(*((b"H%d" % number, path(number)) for number in range(50)))
     assert desk.intake.end_turn(0, more=False)
     assert len(desk.handed) == IN_A_SLICE
@@ -133,13 +129,22 @@ def test_while_more_is_to_be_read_handshakes_get_their_share_of_the_time(share):
     desk.take(*((b"H", path(number)) for number in range(10_000)))
     begun, spent = desk.time, desk.intake.seconds_spent
     for _ in range(1_000):
-        desk.intake.begin_turn()
         desk.time += 50e-6  # readings
         desk.intake.end_turn(0, more=True)
         desk.intake.serve(0.0)
         desk.intake.served()
     assert desk.intake
     assert (desk.intake.seconds_spent - spent) / (desk.time - begun) == pytest.approx(share, abs=0.02)
+
+
+def test_what_was_earned_by_a_long_turn_is_a_slice_at_most():
+    desk = Desk(handshake_share=0.5)
+    desk.press()
+    desk.take(*((b"H", path(number)) for number in range(60)))
+    desk.time += 10.0
+    desk.intake.end_turn(0, more=True)
+    desk.intake.serve(0.0)
+    assert len(desk.handed) == IN_A_SLICE
 
 
 def test_what_sending_the_answers_takes_is_charged_as_well():
@@ -158,7 +163,6 @@ def test_a_debt_is_bounded_because_another_process_may_have_had_its_turn():
     desk.costs[b"F"] = 10.0
     desk.take((b"F", path("a")), (b"H", path("b")))
     desk.intake.end_turn(0, more=True)
-    desk.intake.begin_turn()
     desk.time += MAX_DEBT + SLICE
     desk.intake.end_turn(0, more=True)
     desk.intake.serve(0.0)
@@ -169,7 +173,6 @@ def test_one_socket_that_is_behind_is_enough_to_hold_back_and_only_its_own_empti
     desk = Desk(handshake_share=0.05)
     desk.press()
     desk.take((b"H", path("a")))
-    desk.intake.begin_turn()
     desk.intake.end_turn(1, more=False)
     desk.intake.serve(0.0)
     assert desk.handed == []
@@ -246,14 +249,9 @@ def test_who_was_dear_sits_out_and_who_is_cheap_goes_on():
     desk.costs[b"W"] = 1e-3
     desk.press()
     desk.take(*((b"Wa%d" % number, path("a", number)) for number in range(9)))
-    desk.costs[b"C"] = 1e-6
     assert desk.serve_all() == [b"Wa%d" % number for number in range(9)]  # alone it need not wait for anybody
     desk.press()
-    receive = desk.intake._receive
-    desk.intake._receive = lambda data, where, now: (
-        receive(data, where, now),
-        setattr(desk, "time", desk.time + 1e-3 * (where[1][0] == "dear")),
-    )
+    desk.costs["dear"] = 1e-3
     for number in range(20):
         desk.take((b"Fdear", path("dear", number)), (b"Fcheap", path("cheap", number)))
     first = Counter(desk.serve_all()[:16])
@@ -349,6 +347,27 @@ def test_a_flood_of_one_class_takes_no_room_from_what_others_have_within_their_p
     assert set(desk.intake.dropped) == {"hello", "noise"}
 
 
+def test_large_datagrams_of_one_class_take_no_room_from_small_ones_of_another():
+    desk = Desk(queued_datagrams=10_000, queued_bytes=230_000)
+    desk.press()
+    for letter, count in ((b"F", 79), (b"W", 39), (b"C", 39)):  # just within 8, 4 and 4 of 23 parts
+        desk.take(*((letter + bytes(1_000), path((letter, number))) for number in range(count)))
+    desk.take(*((b"H" + bytes(5_000), path(number)) for number in range(100)))
+    assert desk.intake.dropped.keys() == {"hello"}
+    assert desk.waiting == {"handshake": 79, "frozen": 39, "hello_with_cookie": 39, "hello": 14}
+
+
+def test_who_has_most_waiting_loses_whoever_came_first():
+    desk = Desk(queued_datagrams=100)
+    desk.press()
+    desk.take(*((b"Hhonest%d" % number, path(number)) for number in range(40)))
+    desk.take(*((b"H", path("flood", number)) for number in range(60)))
+    desk.take(*((b"Hlater%d" % number, path("later", number)) for number in range(5)))
+    handed = desk.serve_all()
+    assert sum(data.startswith(b"Hhonest") for data in handed) == 40
+    assert sum(data.startswith(b"Hlater") for data in handed) == 5
+
+
 def test_a_source_that_fills_the_queue_gives_way_to_those_that_have_little():
     desk = Desk(queued_datagrams=100)
     desk.press()
@@ -357,6 +376,15 @@ def test_a_source_that_fills_the_queue_gives_way_to_those_that_have_little():
     handed = desk.serve_all()
     assert sum(data.startswith(b"Hhonest") for data in handed) == 40
     assert len(handed) == 100
+
+
+def test_who_has_waited_longest_keeps_the_place_when_somebody_worthier_needs_room():
+    desk = Desk(queued_datagrams=100)
+    desk.press()
+    desk.take(*((b"H%d" % number, path(number)) for number in range(100)))
+    desk.take(*((b"F", path(("F", number))) for number in range(30)))
+    assert desk.waiting == {"hello": 70, "handshake": 30}
+    assert [data for data in desk.serve_all() if data != b"F"] == [b"H%d" % number for number in range(70)]
 
 
 def test_the_next_hello_of_one_that_was_dropped_is_in_a_better_class():
@@ -380,13 +408,13 @@ def test_a_cookie_that_was_dropped_is_remembered_as_well():
 def test_dropped_hellos_are_remembered_for_one_to_two_periods():
     remembered = Remembered()
     assert not remembered.has("a", 0.0)
-    remembered.add("a", 0.5)
-    assert remembered.has("a", 0.5)
-    assert remembered.has("a", REMEMBERED_SECONDS + 0.1)
-    remembered.add("b", 2 * REMEMBERED_SECONDS - 0.1)
-    assert remembered.has("b", 2 * REMEMBERED_SECONDS + 0.1)
-    assert not remembered.has("a", 2 * REMEMBERED_SECONDS + 0.1)
-    assert not remembered.has("b", 9 * REMEMBERED_SECONDS)
+    assert not remembered.has("a", REMEMBERED_SECONDS)
+    for begin in (0.0, 100 * REMEMBERED_SECONDS, 254 * REMEMBERED_SECONDS, 1e6 * REMEMBERED_SECONDS):
+        remembered.add("a", begin + 0.5)
+        assert remembered.has("a", begin + 0.5)
+        assert remembered.has("a", begin + 2 * REMEMBERED_SECONDS - 0.1)
+        assert not remembered.has("a", begin + 2 * REMEMBERED_SECONDS + 0.1)
+        assert not remembered.has("a", begin + 100 * REMEMBERED_SECONDS)
 
 
 def test_a_crowd_of_strangers_is_seldom_taken_for_those_that_were_dropped():
@@ -466,7 +494,6 @@ def test_whatever_comes_is_within_bounds_in_order_and_counted_exactly(steps, pre
             intake.take(data, where, now)
         elif step[0] == "turn":
             _, socket, more, seconds = step
-            intake.begin_turn()
             desk.time += seconds
             assert intake.end_turn(socket, more=more) == bool(intake)
         else:

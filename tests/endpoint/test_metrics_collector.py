@@ -12,7 +12,8 @@ from endpoint.association import CredentialKind
 from endpoint.histogram import Histogram
 from endpoint.history import History
 from endpoint.metrics.collector import MAX_SERIES, as_mapping, found, is_histogram, make_registry, render
-from endpoint.metrics.table import NOT_EXPORTED, Kind, all_metrics
+from endpoint.metrics.metric import Kind
+from endpoint.metrics.table import NOT_EXPORTED, all_metrics
 from endpoint.tally import Tally
 
 

@@ -64,10 +64,10 @@ def test_a_next_key_is_a_line_after_the_current_one_in_the_same_style(file):
 
 
 def test_retiring_takes_the_old_line_away_and_leaves_the_next_one_where_it_is(file):
-    edit(file, **{"meter-1": (OLD, NEW)})
-    lines = file.read_bytes().split(b"\n")
-    edit(file, **{"meter-1": (NEW,)})
-    assert file.read_bytes().split(b"\n") == [lines[0], *lines[2:]]
+    rest = b"# since spring\nm: " + NEW.hex().upper().encode() + b" \n"
+    write(file, b"m:" + OLD.hex().encode() + b"\n" + rest)
+    edit(file, m=(NEW,))
+    assert file.read_bytes() == rest
 
 
 def test_a_key_is_changed_within_its_line(file):
@@ -326,6 +326,22 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(file, monkeypatch):
         edit(file, **{"meter-1": None})
     assert file.read_bytes() == before
     assert {path.name for path in file.parent.iterdir()} == {"psk.txt", LOCK_NAME}
+
+
+def test_it_is_on_the_disk_before_it_has_the_name_and_so_is_the_name(file, monkeypatch):
+    done = []
+
+    def noting(name, function):
+        def call(*arguments, **options):
+            done.append((name, stat.S_ISDIR(os.fstat(arguments[0]).st_mode)) if name == "fsync" else name)
+            return function(*arguments, **options)
+
+        return call
+
+    for name in ("write", "fsync", "rename"):
+        monkeypatch.setattr(os, name, noting(name, getattr(os, name)))
+    edit(file, **{"meter-1": None})
+    assert done == ["write", ("fsync", False), "rename", ("fsync", True)]
 
 
 STEPS = ("open", "write", "fchmod", "fchown", "fsync", "rename", "unlink", "close")

@@ -1,8 +1,12 @@
 """Keys in a real Redis server: what is read, what is refused, outages and recovery, logging in, TLS."""
 
-import logging
+import os
 import re
 import ssl
+import subprocess
+import sys
+from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 import trio
@@ -13,7 +17,8 @@ from endpoint.keystore.guard import GuardedStore
 from endpoint.keystore.valkey import ValkeyKeyStore
 from endpoint.tables.lookup import LookupPolicy
 from endpoint.tables.valkey import ValkeyAddress, ValkeyKeys
-from endpoint.valkey import AccessError, ValkeyAccess, load_access
+from endpoint.valkey import ServerAway, ValkeyLink
+from endpoint.valkey_access import AccessError, ValkeyAccess, load_access
 from sansdtls import AlertDescription, PeerAlert
 from tests.endpoint.devices import IDENTITY, KEY, Recorder, serving
 from tests.valkey_server import ValkeyServer
@@ -242,16 +247,30 @@ async def test_a_server_that_hangs_is_noticed_by_its_silence(mortal, open_store,
     assert await opened.store.lookup(b"m") == ()
 
 
-async def test_nothing_of_the_library_reaches_standard_error(tmp_path, open_store, capfd, caplog):
-    opened = await open_store(ValkeyServer(tmp_path), connected=False)
-    await opened.until(lambda: opened.changes)
-    assert logging.getLogger("coredis").hasHandlers()
-    assert capfd.readouterr().err == ""
+async def test_a_batch_of_which_any_answer_is_missing_is_lost_as_a_whole(mortal, nursery):
+    link = ValkeyLink(ValkeyAccess(address=ValkeyAddress.parse(mortal.address)))
+    nursery.start_soon(link.run)
+    with trio.fail_after(PATIENCE):
+        await link.wait_connected()
+        assert await link.batch([("SET", "a", 1), ("HGET", "a", "b"), ("GET", "a")]) == [b"OK", ANY, b"1"]
+        mortal.freeze()
+        async with trio.open_nursery() as asking:
+
+            async def ask():
+                with pytest.raises(ServerAway):
+                    await link.batch([("SET", "a", 2), ("SET", "a", 3)])
+
+            asking.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked()
+            mortal.stop()
+    with pytest.raises(ServerAway):
+        await link.batch([("GET", "a")])
 
 
 # --- a service's whole way ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_devices_stay_while_the_server_is_away_and_new_ones_come_back_when_it_does(mortal, nursery):
     mortal.keys(IDENTITY, current=KEY.hex())
     mortal.keys(b"meter-2", current=K1, next=KEY.hex())
@@ -484,3 +503,13 @@ def test_addresses_that_are_not_possible_are_refused_and_no_password_is_repeated
     with pytest.raises(ValueError, match=r".") as caught:
         ValkeyAddress.parse(text)
     assert "hunter2" not in str(caught.value)
+
+
+def test_coredis_is_imported_by_those_only_who_need_it():
+    program = "import sys, endpoint.cli; sys.exit('coredis' in sys.modules)"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", program], check=False, env={**os.environ, "PYTHONPATH": str(Path.cwd())}
+        ).returncode
+        == 0
+    )

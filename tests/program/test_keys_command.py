@@ -486,6 +486,18 @@ def test_a_dry_run_says_what_would_be_done_and_changes_nothing(home, arguments, 
     assert {path.name: path.read_bytes() for path in home.path.iterdir()} == before
 
 
+def test_a_dry_run_meets_what_the_run_would_meet(files):
+    files.fill(a=(OLD,))
+    files.private("other.txt", b"")
+    (files.path / "keys").mkdir(0o700)
+    for name in ("psk.txt", "other.txt"):
+        (files.path / name).rename(files.path / "keys" / name)
+    told = ["--psk-file", str(files.path / "keys"), "--dry-run"]
+    assert main(["keys", "add", "new", *told]) == 2
+    assert main(["keys", "add", "new", *told, "--file", "third.txt"]) == 0
+    assert {path.name for path in (files.path / "keys").iterdir()} == {"psk.txt", "other.txt"}
+
+
 def test_a_dry_run_makes_no_store(home):
     assert home.run("add", "a", "--dry-run")[0] == "a: would be added\n"
     assert not home.store.exists()
@@ -555,6 +567,14 @@ def test_a_configuration_that_is_wrong_or_has_its_keys_elsewhere_is_told(files, 
     assert "nonsense" in configured(files, "list", status=2, capfd=capfd).err
     files.config.write_text('[credentials]\nraw_public_key = "x"\nclient_authentication = "none"\n')
     assert "names neither psk_file nor psk_database" in configured(files, "list", status=2, capfd=capfd).err
+
+
+def test_a_database_is_found_through_the_configuration_too(tmp_path, capfd):
+    home = Home(tmp_path, "sqlite", capfd)
+    home.fill(a=(OLD,))
+    home.config.write_text('[credentials]\npsk_database = "psk.db"\n')
+    assert configured(home, "rotate", "a", capfd=capfd).err == ""  # no reload is needed
+    assert len(home.keys["a"]) == 2
 
 
 @pytest.mark.parametrize("arguments", [["rotate", "a", "--reload"], ["remove", "a", "--drop"]])

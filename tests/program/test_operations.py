@@ -17,12 +17,14 @@ import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from endpoint import check, cli
+from endpoint import HandshakeFailed, check, cli, open_dtls
 from endpoint.config import ConfigFileError, load_config
+from endpoint.keystore.database import KeyDatabase
 from endpoint.keystore.fingerprint import fingerprint
 from endpoint.logs import make_log
 from endpoint.operations import Operations
 from endpoint.service import Service
+from sansdtls import ClientConfig, RetransmitPolicy
 from tests.endpoint.test_metrics_collector import forgotten
 from tests.program.running import Running
 from tests.program.test_service import K1, K2, K3, Home, finished, target
@@ -45,6 +47,27 @@ class Operated(Home):
     def serve(self, more="", **options):
         self.write(more, **options)
         return Running("serve", "--config", "endpoint.toml", cwd=self.path)
+
+    def comes(self, service_target, key=K1, identity=b"dev1"):
+        """A device that comes, says something, hears the echo and goes; False = it did not get in."""
+        host, _, port = service_target.rpartition(":")
+        config = ClientConfig(
+            psk_identity=identity,
+            psk_key=bytes.fromhex(key),
+            retransmit=RetransmitPolicy(initial_timeout=0.1),
+        )
+
+        async def come():
+            with trio.fail_after(30):
+                async with await open_dtls(host, int(port), config=config) as channel:
+                    await channel.send(b"21.4")
+                    await channel.receive()
+
+        try:
+            trio.run(come)
+        except HandshakeFailed:
+            return False
+        return True
 
     def asked(self, *arguments):
         """Exit status, standard output and standard error of a command that asks the service."""
@@ -96,7 +119,7 @@ def samples(text):
 def test_status_says_how_the_service_is_and_who_may_connect(home):
     home.keys(f"dev1:{K1}\ndev2:{K2}\ndev2:{K3}\n")
     with home.serve() as service:
-        assert finished(home.connect(target(service), "--message", "x"))[0] == 0
+        assert home.comes(target(service))
         service.fact("disconnected")
         status, answer = home.answered("status")
         assert status == 0
@@ -133,14 +156,10 @@ def test_a_long_list_comes_in_pages(home):
 
 def test_the_doctor_says_why_a_device_does_not_get_in(home):
     home.keys(f"Meter-17:{K1}\n")
-    home.keys(f"Meter-17:{K2}\nmeter-17:{K1}\n", "device.txt")
     with home.serve(QUICK) as service:
         reached = target(service)
-        for identity in ("Meter-17", "meter-17"):
-            assert (
-                finished(home.connect(reached, "--message", "x", identity=identity, psk_file="device.txt"))[0]
-                == 1
-            )
+        for identity in (b"Meter-17", b"meter-17"):
+            assert not home.comes(reached, K2, identity)
             service.fact("handshake_failed")
         status, answer = home.answered("doctor", "Meter-17")
         assert (status, answer["known"]) == (0, True)
@@ -222,7 +241,7 @@ def test_a_terminal_sees_a_live_table_and_a_pipe_plain_lines(home):
 def test_metrics_and_health_are_served_and_tell_of_a_stop(home):
     with home.serve(METRICS) as service:
         url = where(service)
-        assert finished(home.connect(service.reached, "--message", "x"))[0] == 0
+        assert home.comes(service.reached)
         service.fact("disconnected")
         status, text = fetched(f"{url}/metrics")
         got = samples(text)
@@ -238,17 +257,15 @@ def test_metrics_and_health_are_served_and_tell_of_a_stop(home):
         assert service.end() == 0
 
 
-def test_without_a_port_there_is_no_http_and_nothing_of_it_is_loaded(home):
-    with home.serve() as service:
-        service.listening()
-        maps = Path(f"/proc/{service.process.pid}/maps").read_text()
-        sockets = subprocess.run(
-            ["ls", "-l", f"/proc/{service.process.pid}/fd"], capture_output=True, text=True, check=True
-        )
-        assert maps
-        assert sockets.stdout.count("socket:") <= 6
-        assert service.end() == 0
-        assert "metrics_listening" not in service.everything
+def test_what_only_metrics_and_live_tables_need_is_not_loaded_without_them():
+    loaded = "import sys, endpoint.cli; print(*sorted({'hypercorn', 'prometheus_client', 'rich.live'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
+
+
+async def test_without_a_port_there_is_no_http(home):
+    config, _ = configured(home, "")
+    assert Operations(config, trouble=print, stopping=lambda: False).server is None
 
 
 def test_a_port_that_is_taken_keeps_it_from_starting_and_is_named(home):
@@ -263,12 +280,12 @@ def test_a_port_that_is_taken_keeps_it_from_starting_and_is_named(home):
     )
 
 
-def test_the_metrics_address_is_used(home):
-    with home.serve('[metrics]\nport = 0\naddress = "::1"\n') as service:
-        service.listening()
-        fact = service.fact("metrics_listening")
-        assert fact["address"] == "::1"
-        assert fetched(f"http://[::1]:{fact['port']}/healthz")[0] == 200
+async def test_the_metrics_address_is_used(home):
+    config, _ = configured(home, '[metrics]\nport = 0\naddress = "::1"\n')
+    operations = Operations(config, trouble=print, stopping=lambda: False)
+    assert operations.server is not None
+    assert operations.server.address == "::1"
+    operations.close()
 
 
 def test_check_says_what_is_served_and_warns_of_an_address_that_others_reach(home):
@@ -342,38 +359,56 @@ async def test_how_much_is_remembered_is_configured(home):
     assert history._places.proved._size == 3
 
 
-async def test_every_figure_of_a_running_service_is_exported_or_an_exception(home):
-    state = 'store = "sqlite"\nfile = "state/a.db"\nkey_file = "state.key"\nusage_file = "state/usage.db"\n'
+DATABASES = 'store = "sqlite"\nfile = "state/a.db"\nkey_file = "state.key"\nusage_file = "state/usage.db"\n'
+SINKS = '[[forward.sinks]]\nkind = "udp"\nupstream = "127.0.0.1:9"\nalso = true\n[[forward.sinks]]\nkind = "echo"\n'
+AWAY = (
+    '[[forward.sinks]]\nkind = "unix"\npath = "readings"\nlisten = "answers"\nalso = true\n'
+    '[[forward.sinks]]\nkind = "valkey"\nserver = "unix:/nowhere/valkey.sock"\ndownlink_prefix = "to:"\n'
+)
+VARIANTS = {
+    "files": ('psk_file = "psk.txt"', DATABASES + '[forward]\nkind = "jsonl"\n'),
+    "database": ('psk_database = "state/keys.db"', SINKS),
+    "valkey": ('psk_valkey = "unix:/nowhere/valkey.sock"', AWAY),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+async def test_every_figure_of_a_running_service_is_exported_or_an_exception(home, variant):
     (home.path / "state").mkdir(mode=0o700)
     home.keys("ab" * 32 + "\n", "state.key")
-    config, credentials = configured(home, METRICS, state=state)
-    service = Service(config, credentials=credentials, log=make_log(CapturingStream(), level="debug"))
+    with KeyDatabase(home.path / "state/keys.db", create=True) as database, database.change() as changes:
+        for name in (b"dev1", b"dev2"):
+            changes.set(name, [bytes.fromhex(K1)])
+    credentials, more = VARIANTS[variant]
+    (home.path / "endpoint.toml").write_text(
+        f'[credentials]\n{credentials}\n[listen]\nport = 0\n{METRICS}[state]\nadmin_socket = "admin"\n{more}'
+    )
+    config, loaded = check.load_all(home.path / "endpoint.toml")
+    service = Service(config, credentials=loaded, log=make_log(io.BytesIO(), level="debug"))
     async with trio.open_nursery() as nursery:
-        await nursery.start(service.run)
+        ((address, port),) = await nursery.start(service.run)
+        if variant != "valkey":
+            key = ClientConfig(psk_identity=b"dev1", psk_key=bytes.fromhex(K1))
+            with trio.fail_after(30):
+                async with await open_dtls(address, port, config=key) as channel:
+                    await channel.send(b"21.4")
+        status, out, _ = await trio.to_thread.run_sync(home.asked, "status", "--identities")
+        assert status == 0
+        assert [line.partition(":")[0] for line in out.splitlines()] == (
+            {"files": ["dev1"], "database": ["dev1", "dev2"], "valkey": []}[variant]
+        )
+        assert (await trio.to_thread.run_sync(home.asked, "status"))[0] == (variant == "valkey")
         assert service._companions is not None
         statistics = service._companions.operations.statistics()
         nursery.cancel_scope.cancel()
     assert statistics["sockets"]
-    assert statistics["state_checkpoints"] >= 0
+    assert ("key_store" in statistics and bool(statistics["key_store"])) is (variant != "files")
     assert not forgotten(statistics), "\n".join(forgotten(statistics))
 
 
-class CapturingStream:
-    """Takes log lines."""
-
-    def __init__(self):
-        self.lines: list[bytes] = []
-
-    def write(self, line):
-        self.lines.append(line)
-
-    def flush(self):
-        pass
-
-
-async def test_an_unready_part_is_named(home):
+async def test_an_unready_part_is_named(home, monkeypatch):
     config, credentials = configured(home, METRICS)
-    service = Service(config, credentials=credentials, log=make_log(CapturingStream()))
+    service = Service(config, credentials=credentials, log=make_log(io.BytesIO()))
     async with trio.open_nursery() as nursery:
         await nursery.start(service.run)
         assert service._companions is not None
@@ -383,7 +418,7 @@ async def test_an_unready_part_is_named(home):
         async def down():
             return "no route to host"
 
-        service._credentials.keystore.check = down  # type: ignore[attr-defined]
+        monkeypatch.setattr(service._credentials.keystore, "check", down, raising=False)
         assert await operations._not_ready() == {"key_store": "no route to host"}
         service._stop.set()
         assert await operations._not_ready() == {"service": "it is stopping"}
@@ -474,3 +509,52 @@ def test_no_key_password_or_private_key_is_shown_anywhere(home):
     assert_no_secret(log.replace(K1, ""), [*keys, sealing, *pem_secrets(private)])
     assert_no_secret(shown.replace(K1, ""), [*keys, sealing, *pem_secrets(private)])
     assert (home.path / "endpoint.key").read_text() == private
+
+
+async def test_a_failure_of_http_after_the_start_is_told_and_ends_nothing(home, monkeypatch):
+    told = []
+    config, _ = configured(home, METRICS)
+    operations = Operations(
+        config, trouble=lambda what, **facts: told.append((what, facts)), stopping=lambda: False
+    )
+
+    async def broken(**_):
+        raise OSError("the kernel is out of everything")
+
+    monkeypatch.setattr(operations.server, "run", broken)
+    await operations.run()
+    operations.close()
+    assert told == [("metrics failed", {"reason": "OSError('the kernel is out of everything')"})]
+
+
+@pytest.mark.slow
+def test_a_store_that_fails_betrays_no_password(home):
+    """Valkey that is not there, asked for keys with a password, at level debug."""
+    password = "correct horse battery"
+    home.keys(f"{password}\n", "password.txt")
+    (home.path / "endpoint.toml").write_text(
+        '[credentials]\npsk_valkey = "valkey://127.0.0.1:1"\n'
+        '[credentials.valkey]\nusername = "endpoint"\npassword_file = "password.txt"\n'
+        "[credentials.lookup]\ntimeout = 0.5\n[listen]\nport = 0\n"
+        f'[state]\nadmin_socket = "admin"\n[log]\nlevel = "debug"\n{METRICS}{QUICK}'
+    )
+    with Running("serve", "--config", "endpoint.toml", cwd=home.path) as service:
+        url = where(service)
+        text = []
+        assert not home.comes(service.reached)
+        service.fact("handshake_failed")
+        status, answer = home.answered("doctor", "dev1")
+        assert (status, answer["known"]) == (0, None)
+        assert answer["findings"][0].startswith("the key store cannot answer, so no new device gets in:")
+        assert answer["last_failures"][0]["cause"] == "AuthenticationFailed.keys_unavailable"
+        status, ready = fetched(f"{url}/readyz")
+        assert (status, list(json.loads(ready)["reasons"])) == (503, ["key_store"])
+        status, out, _ = home.asked("status")
+        assert status == 1
+        assert "not ready: key_store" in out
+        got = samples(fetched(f"{url}/metrics")[1])
+        assert got["dtls_lookups_unavailable_total",] >= 1
+        text += [json.dumps(answer), ready, out, fetched(f"{url}/metrics")[1], home.asked("check")[1]]
+        assert service.end() == 0
+        text.append(service.everything)
+    assert_no_secret("\n".join(text), [password, bytes.fromhex(K1)])

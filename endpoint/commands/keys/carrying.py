@@ -129,6 +129,8 @@ def _write(path: Path, content: bytes, *, replace: bool) -> None:
 
 def _refuse_to_show() -> None:
     """Raise if standard output is for more eyes than ours."""
+    if sys.stdout is None:
+        raise CommandFailed(WRONG_USE, "standard output is closed; remedy: --output FILE")
     status = os.fstat(sys.stdout.fileno())
     if sys.stdout.isatty():
         raise CommandFailed(WRONG_USE, "keys are not written to a terminal; remedy: --output FILE, or --show")

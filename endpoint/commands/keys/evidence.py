@@ -107,10 +107,12 @@ def _read(setting: Setting, identities: Iterable[bytes] | None) -> dict[bytes, K
         return found
 
 
-def answer(setting: Setting, command: str, **parameters: Any) -> dict[str, Any]:
+def answer(
+    setting: Setting, command: str, *, patience: float = PATIENCE, **parameters: Any
+) -> dict[str, Any]:
     """The running service's answer; :class:`AdminError` if there is none, or it is no."""
     assert setting.admin_socket is not None  # noqa: S101 - who calls has looked
-    answered = ask(setting.admin_socket, command, seconds=PATIENCE, **parameters)
+    answered = ask(setting.admin_socket, command, seconds=patience, **parameters)
     if not answered.get("ok"):
         raise AdminError(f"{show_text(str(setting.admin_socket))}: {show_text(str(answered.get('error')))}")
     return answered

@@ -1,4 +1,4 @@
-"""What a command that changes keys says in the end, for people and for programs; and how it gets a service to use them."""
+"""What a command that changes keys says in the end, and how it gets a service to use them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from endpoint.commands.keys.evidence import answer
 from endpoint.commands.keys.places import REFUSED
 from endpoint.keystore.editing import cannot_be_written, line_for
 from endpoint.keystore.fingerprint import fingerprint
-from endpoint.text import show_bytes
+from endpoint.text import show_bytes, show_text
 
 if TYPE_CHECKING:
     import argparse
@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 MAX_LINES = 50
 """Identities in a message; the rest is counted."""
+RELOAD_PATIENCE = 60.0
+"""Seconds for a service to read its keys again; a million take about ten."""
 PROGRESS_FROM = 5_000
 """Things to do from which on a bar is shown, on a terminal."""
 
@@ -169,9 +171,14 @@ def require_service(options: argparse.Namespace, setting: Setting) -> None:
 def reload(setting: Setting) -> None:
     """Have the service read the keys again."""
     try:
-        answer(setting, "reload")
+        told = answer(setting, "reload", patience=RELOAD_PATIENCE, wait=True)
     except AdminError as error:
         raise CommandFailed(REFUSED, f"the keys are changed, but not in use: {error}") from None
+    if not told.get("reloaded"):
+        errors = [show_text(str(error)) for error in told.get("errors", ())]
+        raise CommandFailed(
+            REFUSED, "the keys are changed, but the service goes on with those before:", *shortened(errors)
+        )
     note("the running service uses them")
 
 
