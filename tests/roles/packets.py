@@ -1,6 +1,7 @@
 """UDP by hand in namespaces of a lab: what is sent where, from which addresses, and what arrives."""
 
 import contextlib
+import re
 import socket
 import subprocess
 import threading
@@ -166,4 +167,4 @@ def ruleset(host):
     ):
         done = subprocess.run([*within(host.namespace), *command], capture_output=True, text=True, check=False)
         said += [line for line in done.stdout.splitlines() if command[0] == "nft" or "dtls_firewall" in line]
-    return "\n".join(line for line in said if " expires " not in line)
+    return re.sub(r"\s*elements = \{[^}]*\}", "", "\n".join(said))
