@@ -168,3 +168,14 @@ def ruleset(host):
         done = subprocess.run([*within(host.namespace), *command], capture_output=True, text=True, check=False)
         said += [line for line in done.stdout.splitlines() if command[0] == "nft" or "dtls_firewall" in line]
     return re.sub(r"\s*elements = \{[^}]*\}", "", "\n".join(said))
+
+
+def lose_rules(host):
+    """A namespace outlives the host that a lab shuts down, a kernel does not: forget what it would have forgotten."""
+    run(*within(host.namespace), "nft", "flush", "ruleset")
+    for program in ("iptables-legacy", "ip6tables-legacy"):
+        run(*within(host.namespace), program, "-F")
+        run(*within(host.namespace), program, "-X")
+    for leftover in (host.root / "run/dtls-guard", host.root / "var/run/dtls-guard"):
+        if leftover.is_dir():
+            run("rm", "-rf", str(leftover))

@@ -10,7 +10,7 @@ from tests.lab.by_hand import HandMadeEndpoint
 from tests.lab.network import run, within
 from tests.lab.recorder import assert_unchanged
 from tests.lab.traffic import Sensor
-from tests.roles.packets import HELLO, Flood, counters, counters_of_iptables, opens, reaches, ruleset, udp
+from tests.roles.packets import HELLO, Flood, counters, counters_of_iptables, lose_rules, opens, reaches, ruleset, udp
 
 FLEET = {"endpoints": 1, "devices": 3}
 QUOTAS = {
@@ -251,17 +251,6 @@ def wait_until(condition, what, seconds=30):
 
 
 # --- they last --------------------------------------------------------------------------------------
-
-
-def lose_rules(host):
-    """A namespace outlives the host that a lab shuts down, a kernel does not: forget what it would have forgotten."""
-    run(*within(host.namespace), "nft", "flush", "ruleset")
-    for program in ("iptables-legacy", "ip6tables-legacy"):
-        run(*within(host.namespace), program, "-F")
-        run(*within(host.namespace), program, "-X")
-    for leftover in (host.root / "run/dtls-guard", host.root / "var/run/dtls-guard"):
-        if leftover.is_dir():
-            run("rm", "-rf", str(leftover))
 
 
 @pytest.mark.parametrize("name", ["endpoint", "plain", "old", "small"])

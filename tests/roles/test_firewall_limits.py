@@ -110,15 +110,19 @@ def test_the_network_that_counts_is_the_one_that_counts_for_the_endpoint(seed):
 
 def test_what_is_given_counts_instead():
     found, sources = of(
-        {"handshakes_per_second": 20}, hello_rate=7, hello_burst="11", total_hello_rate="off", sources_max=99
+        {"handshakes_per_second": 20}, hello_rate=7, hello_burst="11", total_hello_rate="unlimited", sources_max=99
     )
     assert (sources["ipv6"]["hello"]["rate"], sources["ipv6"]["hello"]["burst"]) == ("7/second", 11)
     assert (found["total"], found["sources_max"]) == ({}, 99)
 
 
 def test_no_limit_of_the_endpoint_is_no_limit_here():
-    found, sources = of({"handshakes_per_second": "off", "total_handshakes_per_second": None})
+    found, sources = of({"handshakes_per_second": "unlimited", "total_handshakes_per_second": "unlimited"})
     assert (found["total"], sources["ipv4"]["hello"], sources["ipv6"]["hello"]) == ({}, {}, {})
+
+
+def test_null_leaves_the_default_as_it_does_in_the_configuration():
+    assert of({"handshakes_per_second": None, "total_handshake_burst": None}) == of({})
 
 
 def test_a_forgotten_source_has_a_full_bucket_anyway():

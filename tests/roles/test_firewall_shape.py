@@ -19,7 +19,7 @@ def filtered(request, fleet):
     """Who sends, and who has the filter."""
     target = fleet["endpoint-1"] if request.param == "nft" else fleet["device-1"]
     play = fleet.folder / f"{request.param}.yml"
-    variables = {"dtls_firewall_backend": request.param, "dtls_firewall_profile": "endpoint", "dtls_firewall_hello_rate": "off"}
+    variables = {"dtls_firewall_backend": request.param, "dtls_firewall_profile": "endpoint", "dtls_firewall_hello_rate": "unlimited"}
     play.write_text(
         json.dumps([{"hosts": target.name, "gather_facts": False, "vars": variables, "roles": ["dtls_firewall"]}])
     )
