@@ -10,7 +10,7 @@ import time
 from tests.lab.by_hand import enter
 from tests.lab.network import run, within
 
-_BODY = bytes.fromhex("fefd") + b"Z" * 32 + bytes.fromhex("00" "00" "0002c0a8" "0100")
+_BODY = bytes.fromhex("fefd") + b"Z" * 32 + bytes.fromhex("00000002c0a80100")
 _MESSAGE = b"\x01" + len(_BODY).to_bytes(3) + bytes(5) + len(_BODY).to_bytes(3) + _BODY
 HELLO = bytes.fromhex("16feff") + bytes(8) + len(_MESSAGE).to_bytes(2) + _MESSAGE
 """A ClientHello without a cookie."""
@@ -72,15 +72,15 @@ def admitted(source, target, datagrams, *, port=5684):
 def reaches(source, target, *, port, from_port=0, address=None, six=False):
     """Whether a datagram gets from one host to another; whoever is asked knows no answer but its arrival."""
     to = target.address6 if six else target.address
-    with udp(source.namespace, address or (source.address6 if six else source.address), from_port) as sender:
-        with udp(target.namespace, to, port) as receiver:
-            try:
-                sender.sendto(b"anybody there?", (to, port))
-            except PermissionError:
-                return False  # what the sender's own rules drop
-            receiver.settimeout(0.5)
-            with contextlib.suppress(TimeoutError):
-                return receiver.recv(100) == b"anybody there?"
+    here = address or (source.address6 if six else source.address)
+    with udp(source.namespace, here, from_port) as sender, udp(target.namespace, to, port) as receiver:
+        try:
+            sender.sendto(b"anybody there?", (to, port))
+        except PermissionError:
+            return False  # what the sender's own rules drop
+        receiver.settimeout(0.5)
+        with contextlib.suppress(TimeoutError):
+            return receiver.recv(100) == b"anybody there?"
     return False
 
 
@@ -165,7 +165,9 @@ def ruleset(host):
         ("iptables-legacy", "-S"),
         ("ip6tables-legacy", "-S"),
     ):
-        done = subprocess.run([*within(host.namespace), *command], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*within(host.namespace), *command], capture_output=True, text=True, check=False
+        )
         said += [line for line in done.stdout.splitlines() if command[0] == "nft" or "dtls_firewall" in line]
     return re.sub(r"\s*elements = \{[^}]*\}", "", "\n".join(said))
 

@@ -40,7 +40,9 @@ def test_defaults_are_those_of_the_endpoint():
 
 
 def test_three_hellos_are_let_through_for_each_handshake_that_the_endpoint_would_begin():
-    found, sources = of({"handshakes_per_second": 20, "handshake_burst": 50, "total_handshakes_per_second": 200})
+    found, sources = of(
+        {"handshakes_per_second": 20, "handshake_burst": 50, "total_handshakes_per_second": 200}
+    )
     assert sources["ipv4"]["hello"] | {"table": ""} == {"rate": "60/second", "burst": 150, "table": ""}
     assert sources["ipv4"]["in_clear"] | {"table": ""} == {"rate": "180/second", "burst": 450, "table": ""}
     assert sources["ipv6"]["hello"]["rate"] == "60/second"
@@ -49,7 +51,14 @@ def test_three_hellos_are_let_through_for_each_handshake_that_the_endpoint_would
 
 @pytest.mark.parametrize(
     ("quota", "rate"),
-    [(0.001, "260/day"), (0.01, "108/hour"), (0.5, "90/minute"), (1 / 3, "1/second"), (33.5, "101/second"), (400_000, "1000000/second")],
+    [
+        (0.001, "260/day"),
+        (0.01, "108/hour"),
+        (0.5, "90/minute"),
+        (1 / 3, "1/second"),
+        (33.5, "101/second"),
+        (400_000, "1000000/second"),
+    ],
 )
 def test_rates_below_one_and_beyond_what_the_kernel_counts_are_written_so_that_nobody_gets_less(quota, rate):
     _, sources = of({"handshakes_per_second": quota})
@@ -67,7 +76,12 @@ def test_networks_have_limits_of_their_own_or_none():
     quotas = {
         "networks": [
             "100.64.0.0/10",
-            {"network": "2001:db8::/32", "handshakes_per_second": 5, "handshake_burst": 7, "prefix_length": 64},
+            {
+                "network": "2001:db8::/32",
+                "handshakes_per_second": 5,
+                "handshake_burst": 7,
+                "prefix_length": 64,
+            },
             {"network": "::ffff:192.0.2.0/120", "handshakes_per_second": 9},
         ]
     }
@@ -82,8 +96,12 @@ def test_networks_have_limits_of_their_own_or_none():
 @pytest.mark.parametrize("seed", range(20))
 def test_the_network_that_counts_is_the_one_that_counts_for_the_endpoint(seed):
     draw = random.Random(seed)
-    bases = {ipaddress.ip_network((draw.getrandbits(32), draw.randint(0, 32)), strict=False) for _ in range(6)}
-    bases |= {ipaddress.ip_network((draw.getrandbits(128), draw.randint(0, 64)), strict=False) for _ in range(3)}
+    bases = {
+        ipaddress.ip_network((draw.getrandbits(32), draw.randint(0, 32)), strict=False) for _ in range(6)
+    }
+    bases |= {
+        ipaddress.ip_network((draw.getrandbits(128), draw.randint(0, 64)), strict=False) for _ in range(3)
+    }
     told = [
         {"network": str(base), "handshakes_per_second": float(number + 1), "handshake_burst": 5}
         for number, base in enumerate(sorted(bases, key=str))
@@ -110,7 +128,11 @@ def test_the_network_that_counts_is_the_one_that_counts_for_the_endpoint(seed):
 
 def test_what_is_given_counts_instead():
     found, sources = of(
-        {"handshakes_per_second": 20}, hello_rate=7, hello_burst="11", total_hello_rate="unlimited", sources_max=99
+        {"handshakes_per_second": 20},
+        hello_rate=7,
+        hello_burst="11",
+        total_hello_rate="unlimited",
+        sources_max=99,
     )
     assert (sources["ipv6"]["hello"]["rate"], sources["ipv6"]["hello"]["burst"]) == ("7/second", 11)
     assert (found["total"], found["sources_max"]) == ({}, 99)
@@ -146,7 +168,10 @@ def test_tables_of_iptables_have_other_names_when_their_numbers_change():
         ({"hello_rate": "fast"}, "dtls_firewall_hello_rate: 'fast' is no rate; remedy: a number per second"),
         ({"hello_burst": 0}, "dtls_firewall_hello_burst: 0 is no number; remedy: a whole number"),
         ({"sources_max": "many"}, "dtls_firewall_sources_max: 'many' is no number"),
-        ({"exempt": ["carrier.example"]}, "dtls_firewall_rate_exempt: 'carrier.example' does not appear.*remedy: an address"),
+        (
+            {"exempt": ["carrier.example"]},
+            "dtls_firewall_rate_exempt: 'carrier.example' does not appear.*remedy: an address",
+        ),
         ({"exempt": ["10.0.0.1/8"]}, "dtls_firewall_rate_exempt: 10.0.0.1/8 has host bits set; remedy"),
     ],
 )
@@ -156,7 +181,7 @@ def test_what_makes_no_sense_is_refused_with_the_variable_and_a_remedy(given, wo
 
 
 def test_ports_are_those_of_the_listeners():
-    assert packets.ports(["[::]:5684", "192.0.2.1:5685", "0.0.0.0", "[::1]:5684"]) == [5684, 5685]
+    assert packets.ports(["[::]:5684", "192.0.2.1:5685", "192.0.2.7", "[::1]:5684"]) == [5684, 5685]
     with pytest.raises(packets.Wrong, match="dtls_endpoint_listen: '70000' is no port"):
         packets.ports(["[::]:70000"])
 

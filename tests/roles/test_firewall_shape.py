@@ -9,7 +9,12 @@ from tests.recordings import RECORDINGS, recorded_datagrams
 from tests.roles.packets import HELLO, admitted
 
 FLEET = {"endpoints": 1, "devices": 2}
-SERVER_PORTS = {"openssl-psk-ccm8": 22501, "gnutls-ecdhe-ecdsa": 22502, "gnutls-rpk": 22501, "mbedtls-cid-psk": 22504}
+SERVER_PORTS = {
+    "openssl-psk-ccm8": 22501,
+    "gnutls-ecdhe-ecdsa": 22502,
+    "gnutls-rpk": 22501,
+    "mbedtls-cid-psk": 22504,
+}
 RECORD = bytes.fromhex("fefd") + bytes(8)
 """Version, epoch 0 and sequence number."""
 
@@ -19,9 +24,15 @@ def filtered(request, fleet):
     """Who sends, and who has the filter."""
     target = fleet["endpoint-1"] if request.param == "nft" else fleet["device-1"]
     play = fleet.folder / f"{request.param}.yml"
-    variables = {"dtls_firewall_backend": request.param, "dtls_firewall_profile": "endpoint", "dtls_firewall_hello_rate": "unlimited"}
+    variables = {
+        "dtls_firewall_backend": request.param,
+        "dtls_firewall_profile": "endpoint",
+        "dtls_firewall_hello_rate": "unlimited",
+    }
     play.write_text(
-        json.dumps([{"hosts": target.name, "gather_facts": False, "vars": variables, "roles": ["dtls_firewall"]}])
+        json.dumps(
+            [{"hosts": target.name, "gather_facts": False, "vars": variables, "roles": ["dtls_firewall"]}]
+        )
     )
     fleet.playbook(play)
     return fleet["device-2"], target
@@ -41,9 +52,7 @@ def test_what_real_stacks_send_to_a_server_passes(filtered, name):
 
 def record(kind, body, *, version="fefd", epoch=0, length=None):
     size = len(body) if length is None else length
-    return (
-        bytes([kind]) + bytes.fromhex(version) + epoch.to_bytes(2) + bytes(6) + size.to_bytes(2) + body
-    )
+    return bytes([kind]) + bytes.fromhex(version) + epoch.to_bytes(2) + bytes(6) + size.to_bytes(2) + body
 
 
 def handshake(kind, size=60):
