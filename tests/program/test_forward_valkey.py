@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trustme
 
 from endpoint import open_dtls
 from endpoint.association import CredentialKind
@@ -471,6 +472,38 @@ def test_its_keys_stand_flat_in_the_table_and_file_names_are_completed():
         'devices that are awake what is in the streams "to:" + identity; not asked now, as check touches no network'
     )
     assert not ValkeyTable(server="/v.sock").has_way_back
+
+
+async def test_the_login_is_what_the_key_store_has_too(tmp_path):
+    ca = trustme.CA()
+    ours, theirs = ca.issue_cert("endpoint"), ca.issue_cert("127.0.0.1")
+    for name, blob in (
+        ("ca", ca.cert_pem),
+        ("ours", ours.cert_chain_pems[0]),
+        ("ours.key", ours.private_key_pem),
+        ("server", theirs.cert_chain_pems[0]),
+        ("server.key", theirs.private_key_pem),
+    ):
+        (tmp_path / name).touch(mode=0o600)
+        (tmp_path / name).write_bytes(blob.bytes())
+    with trio.socket.socket() as probe:
+        await probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    tls = ["--tls-port", str(port), "--bind", "127.0.0.1", "--tls-ca-cert-file", "ca"]
+    tls += ["--tls-cert-file", "server", "--tls-key-file", "server.key"]
+    with ValkeyServer(tmp_path, *tls) as server:
+        keys = {
+            "certificate": tmp_path / "ours",
+            "private_key": tmp_path / "ours.key",
+            "ca_file": tmp_path / "ca",
+        }
+        way = ValkeyTable(server=f"valkeys://127.0.0.1:{port}", database=3, **keys)
+        sink = ValkeyStream(way, devices=devices_of(), tell=Told())
+        async with running(sink):
+            sink.deliver(device(), b"x")
+            with trio.fail_after(PATIENCE):
+                await sink.flush()
+        assert server.do("INFO", "keyspace").decode().split()[-1].startswith("db3:keys=1,")
 
 
 @pytest.mark.parametrize(
