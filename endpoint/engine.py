@@ -98,7 +98,7 @@ class Engine(SendingEngine, EndingEngine):
         verify: Verify = reject_all,
         entropy: Callable[[int], bytes] = os.urandom,
         clock: Callable[[], float] = trio.current_time,
-        timer: Callable[[], float] = time.thread_time,
+        timer: Callable[[], float] = time.perf_counter,
         turn: int = DEFAULT_TURN,
         store: FrozenStore | None = None,
         generation: int = 0,
