@@ -6,7 +6,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from endpoint.keystore import DictKeyStore
 from sansdtls import AuthenticationFailed, AuthenticationProblem, Limits, RetransmitPolicy, ServerConfig
-from tests.endpoint.devices import IDENTITY, KEY, KEYS, serving
+from tests.endpoint.devices import IDENTITY, KEY, KEYS, Recorder, serving
 
 
 class SlowStore:
@@ -134,3 +134,22 @@ async def test_an_answer_that_comes_in_the_moment_in_which_its_handshake_ends_is
         assert served.idle
         assert served.observer.troubles == []
         nursery.cancel_scope.cancel()
+
+
+class Unable(Recorder):
+    """An observer that cannot even be told of trouble."""
+
+    def trouble(self, what, **facts):
+        super().trouble(what, **facts)
+        raise OSError("no space left on device")
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_failure_that_the_observer_cannot_tell_ends_nobody_else(autojump_clock, late):
+    slow = SlowStore(ConnectionError("database down"))
+    slow.go.set()
+    async with serving(keystore=slow if late else FixedStore(ValueError()), observer=Unable()) as served:
+        assert not (await served.device().connect()).connected
+        served.engine.use_keystore(DictKeyStore(KEYS))
+        assert (await served.device().connect()).connected
+        assert served.engine.statistics()["observer_failures"] == 1
