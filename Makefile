@@ -2,7 +2,7 @@
 #
 #   make run      start an endpoint with a demo key and two simulated sensors
 #   make test     lint, types, import rules, all tests, coverage gate
-#   make docs     write docs/configuration.md out of the classes that it tells of
+#   make docs     write docs/configuration.md and docs/metrics.md out of the code that they tell of
 #   make bench    cost per handshake and per datagram, beside trio's DTLSEndpoint
 
 PYTHON ?= python3
@@ -36,6 +36,8 @@ bench: $(DEV)
 docs: $(RUN)
 	$(BIN)/python -m endpoint.reference > docs/configuration.md.new
 	mv docs/configuration.md.new docs/configuration.md
+	$(BIN)/python -m endpoint.metrics.reference > docs/metrics.md.new
+	mv docs/metrics.md.new docs/metrics.md
 
 lint: $(DEV)
 	$(BIN)/ruff check --quiet $(STYLED)

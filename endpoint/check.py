@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 
+from endpoint.about_keys import about_rotation, key_notes
 from endpoint.admin import AdminError, look_at_socket
 from endpoint.capture.files import CaptureFileError, look_at_directory
 from endpoint.config import ConfigFileError, load_config
@@ -22,6 +23,7 @@ from endpoint.keystore.sealing import load_sealing_keys
 from endpoint.state.exclusive import StateFileError
 from endpoint.state.sqlite import look_at
 from endpoint.text import show_text
+from endpoint.usage_file import UsageFileError, look_at_usage_file
 from sansdtls import CertificateCredential, ConfigError, PathPolicy, ReturnRoutability
 
 if TYPE_CHECKING:
@@ -105,6 +107,7 @@ def describe(path: Path, config: EndpointConfig, loaded: LoadedCredentials, now:
         ),
         f"while the address is not available: {_retry(listen.retry)}",
         *_credentials(config.credentials, loaded),
+        *about_rotation(config),
         f"speaks DTLS 1.2 with {', '.join(suite.name for suite in server.cipher_suites)}",
         (
             f"extended master secret: {server.extended_master_secret.value}; datagrams of at most "
@@ -120,6 +123,7 @@ def describe(path: Path, config: EndpointConfig, loaded: LoadedCredentials, now:
     notes = [
         *loaded.notes,
         *loaded.remarks(now),
+        *key_notes(config, loaded),
         *_about_state(config),
         *_about_metrics(config.metrics),
         *remarks_about(config.forward),
@@ -271,6 +275,12 @@ def state_mistakes(path: Path, state: State) -> list[str]:
             look_at_socket(state.admin_socket)
         except AdminError as error:
             mistakes.append(f"admin_socket: {error}")
+    if state.usage_file is not None:
+        try:
+            look_at_usage_file(state.usage_file)
+        except UsageFileError as error:
+            if error.code != "OWNER":  # as above
+                mistakes.append(f"usage_file: {error}")
     if state.capture_directory is not None:
         try:
             look_at_directory(state.capture_directory)

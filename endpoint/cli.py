@@ -12,13 +12,13 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from endpoint.commands import capture, check, connect, doctor, handoff, serve, status
+from endpoint.commands import capture, check, connect, doctor, handoff, keys, reload, serve, status
 from endpoint.commands.common import PROGRAM, CommandFailed, complain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-COMMANDS = (serve, check, status, doctor, handoff, capture, connect)
+COMMANDS = (serve, check, reload, status, doctor, keys, handoff, capture, connect)
 """In the order in which ``--help`` tells of them."""
 INTERRUPTED = 130
 """What a shell makes of SIGINT: 128 + 2."""

@@ -232,12 +232,12 @@ class Engine(SendingEngine, EndingEngine):
         try:
             for data, address in datagrams:
                 path = index, address
-                if self.tap is not None:
-                    self._tapped("datagram_received", data, path, now)
                 events = receive_live(data, path=path, now=now)
                 if events is None:
                     intake.take(data, path, now)
                     continue
+                if self.tap is not None:
+                    self._tapped("datagram_received", data, path, now)
                 for event in events:
                     if type(event) is DataReceived:
                         self._data_received(event, now)
@@ -275,6 +275,8 @@ class Engine(SendingEngine, EndingEngine):
 
     def _receive_one(self, data: bytes, path: Path, now: float) -> None:
         """Hand over what waited, or did not have to."""
+        if self.tap is not None:
+            self._tapped("datagram_received", data, path, now)
         for event in self._server.receive_datagram(data, path=path, now=now):
             self._handle(event, now)
 

@@ -90,6 +90,12 @@ class KeepingEngine:
             raise SnapshotError(f"the frozen association's peer cannot be reached: {reason}")
 
     @property
+    def late(self) -> float:
+        """Seconds by which the server's next timeout is overdue; for whoever watches that timers run."""
+        deadline = self._server.next_timeout()
+        return 0.0 if deadline is None else max(0.0, self._clock() - deadline)
+
+    @property
     def checkpoint_due(self) -> bool:
         """See ``sansdtls.Server.checkpoint_due``."""
         return self._server.checkpoint_due

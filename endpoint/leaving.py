@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from endpoint.handoff import HandoffError
+from endpoint.supervised import MORE_TIME
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -72,6 +73,7 @@ class Leaving:
     async def take_leave(self) -> int:
         """Tell the peers, or let their handshakes finish before they are handed over; how many are left."""
         engine = self._engine
+        self._notifier.extend(self._drain + HANDSHAKE_GRACE + UNSENT_GRACE + MORE_TIME)
         if not self._handing_over:
             self._notifier.stopping("telling the devices")
             return await engine.drain(self._drain, frozen=True)

@@ -158,7 +158,7 @@ class Observers:
         """Tell all."""
         self._tell("trouble", what, **facts)
 
-    def _tell(self, method: str, *arguments: object, **facts: object) -> None:
+    def _tell(self, method: str, /, *arguments: object, **facts: object) -> None:
         first: Exception | None = None
         for part in self._parts:
             try:

@@ -16,19 +16,19 @@ import trio
 from endpoint.admin import CommandError
 from endpoint.answers.doctor import doctor
 from endpoint.answers.identities import identities
+from endpoint.answers.names import Names
 from endpoint.answers.parts import Parts
 from endpoint.answers.status import status
 from endpoint.history import History
 from endpoint.tally import Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from prometheus_client import CollectorRegistry
     from structlog.typing import FilteringBoundLogger
 
     from endpoint.admin import Command
-    from endpoint.answers.parts import Usage
     from endpoint.config import EndpointConfig
     from endpoint.engine import Engine
     from endpoint.forward import Forwarder
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from endpoint.observer import Observer
     from endpoint.reloading import CredentialsInUse
     from endpoint.succession import Succession
+    from endpoint.usage import KeyUsage
 
 STORE_PATIENCE = 2.0
 """Seconds for the key store to say that it is there."""
@@ -105,15 +106,15 @@ class Operations:
         credentials: CredentialsInUse,
         forwarder: Forwarder,
         succession: Succession,
-        usage: Usage | None = None,
-        offenders: Callable[[], Iterable[tuple[Any, str, int]]] = tuple,
+        usage: KeyUsage | None = None,
+        more: Mapping[str, Callable[[], Mapping[str, Any]]] | None = None,
     ) -> None:
-        """From now on there is something to tell of."""
+        """From now on there is something to tell of. ``more``: statistics of further parts, by the name of the part."""
 
         def figures() -> dict[str, Any]:
             return {
                 **engine.statistics(),
-                "forward": _by_sink(forwarder.statistics()),
+                "forward": forwarder.statistics(),
                 **succession.statistics(),
                 "credentials": credentials.statistics(),
                 "key_store": _figures_of(credentials.keystore),
@@ -121,6 +122,7 @@ class Operations:
                 "history": self.history.statistics(),
                 "metrics": {} if self.server is None else self.server.statistics(),
                 "started": self._started,
+                **{name: statistics() for name, statistics in (more or {}).items()},
             }
 
         async def check() -> Mapping[str, str]:
@@ -135,9 +137,8 @@ class Operations:
         self._parts = Parts(
             engine=engine,
             keystore=credentials.keystore,
-            names=credentials.names,
+            names=Names(credentials.keystore, credentials.names),
             statistics=figures,
-            offenders=offenders,
             tally=self.tally,
             history=self.history,
             usage=usage,
@@ -218,14 +219,6 @@ def _figures_of(part: object) -> dict[str, Any]:
     return {} if statistics is None else statistics()
 
 
-def _by_sink(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a forwarder alone, as those of several."""
-    if "sinks" in figures:
-        return dict(figures)
-    drops = {"any": figures.get("forward_dropped", 0)}
-    return {**figures, "sinks": {"forward": {**figures, "drops": drops}}}
-
-
 def _closed_listeners(engine: Engine) -> dict[str, str]:
     closed = [str(index) for index, udp in enumerate(engine.sockets) if udp.closed]
     return {"listeners": f"closed: {', '.join(closed)}"} if closed else {}
@@ -245,7 +238,7 @@ async def _store_down(keystore: KeyStore) -> dict[str, str]:
 
 
 def _sinks_down(forwarder: Forwarder) -> dict[str, str]:
-    sinks: Mapping[str, Any] = _by_sink(forwarder.statistics())["sinks"]
+    sinks = forwarder.statistics()["sinks"]
     down = [name for name, figures in sinks.items() if figures.get("over") or figures.get("down")]
     return {"forward": f"sinks that are down: {', '.join(down)}"} if down else {}
 

@@ -75,9 +75,8 @@ class Population:
         old, new = cast("Path", event.old), cast("Path", event.new)
         prefix = self._quotas.prefix_of(new[1])
         self._quotas.hold(prefix)
-        if (
-            event.proof is not PathProof.NEWER_RECORD
-        ):  # which may come from a forged address: that one must not pay
+        # A newer record may have come from a forged address, which must not pay for it.
+        if event.proof is not PathProof.NEWER_RECORD:
             self._quotas.charge(association.budget, prefix)
         self._quotas.release(association.prefix, live=True)
         association.prefix = prefix

@@ -15,9 +15,9 @@ import trio
 from endpoint.keystore.choosing import guarded_store
 from endpoint.keystore.file import FileKeyStore, KeyFileError
 from endpoint.keystore.loading import load_credentials
-from endpoint.keystore.valkey import ValkeyKeyStore
 from endpoint.text import show_text
 from endpoint.verification import VERIFY_THREADS, PeerVerifier
+from sansdtls import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -111,21 +111,26 @@ class CredentialsInUse:
             self._log.warning("no_identities", psk_file=str(source))
         self._warn_of_lapses()
 
-    async def reload(self, engine: Engine | None) -> None:
-        """Read all again, and have ``engine`` use it; if anything is wrong, everything stays as it was."""
+    async def reload(self, engine: Engine | None) -> dict[str, Any]:
+        """Read all again, and have ``engine`` use it; if anything is wrong, everything stays as it was.
+
+        What came of it, as the log has it: ``reloaded``, and with it the counts and ``warnings``, or else ``errors``.
+        """
         try:
             # Large files take a moment to read; devices are served meanwhile.
-            fresh, config, verify = await trio.to_thread.run_sync(self._read_again)
+            fresh, config, verify = await trio.to_thread.run_sync(
+                self._read_again,
+                abandon_on_cancel=True,  # it changes nothing
+            )
         except KeyFileError as error:
             self._reloads["failed"] += 1
-            errors = list(error.problems[:MAX_ERRORS_LOGGED])
-            self._log.error(
-                "reload_failed",
-                errors=errors,
-                errors_in_all=len(error.problems),
-                kept=self._loaded.identities,
-            )
-            return
+            failed: dict[str, Any] = {
+                "errors": list(error.problems[:MAX_ERRORS_LOGGED]),
+                "errors_in_all": len(error.problems),
+                "kept": self._loaded.identities,
+            }
+            self._log.error("reload_failed", **failed)
+            return {"reloaded": False, **failed}
         # From here on nothing can fail, and no other task gets a turn: all are replaced, or none.
         self._loaded = fresh
         self._reloads["done"] += 1
@@ -135,12 +140,17 @@ class CredentialsInUse:
         differences = {"added": changes.added, "removed": changes.removed, "changed": changes.changed}
         if self._guarded is not None:
             self._guarded.forget()
-            if fresh.valkey is not None and isinstance(self._guarded.store, ValkeyKeyStore):
-                self._guarded.store.use(fresh.valkey)
+            if fresh.valkey is not None:
+                store: Any = self._guarded.store
+                store.use(fresh.valkey)
             differences = {}
-        self._log.info("reloaded", **{**self._facts(fresh), **differences})
+        done = {**self._facts(fresh), **differences}
+        self._log.info("reloaded", **done)
         self._warn_of_lapses()
         self.on_reloaded(changes.touched if self._guarded is None else None)
+        now = self._wall_clock()
+        warnings = [*fresh.lapses(now), *fresh.notes, *fresh.remarks(now)]
+        return {"reloaded": True, **done, "warnings": warnings[:MAX_ERRORS_LOGGED]}
 
     def _read_again(self) -> tuple[LoadedCredentials, ServerConfig, PeerVerifier]:
         """Runs in another thread; changes nothing."""
@@ -154,7 +164,11 @@ class CredentialsInUse:
         lapses = fresh.new_lapses(self._loaded, self._wall_clock())
         if lapses:
             raise KeyFileError(lapses)
-        return fresh, fresh.complete(self._config.dtls, self._config.credentials), self._verifier(fresh)
+        try:
+            config = fresh.complete(self._config.dtls, self._config.credentials)
+        except ConfigError as error:
+            raise KeyFileError([str(error)]) from None
+        return fresh, config, self._verifier(fresh)
 
     def _verifier(self, loaded: LoadedCredentials) -> PeerVerifier:
         return PeerVerifier(

@@ -5,7 +5,10 @@ The words are this program's own; nothing that a peer sent is in them.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
+
+import attrs
 
 from sansdtls import (
     AlertDescription,
@@ -13,6 +16,7 @@ from sansdtls import (
     AuthenticationProblem,
     HandshakeTimeout,
     LimitExceeded,
+    Limits,
     PeerAlert,
     PeerIncompatible,
     ProtocolViolation,
@@ -25,8 +29,8 @@ if TYPE_CHECKING:
 
 _AUTHENTICATION: Mapping[AuthenticationProblem, str] = {
     AuthenticationProblem.KEYS_UNAVAILABLE: (
-        "nothing is wrong with the device, and it was told to come back: see key_store_unavailable or key_record_unusable in "
-        "the log for what is wrong with the key store"
+        "nothing is wrong with the device, and it comes back by itself: see key_store_unavailable or key_record_unusable in "
+        "the log, or dtls-endpoint status, for what is wrong with the key store"
     ),
     AuthenticationProblem.UNKNOWN_IDENTITY: (
         "add the identity to the keys, or correct it on the device: it is compared byte by byte, with case, blanks and NUL"
@@ -85,7 +89,7 @@ _ALERTS: Mapping[int, str] = {
 
 _TIMEOUT_IN: Mapping[str, str] = {
     "ACCEPT": "this endpoint was too busy to begin in time; see its load and quotas",
-    "AWAIT_PSK": "the key store did not answer in time; see dtls-endpoint status and the credentials.lookup keys",
+    "AWAIT_PSK": "the key store did not answer in time; dtls-endpoint status says how it is",
     "AWAIT_ACCEPTANCE": "checking the certificate took too long; see this machine's load",
 }
 
@@ -132,14 +136,19 @@ def remedy_text(cause: Cause, problem: str | None = None) -> str | None:
             return None
 
 
-_QUOTAS = (
-    "raise quotas.{name}, or list the network where many devices share an address as one that may have more"
-)
+_QUOTAS = "if devices are meant to do that, raise quotas.{name}"
+_NETWORKS = "; where many of them share an address, list its network in quotas.networks"
+_OF_SOURCES = re.compile(r".*_per_prefix|prefix_.*|handshakes_per_second|total_.*")
+"""Limits that a network can be given for its own; those of an identity or association are none."""
+_LIMITS = frozenset(field.name for field in attrs.fields(Limits))
 
 
 def quota_remedy(name: str) -> str:
     """What to do about refusals by a quota."""
-    return _QUOTAS.format(name=name)
+    if name in _LIMITS:
+        return f"if devices are meant to do that, raise dtls.limits.{name}, which all share"
+    hint = _NETWORKS if _OF_SOURCES.match(name) else ""
+    return _QUOTAS.format(name=name) + hint
 
 
 STORE_DOWN = "the key store cannot answer, so no new device gets in: {why}"

@@ -39,16 +39,18 @@ from endpoint.forward.hearing import Hearing
 from endpoint.forward.making import make_forwarder
 from endpoint.handoff import HandoffError
 from endpoint.keystore import StoreStartError
-from endpoint.leaving import Leaving
+from endpoint.leaving import Leaving, counts_of
 from endpoint.listening import listen
 from endpoint.logs import Throttle
 from endpoint.observer import Observers
 from endpoint.operations import Operations, OperationsError
 from endpoint.reloading import CredentialsInUse
+from endpoint.reloads import Reloads
 from endpoint.reporter import Reporter
 from endpoint.rotation import Rotation
 from endpoint.state.exclusive import StateFileError
 from endpoint.succession import Succession
+from endpoint.supervised import Supervised
 from endpoint.systemd import Supervision, SupervisionError
 from endpoint.udp import ListenError
 from endpoint.verification import wall_clock
@@ -134,6 +136,12 @@ class Service:
             rate=config.log.failures_per_second, burst=config.log.failures_burst, clock=trio.current_time
         )
         self._supervision = supervision or Supervision()
+        self._supervised = Supervised(self._supervision, describe=self._describe, trouble=self._trouble)
+        self._reloads = Reloads(
+            lambda: self._credentials.reload(self._engine), supervised=self._supervised, trouble=self._trouble
+        )
+        self._where = ""
+        self._companions: Companions | None = None
         self._leaving: Leaving | None = None
         self._stop = trio.Event()
         self._forwarding = True
@@ -150,6 +158,7 @@ class Service:
         with trio.open_signal_receiver(signal.SIGHUP, signal.SIGTERM, signal.SIGINT) as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._obey, signals)
+                nursery.start_soon(self._reloads.run)
                 with self._everything:
                     try:
                         await self._serve(task_status)
@@ -164,7 +173,7 @@ class Service:
     async def _obey(self, signals: AsyncIterator[int]) -> None:
         async for number in signals:
             if number == signal.SIGHUP:
-                await self._credentials.reload(self._engine)
+                self._reloads.ask()
                 continue
             name = signal.Signals(number).name
             if self._stop.is_set():
@@ -190,7 +199,7 @@ class Service:
                 log=self._log,
             )
             opened.callback(succession.close)
-            companions = self._make_companions(opened)
+            companions = self._companions = self._make_companions(opened)
             await self._credentials.open_keystore(self._trouble)
             admin = self._admin_socket(opened, companions)
             listeners = await self._listen(succession, opened)
@@ -203,6 +212,10 @@ class Service:
                 forwarder=forwarder,
                 succession=succession,
                 usage=companions.rotation.usage,
+                more={
+                    "rotation": companions.rotation.statistics,
+                    "captures": companions.captures.statistics,
+                },
             )
             companions.captures.attach(engine)
             # From here on this process holds what nobody else has: a signal may not end it without a word.
@@ -255,7 +268,9 @@ class Service:
             await running.start(engine.run)
             task_status.started([(udp.address, udp.port) for udp in listeners.sockets])
             self._say_ready(listeners)
+            running.start_soon(self._supervised.run, engine)
             await self._stop.wait()
+            self._supervised.stopping()
             deadline = trio.current_time() + self._config.listen.drain
             left = await leaving.take_leave()
             running.cancel_scope.cancel()
@@ -302,11 +317,18 @@ class Service:
         )
 
     def _say_ready(self, listeners: Listeners) -> None:
-        where = ", ".join(udp.local_text for udp in listeners.sockets)
-        notifier = self._supervision.notifier
-        if notifier and not notifier.ready(f"serving on {where}"):
+        self._where = ", ".join(udp.local_text for udp in listeners.sockets)
+        if not self._supervised.ready():
             # It will take us for one that does not start, and end us after a while.
-            self._log.warning("notify_failed", failures=notifier.failures)
+            self._log.warning("notify_failed", failures=self._supervision.notifier.failures)
+
+    def _describe(self) -> str:
+        """For ``systemctl status``."""
+        there = counts_of(self._engine) if self._engine is not None else {}
+        figures = ", ".join(f"{count} {name}" for name, count in there.items() if count)
+        last = self._reloads.last
+        reload = f"the last reload failed: {last['errors'][0]}" if last and not last["reloaded"] else ""
+        return "; ".join(filter(None, (f"serving on {self._where}", figures, reload)))
 
     async def _listen(self, succession: Succession, opened: contextlib.ExitStack) -> Listeners:
         def note(error: ListenError, seconds: float) -> None:
@@ -338,6 +360,8 @@ class Service:
         admin = AdminSocket(path, trouble=self._trouble)
         opened.callback(admin.close)
         admin.register("handoff", self._handoff_command)
+        for name, command in self._reloads.commands().items():
+            admin.register(name, command)
         for companion in companions:
             for name, command in companion.commands().items():
                 admin.register(name, command)

@@ -63,6 +63,11 @@ def errno_name(code: int | None) -> str:
     return errno.errorcode.get(code or 0, str(code))
 
 
+def _buffer_of(sock: socket.socket) -> int:
+    size = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+    return size // 2 if sys.platform == "linux" else size
+
+
 def why_unreachable(path: object, sockets: Sequence[UdpSocket] | Mapping[int, UdpSocket]) -> str | None:
     """Why ``path``, which comes from elsewhere, leads nowhere by ``sockets``; ``None`` = it may lead somewhere."""
     if not isinstance(path, tuple) or len(path) != 2 or type(path[0]) is not int:
@@ -85,6 +90,7 @@ class UdpSocket:
         "_socket",
         "_sources",
         "_unsent",
+        "drains",
         "exhausted",
         "on_path_mtu",
         "on_send_failed",
@@ -110,6 +116,8 @@ class UdpSocket:
         self._unsent: deque[tuple[bytes, Address]] = deque()
         self._blocked = trio.Event()
         self._can_write = trio.Event()
+        self.drains = 0
+        """How often it was read."""
         self.exhausted = False
         """Set by ``drain`` when the kernel is short of memory: pause before the next one."""
         self.send_errors: Counter[str] = Counter()
@@ -157,13 +165,19 @@ class UdpSocket:
     @property
     def receive_buffer(self) -> int:
         """Bytes that the kernel granted for received datagrams (on Linux half of what it reports)."""
-        size = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
-        return size // 2 if sys.platform == "linux" else size
+        return _buffer_of(self._socket)
 
     def ask_for_buffer(self, size: int) -> None:
-        """Ask the kernel for a receive buffer of so many bytes; see ``receive_buffer`` for what it gave."""
+        """Ask the kernel for a receive buffer of so many bytes; see ``receive_buffer`` for what it gave.
+
+        A service manager may have given more than this process is granted; that is left alone.
+        """
         with contextlib.suppress(OSError):  # a smaller buffer serves as well, only less through a burst
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+                granted = _buffer_of(probe)
+            if granted >= size or granted > _buffer_of(self._socket):
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 
     def discover_path_mtu(self, wanted: bool) -> None:  # noqa: FBT001 - it is what the method is named for
         """Whether to send with "don't fragment" and hear of paths that take less; not so by default."""
@@ -213,6 +227,7 @@ class UdpSocket:
         counted and never raised (an ICMP message, which anybody may forge, must end nothing), except
         that a closed socket raises ``trio.ClosedResourceError``.
         """
+        self.drains += 1
         datagrams: list[tuple[bytes, Address]] = []
         receive = self._receive_with_source if self._has_source else self._socket.recvfrom
         for _ in range(limit):

@@ -1,7 +1,7 @@
 """What becomes of associations whose key is not accepted any more: ``credentials.when_removed`` and ``when_rotated``.
 
-An association was made with a key, and lives on keys of its own. When the identity is removed from the key store (a device
-was stolen) or its key is taken away (a rotation is over), nothing about the association changes by itself. The
+An association was made with a key, and lives on keys of its own. When the identity is removed from the key store (a
+device was stolen) or its key is taken away (a rotation is over), nothing about the association changes by itself. The
 operator says what is to happen, for each of the two::
 
     keep           nothing (the default): a rotation disturbs nobody, and a removal keeps a device from coming back
@@ -9,8 +9,8 @@ operator says what is to happen, for each of the two::
     drop           close_notify at once; frozen ones are woken for it
 
 Looked at are: after a reload, those whose keys have changed, or where the store cannot tell which, all; after a start
-with ``drop``, all that were taken over; and each that wakes. The datagram that woke it is still handed on. A store that cannot
-answer removes nobody: then they stay.
+with ``drop``, all that were taken over; and each that wakes. The datagram that woke it is still handed on. A store that
+cannot answer removes nobody: after a reload it is asked again until it can, of one that wakes nothing more is asked.
 
 Facts of the log::
 
@@ -28,6 +28,7 @@ import trio
 
 from endpoint.association import CredentialKind
 from endpoint.ending import Ended, Ending, is_over
+from endpoint.keystore import StoreUnavailable
 from endpoint.keystore.file import FileKeyStore
 from endpoint.keystore.fingerprint import fingerprint
 from endpoint.observer import Quiet
@@ -46,8 +47,10 @@ if TYPE_CHECKING:
 
 BATCH = 64
 """Identities looked at before other tasks get a turn."""
+RETRY_PAUSE = 30.0
+"""Seconds until a store that was down is asked again, after a reload."""
 MAX_QUESTIONS = 10_000
-"""Associations that have woken and wait for a key store that answers late; more stay as they are until they wake again."""
+"""Associations that have woken and wait for the key store; more stay as they are until they wake again."""
 
 
 class Standing(Quiet):
@@ -73,6 +76,7 @@ class Standing(Quiet):
             MAX_QUESTIONS
         )
         self._unasked = 0
+        self._told = self._down = False
         self._reviews: list[tuple[Iterable[bytes] | None, str]] = []
         self._review_due = trio.Event()
 
@@ -119,7 +123,7 @@ class Standing(Quiet):
                 await trio.lowlevel.checkpoint()
             if not any(engine.keyed_associations(identity)):
                 continue
-            keys = await self._keys(identity)
+            keys = await self._insist(identity)
             how = None if keys is None else (self._rotated if keys else self._removed)
             if keys is None or how is None:
                 continue
@@ -149,10 +153,27 @@ class Standing(Quiet):
         try:
             if answer is None:
                 answer = self._keystore().lookup(identity)
-            return await answer if isinstance(answer, Awaitable) else answer
+            keys = await answer if isinstance(answer, Awaitable) else answer
         except Exception as error:  # noqa: BLE001 - whatever a store raises, nobody is removed for it
-            self._trouble("standing not known", identity=show_bytes(identity), reason=repr(error))
+            self._not_known(identity, error)
             return None
+        self._told = False
+        return keys
+
+    async def _insist(self, identity: bytes) -> Keys | None:
+        """The same, however long the store is down; ``None`` = it never will say."""
+        while True:
+            keys = await self._keys(identity)
+            if keys is not None or not self._down:
+                return keys
+            await trio.sleep(RETRY_PAUSE)
+
+    def _not_known(self, identity: bytes, error: Exception) -> None:
+        self._down = isinstance(error, StoreUnavailable)
+        if not self._told:
+            # Once: the same store is down for many.
+            self._told = True
+            self._trouble("standing not known", identity=show_bytes(identity), reason=repr(error))
 
     # --- when one wakes -----------------------------------------------------------------------------
 
@@ -165,7 +186,7 @@ class Standing(Quiet):
         try:
             answer = self._keystore().lookup(association.identity)
         except Exception as error:  # noqa: BLE001 - as above
-            self._trouble("standing not known", identity=show_bytes(association.identity), reason=repr(error))
+            self._not_known(association.identity, error)
             return
         if not isinstance(answer, Awaitable):
             self._judge(association, answer)

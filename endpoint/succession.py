@@ -30,6 +30,7 @@ from endpoint.handoff_places import STORED_ASSOCIATIONS, HandoffFile, HandoffMem
 from endpoint.listening import STORED_SOCKET, inherited_sockets
 from endpoint.state.behind import WriteBehind
 from endpoint.state.sqlite import AssociationFile
+from endpoint.supervised import LongWork
 from endpoint.text import show_text
 from sansdtls import SnapshotError
 
@@ -107,6 +108,7 @@ class Succession:
         """
         self._log = log
         self._notifier = supervision.notifier
+        self._long_work = LongWork(supervision.notifier)
         self._keys = tuple(keys)
         self._opened = contextlib.ExitStack()
         self._found: list[Handoff] = []
@@ -228,7 +230,7 @@ class Succession:
         restored = refused = 0
         why: dict[str, str] = {}
         try:
-            for blob in blobs:
+            for blob in self._long_work.over(blobs):
                 try:
                     engine.restore(blob, saved=saved, unsealed=unsealed)
                     restored += 1
@@ -315,7 +317,7 @@ class Succession:
                 f"{self.to}: the last changes were not written within {seconds:g} s; those written before are used"
             )
         try:
-            return self._draft.write(self._facts(), engine.freeze_all())
+            return self._draft.write(self._facts(), self._long_work.over(engine.freeze_all()))
         except OSError as error:
             raise HandoffError(f"{self.to}: {(error.strerror or str(error)).lower()}") from None
         finally:

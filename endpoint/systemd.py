@@ -6,6 +6,7 @@ and "File Descriptor Store"; systemd speaks them, and so do s6, runit helpers an
     LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES    descriptors 3, 4, … are ours, with these names: sockets that
                                               the manager has bound, and what it keeps for us
     NOTIFY_SOCKET                             where to say READY=1, STOPPING=1, …
+    WATCHDOG_USEC, WATCHDOG_PID               how often to say WATCHDOG=1 there at least; see ``endpoint.supervised``
     FDSTORE=1, FDNAME=, FDSTOREREMOVE=1       said there, with descriptors: keep these for the next process
 
 The variables are removed when they are read: they are for this process alone.
@@ -22,6 +23,7 @@ import os
 import re
 import select
 import socket
+import time
 from typing import TYPE_CHECKING
 
 import attrs
@@ -104,6 +106,23 @@ def take_descriptors(
     return taken
 
 
+def take_watchdog(environment: MutableMapping[str, str], *, pid: int | None = None) -> float | None:
+    """Seconds within which the manager wants to hear of this process; ``None`` = it does not. The variables are removed."""
+    time_left = environment.pop("WATCHDOG_USEC", None)
+    owner = environment.pop("WATCHDOG_PID", None)
+    if time_left is None:
+        return None
+    if owner is not None and not re.fullmatch(r"[0-9]{1,10}", owner):
+        raise SupervisionError(f'WATCHDOG_PID: "{show_text(owner[:80])}" is not a process id')
+    if owner is not None and int(owner) != (os.getpid() if pid is None else pid):
+        return None  # as with LISTEN_PID
+    if not re.fullmatch(r"[0-9]{1,19}", time_left) or not int(time_left):
+        raise SupervisionError(
+            f'WATCHDOG_USEC: "{show_text(time_left[:80])}" is not a number of microseconds'
+        )
+    return int(time_left) / 1_000_000
+
+
 class Notifier:
     """Tells the service manager how the service is, if there is one; else every method does nothing.
 
@@ -132,16 +151,21 @@ class Notifier:
         """Whether there is a manager to tell."""
         return self._address is not None
 
-    def tell(self, *assignments: str, descriptors: Sequence[int] = ()) -> bool:
-        """Send assignments such as ``"READY=1"`` in one datagram; whether it was sent."""
+    def tell(
+        self, *assignments: str, descriptors: Sequence[int] = (), patience: float = SEND_TIMEOUT
+    ) -> bool:
+        """Send assignments such as ``"READY=1"`` in one datagram; whether it was sent within ``patience`` seconds.
+
+        A line end within one becomes a blank: nobody's text can become an assignment of its own.
+        """
         if self._address is None:
             return False
         rights = array.array("i", descriptors)
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else []
-        text = "\n".join(assignment.replace("\n", " ") for assignment in assignments)
+        text = "\n".join(" ".join(assignment.splitlines()) for assignment in assignments)
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
-                manager.settimeout(SEND_TIMEOUT)
+                manager.settimeout(patience)
                 manager.connect(self._address)
                 manager.sendmsg([text.encode("utf-8", "surrogateescape")], ancillary)
         except OSError:
@@ -156,6 +180,23 @@ class Notifier:
     def stopping(self, status: str) -> bool:
         """The service is about to end."""
         return self.tell("STOPPING=1", f"STATUS={status}")
+
+    def reloading(self) -> bool:
+        """The service reads its configuration again, and will say :meth:`ready` when it has."""
+        # sd_notify(3): MONOTONIC_USEC= "must be combined with RELOADING=1" for Type=notify-reload; others ignore it.
+        return self.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def status(self, status: str) -> bool:
+        """How the service is, in words. Waits for nothing, as the two below."""
+        return self.tell(f"STATUS={status}", patience=0)
+
+    def alive(self) -> bool:
+        """The service serves, as the manager's watchdog wants to hear."""
+        return self.tell("WATCHDOG=1", patience=0)
+
+    def extend(self, seconds: float) -> bool:
+        """What is under way, the start or the stop, may take so many seconds more from now on."""
+        return self.tell(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}", patience=0)
 
     # --- descriptors that are kept for the next process ---
 
@@ -218,8 +259,14 @@ class Supervision:
 
     descriptors: tuple[Descriptor, ...] = ()
     notifier: Notifier = attrs.field(factory=Notifier)
+    watchdog: float | None = None
+    """Seconds within which the manager wants to hear of the service, again and again."""
 
     @classmethod
     def taken_from(cls, environment: MutableMapping[str, str]) -> Supervision:
         """From the environment, whose variables are removed. :class:`SupervisionError` for junk in them."""
-        return cls(descriptors=take_descriptors(environment), notifier=Notifier.taken_from(environment))
+        return cls(
+            descriptors=take_descriptors(environment),
+            notifier=Notifier.taken_from(environment),
+            watchdog=take_watchdog(environment),
+        )

@@ -18,7 +18,10 @@ class Tap(Protocol):
     """Told of everything. ``now`` is the engine's clock."""
 
     def datagram_received(self, data: bytes, path: Path, now: float) -> None:
-        """A datagram has come; the engine has not looked at it yet. All that is told before the next one follows from it."""
+        """A datagram is being looked at, or was. All that is told before the next one follows from it.
+
+        One that the intake has dropped is not told of.
+        """
         ...
 
     def datagram_sent(self, data: bytes, path: Path, now: float) -> None:

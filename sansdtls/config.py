@@ -114,7 +114,8 @@ class Limits:
     max_reassembly_size: int = attrs.field(default=32_768, validator=whole(256, 1_048_576, "bytes"))
     """Fragments held for one connection, all messages together."""
     max_total_reassembly_size: int = attrs.field(default=8_388_608, validator=whole(256, 2**40, "bytes"))
-    """Fragments held by a server, all connections together."""
+    """Fragments held by a server, all connections together. Beyond it the connection that holds most lets go of its
+    own, for the sake of one that holds less than half as much."""
     max_messages_ahead: int = attrs.field(default=8, validator=whole(1, 64, "messages"))
     """How far beyond the next expected message_seq a fragment may be. No flight here is longer."""
     max_deferred_records: int = attrs.field(default=8, validator=whole(0, 256, "records"))
@@ -123,6 +124,9 @@ class Limits:
     """The same, in bytes."""
     max_half_open: int = attrs.field(default=4_096, validator=whole(1, 10_000_000, "handshakes"))
     """Handshakes a server has under way at once, each past its cookie. About 8 KiB each."""
+    max_hello_reassemblies: int = attrs.field(default=512, validator=whole(1, 10_000_000, "hellos"))
+    """Of ``max_half_open``, hellos in fragments that are being put together; the oldest makes room. Their senders have an
+    address, but nobody has been asked about them yet. An honest one is whole within milliseconds."""
     max_associations: int = attrs.field(default=100_000, validator=whole(1, 10_000_000, "associations"))
     """Completed associations a server holds. At most 4 KiB each."""
     stale_after: float = attrs.field(default=900.0, validator=in_range(0, 31_536_000, "seconds"))

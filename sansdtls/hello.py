@@ -139,7 +139,7 @@ class HelloReassembly:
         """
         if fragment.message_seq != self._reassembler.next_seq:
             return DiscardReason.HANDSHAKE_FRAGMENT
-        reason = self._reassembler.add(fragment)
+        reason = self._reassembler.add(fragment, at_once=True)
         return reason if reason is not None else self._reassembler.pop()
 
     def release(self) -> None:

@@ -34,7 +34,16 @@ if TYPE_CHECKING:
 class Offers:
     """What waits at the door of one server."""
 
-    __slots__ = ("_answered", "_deadlines", "_has_room", "_limits", "_outbox", "_routes", "_statistics")
+    __slots__ = (
+        "_answered",
+        "_deadlines",
+        "_has_room",
+        "_limits",
+        "_outbox",
+        "_reassembling",
+        "_routes",
+        "_statistics",
+    )
 
     def __init__(
         self,
@@ -54,6 +63,8 @@ class Offers:
         self._outbox = outbox
         self._has_room = has_room
         self._answered: WeakSet[ConnectionOffered] = WeakSet()
+        self._reassembling: dict[Pending, None] = {}
+        """Hellos in fragments, the oldest first."""
 
     def begin_reassembly(self, first: HelloVerified, path: Hashable, lapse: float) -> None:
         """The first fragment of a hello has come; what is not whole by ``lapse`` is forgotten."""
@@ -63,12 +74,19 @@ class Offers:
         if self._statistics.half_open >= self._limits.max_half_open:
             self._refuse(DiscardReason.HALF_OPEN_LIMIT, route)
             return
+        if len(self._reassembling) >= self._limits.max_hello_reassemblies:
+            # Who began it may be any one address with many ports: it must not fill what is there for handshakes.
+            oldest = next(iter(self._reassembling))
+            self.drop(oldest)
+            self._refuse(DiscardReason.HALF_OPEN_LIMIT, oldest.route)
         reassembly = HelloReassembly(first, self._limits, self._statistics)
         refused = reassembly.add(first.fragment)
         if isinstance(refused, DiscardReason):
             self._refuse(refused, route)
             return
-        self._hold(path, lapse).reassembly = reassembly
+        pending = self._hold(path, lapse)
+        pending.reassembly = reassembly
+        self._reassembling[pending] = None
 
     def continue_reassembly(
         self, pending: Pending, record: Record, fragment: Fragment, now: float, lapse: float
@@ -140,6 +158,7 @@ class Offers:
         self._deadlines.cancel(pending)
         if pending.reassembly is not None:
             pending.reassembly.release()
+            del self._reassembling[pending]
         pending.offer = None  # the deadline's entry may outlive it, and a hello is large
         pending.route.pending = None
         self._statistics.half_open -= 1

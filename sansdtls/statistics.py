@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
+from sansdtls.holders import Holders
+
 if TYPE_CHECKING:
     from sansdtls.events import DiscardReason
 
@@ -56,8 +58,23 @@ def _make_when_looked_at() -> None:
 _make_when_looked_at()
 
 
+class _Shared:
+    """What connections of a server share besides its counters, and no figure."""
+
+    __slots__ = ("_holders",)
+
+    @property
+    def holders(self) -> Holders:
+        """Of the bytes in ``reassembly_size``; made when there are any."""
+        try:
+            return self._holders
+        except AttributeError:
+            self._holders: Holders = Holders()
+            return self._holders
+
+
 @attrs.define(eq=False)
-class ServerStatistics:
+class ServerStatistics(_Shared):
     """Counters of a server and all of its connections, past ones included. The gauges come last."""
 
     datagrams_received: int = 0

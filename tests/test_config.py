@@ -35,6 +35,7 @@ NUMBERS = [
     (Limits, "max_deferred_records", 8, 0, 256, "records"),
     (Limits, "max_deferred_size", 8_192, 0, 1_048_576, "bytes"),
     (Limits, "max_half_open", 4_096, 1, 10_000_000, "handshakes"),
+    (Limits, "max_hello_reassemblies", 512, 1, 10_000_000, "hellos"),
     (Limits, "max_associations", 100_000, 1, 10_000_000, "associations"),
     (Limits, "stale_after", 900.0, 0, 31_536_000, "seconds"),
     (Limits, "max_frozen", 1_000_000, 0, 100_000_000, "associations"),

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from endpoint.metrics.table import Kind, all_metrics
+from endpoint.metrics.metric import Kind
+from endpoint.metrics.table import all_metrics
 
 DOCS = Path(__file__).parents[1] / "docs"
 DASHBOARD = json.loads((DOCS / "grafana-dashboard.json").read_text())
@@ -95,7 +96,7 @@ def test_grafana_finds_the_fields_that_it_needs():
 
 
 def test_panels_do_not_lie_on_each_other():
-    taken = {}
+    taken: dict[tuple[int, int], str] = {}
     for panel in PANELS:
         at = panel["gridPos"]
         assert at["x"] + at["w"] <= 24

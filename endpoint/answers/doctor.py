@@ -59,7 +59,7 @@ async def _about_identity(parts: Parts, identity: bytes) -> dict[str, Any]:
     known = True if keys.fingerprints or proved else (None if keys.unavailable else False)
     alike = [] if known else await _similar(parts, identity)
     tried = list(_tried_as(parts, identity)) if known is not False else []
-    refusals = _refusals(parts, record)
+    refusals = [*_refusals(parts, record), *_refused_of_late(parts, identity)]
     rejections = parts.history.rejections_naming(show_bytes(identity)) if not keys.fingerprints else []
     answer: dict[str, Any] = {
         "identity": show_bytes(identity),
@@ -100,8 +100,10 @@ def _findings(parts: Parts, answer: Mapping[str, Any], keys: Keys, record: Recor
     for one in answer["rejections"]:
         yield _words(one)
     for refusal in answer["refusals"]:
+        who = "it" if refusal["address"] is None else "its address"
+        last = f", last {refusal['when']}" if refusal["when"] else " of late"
         yield (
-            f"its address was refused {refusal['count']} times by the quota {refusal['quota']}, last {refusal['when']}; "
+            f"{who} was refused {refusal['count']} times by the quota {refusal['quota']}{last}; "
             f"{quota_remedy(refusal['quota'])}"
         )
     if (
@@ -133,9 +135,7 @@ def _words(failure: Mapping[str, Any]) -> str:
 
 async def _similar(parts: Parts, identity: bytes) -> list[tuple[bytes, str]]:
     """In a thread: a fleet has 100,000 names, and each takes a few microseconds."""
-    known = {*parts.names(), *parts.engine.identities(), *parts.history.identities()}
-    if parts.usage is not None:
-        known.update(parts.usage.identities())
+    known = {*await parts.names.all(), *parts.engine.identities(), *parts.history.identities()}
     return await trio.to_thread.run_sync(partial(similar, identity, known, limit=SIMILAR))
 
 
@@ -162,6 +162,16 @@ def _refusals(parts: Parts, record: Record | None) -> list[dict[str, Any]]:
     paths = [one.path for one in (record.success, *record.failures) if one is not None]
     hosts = dict.fromkeys(_host_of(path) for path in paths)
     return [one for host in hosts for one in _refusals_at(host, parts.history.near(host))]
+
+
+def _refused_of_late(parts: Parts, identity: bytes) -> list[dict[str, Any]]:
+    """What quotas said to the identity itself, where it is among those refused most."""
+    shown = show_bytes(identity)
+    return [
+        {"address": None, "quota": one["reason"], "count": one["count"], "when": None}
+        for one in parts.statistics().get("quotas", {}).get("top", ())
+        if one["who"] == shown
+    ]
 
 
 def _refusals_at(host: str, record: Record | None) -> list[dict[str, Any]]:

@@ -7,17 +7,17 @@ may be missed or not, and nothing that was there all the time is.
 
 from __future__ import annotations
 
-import heapq
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from endpoint.admin import CommandError
-from endpoint.answers.parts import keys_of, used
+from endpoint.answers.names import smallest
+from endpoint.answers.parts import LOOKUP_TIME, keys_of, used
 from endpoint.text import json_line, read_shown, show_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from endpoint.answers.parts import Parts
 
@@ -26,8 +26,6 @@ MAX_LIMIT = 1_000
 """Entries of a page."""
 MAX_PAGE = 524_288
 """Bytes of a page, so that it fits into an answer."""
-AT_ONCE = 4_096
-"""Identities that are looked through before devices get a turn."""
 
 
 async def identities(parts: Parts, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,8 +34,10 @@ async def identities(parts: Parts, request: Mapping[str, Any]) -> dict[str, Any]
     names = await _following(parts, after, limit + 1)
     entries: list[dict[str, Any]] = []
     size = 0
+    # For all of them together: who asks does not wait a page of time-outs.
+    deadline = trio.current_time() + LOOKUP_TIME
     for name in names[:limit]:
-        entry = await _entry(parts, name)
+        entry = await _entry(parts, name, deadline)
         size += len(json_line(entry).encode()) + 2
         if entries and size > MAX_PAGE:
             break
@@ -60,22 +60,14 @@ def _asked(request: Mapping[str, Any]) -> tuple[bytes | None, int]:
 
 async def _following(parts: Parts, after: bytes | None, count: int) -> list[bytes]:
     """The next names. A fleet has 100,000, so in portions: devices are served meanwhile."""
-    sources: tuple[Iterable[bytes], ...] = (parts.names(), parts.engine.identities())
+    best = await parts.names.page(after, count)
     if parts.usage is not None:
-        sources = (*sources, parts.usage.identities())
-    best: list[bytes] = []
-    for source in sources:
-        # A copy, made without a pause: the tables change while others have their turn.
-        names = list(source)
-        for start in range(0, len(names), AT_ONCE):
-            portion = {name for name in names[start : start + AT_ONCE] if after is None or name > after}
-            best = heapq.nsmallest(count, portion.union(best))
-            await trio.lowlevel.checkpoint()
-    return best
+        best += [name for name, _ in parts.usage.page(after or b"", count)]
+    return await smallest(parts.engine.identities(), after, count, best)
 
 
-async def _entry(parts: Parts, name: bytes) -> dict[str, Any]:
-    keys = await keys_of(parts.keystore, name)
+async def _entry(parts: Parts, name: bytes, deadline: float) -> dict[str, Any]:
+    keys = await keys_of(parts.keystore, name, deadline=deadline)
     entry: dict[str, Any] = {
         "identity": show_bytes(name),
         "keys": list(keys.fingerprints),

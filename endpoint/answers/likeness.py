@@ -50,13 +50,23 @@ def _in_hex(name: bytes) -> bytes | None:
 
 
 def _one_edit(one: bytes, other: bytes) -> bool:
-    """Whether one byte more, less or changed, or two neighbours swapped, makes one into the other."""
+    """Whether one byte more, less or changed, or two neighbours swapped, makes one into the other.
+
+    Not if what is more, less or changed is a digit: devices are numbered, and each number has its neighbours.
+    """
     if abs(len(one) - len(other)) > 1 or min(len(one), len(other)) < 4:
         return False  # of short names nearly all are alike
     start = 0
     while start < min(len(one), len(other)) and one[start] == other[start]:
         start += 1
     one, other = one[start:], other[start:]
-    if one[1:] == other[1:] or one[1:] == other or one == other[1:]:
+    if one[:2] == other[:2][::-1] and one[2:] == other[2:]:
         return True
-    return one[:2] == other[:2][::-1] and one[2:] == other[2:]
+    changed = b""
+    if one[1:] == other[1:]:
+        changed = one[:1] + other[:1]
+    elif one[1:] == other:
+        changed = one[:1]
+    elif one == other[1:]:
+        changed = other[:1]
+    return bool(changed) and not changed.isdigit()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import trio
@@ -12,33 +12,17 @@ from endpoint.keystore.fingerprint import fingerprint
 from endpoint.text import UtcStamps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
+    from endpoint.answers.names import Names
     from endpoint.engine import Engine
     from endpoint.history import History
     from endpoint.keystore import KeyStore
     from endpoint.tally import Tally
+    from endpoint.usage import KeyUsage
 
 LOOKUP_TIME = 5.0
 """Seconds for the key store to say which keys an identity has."""
-
-
-class KeyUse(Protocol):
-    """Which key an identity used last; see ``endpoint.usage``."""
-
-    @property
-    def fingerprint(self) -> str: ...
-    @property
-    def which(self) -> str: ...
-    @property
-    def when(self) -> float: ...
-
-
-class Usage(Protocol):
-    """Which keys were used; see ``endpoint.usage``."""
-
-    def last(self, identity: bytes) -> KeyUse | None: ...
-    def identities(self) -> Iterator[bytes]: ...
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -47,15 +31,13 @@ class Parts:
 
     engine: Engine
     keystore: KeyStore
-    names: Callable[[], Iterable[bytes]]
-    """All identities of the key store, where it has them at hand; else none."""
+    names: Names
+    """The identities of the key store, where it can list them."""
     statistics: Callable[[], Mapping[str, Any]]
     """Of all parts together."""
-    offenders: Callable[[], Iterable[tuple[Any, str, int]]]
-    """Whom quotas refused most: what, the quota, how often."""
     tally: Tally
     history: History
-    usage: Usage | None
+    usage: KeyUsage | None
     not_ready: Callable[[], Awaitable[Mapping[str, str]]]
     """What keeps the service from its work, by part."""
     state: Callable[[], str]
@@ -75,10 +57,11 @@ class Keys:
     unavailable: str | None = None
 
 
-async def keys_of(keystore: KeyStore, identity: bytes) -> Keys:
-    """Ask the store. Never raises, and never takes longer than :data:`LOOKUP_TIME`."""
+async def keys_of(keystore: KeyStore, identity: bytes, *, deadline: float | None = None) -> Keys:
+    """Ask the store, until ``deadline`` on trio's clock; by default for :data:`LOOKUP_TIME`. Never raises."""
+    until = trio.current_time() + LOOKUP_TIME if deadline is None else deadline
     try:
-        with trio.fail_after(LOOKUP_TIME):
+        with trio.fail_at(until):
             answer = keystore.lookup(identity)
             keys = await answer if isinstance(answer, Awaitable) else answer
         return Keys(tuple(fingerprint(key) for key in keys))
@@ -93,7 +76,7 @@ def stamp(seconds: float) -> str:
     return UtcStamps()(seconds)
 
 
-def used(usage: Usage | None, identity: bytes) -> dict[str, Any] | None:
+def used(usage: KeyUsage | None, identity: bytes) -> dict[str, Any] | None:
     """Which key it used last, and when."""
     last = None if usage is None else usage.last(identity)
     if last is None:

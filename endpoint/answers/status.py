@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from endpoint.answers.parts import stamp
@@ -39,8 +38,8 @@ async def status(parts: Parts) -> dict[str, Any]:
         "handshakes_failed": server["handshakes_failed"],
         "refused": figures["refused"],
         "offenders": [
-            {"what": str(what), "quota": reason, "count": count}
-            for what, reason, count in islice(parts.offenders(), OFFENDERS)
+            {"what": one["who"], "quota": one["reason"], "count": one["count"]}
+            for one in figures.get("quotas", {}).get("top", ())[:OFFENDERS]
         ],
         "datagrams_dropped": figures["datagrams_dropped"],
         "credentials": figures.get("credentials", {}),

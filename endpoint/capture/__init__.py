@@ -27,7 +27,7 @@ What an operator should know. A stranger who claims the identity is recorded too
 can fill the capture before the device comes. Where a session is resumed the secret is that of the first handshake: it opens
 all that was recorded elsewhere since then. With plain PSK suites whoever has the key can read everything without any of this.
 
-Left out: the first hello and the HelloVerifyRequest of an identity's handshake (they are in no transcript, and nobody knows
+Left out: datagrams that the intake drops in a flood, as nobody looks at them; the first hello and the HelloVerifyRequest of an identity's handshake (they are in no transcript, and nobody knows
 whose they are); times of the network card (the stamps are those of the service, up to a turn of 64 datagrams late);
 associations whose handshake is over (their records are written, and cannot be opened: ``--rehandshake`` ends them, so that
 they come back). Live traffic of other devices behind the same NAT port is not told apart after the device has left it, for

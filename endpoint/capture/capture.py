@@ -64,6 +64,7 @@ class Wish:
         return sorted(
             host if port is None else f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             for host, port in self.hosts
+            if not host.startswith("::ffff:")  # the other form of an IPv4 address
         )
 
 

@@ -13,6 +13,7 @@ Every start and end is a warning in the log: ``capture_started`` and ``capture_e
 from __future__ import annotations
 
 import math
+import re
 import socket
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
@@ -156,6 +157,7 @@ class Captures:
         try:
             reason = await capture.run(on_end=lambda: self.recorder.remove(capture))
         finally:
+            self.recorder.remove(capture)  # also where it was cancelled
             del self._captures[capture.number]
             self._log.warning(
                 "capture_ended",
@@ -276,17 +278,12 @@ def _hosts(text: str) -> list[tuple[str, int | None]]:
 
 
 def _split(text: str) -> tuple[str, int | None]:
-    if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
-        return (
-            (host, int(rest[1:]))
-            if rest[:1] == ":" and rest[1:].isdecimal()
-            else (host if not rest else "", None)
-        )
-    host, colon, port = text.rpartition(":")
-    if colon and ":" not in host and port.isdecimal():
-        return host, int(port)
-    return text, None
+    """Host and port; what is no such pair stays as it is, and is no address then."""
+    found = re.fullmatch(r"\[([^\[\]]*)\](?::([0-9]{1,5}))?|([^:]*):([0-9]{1,5})", text)
+    if found is None:
+        return text, None
+    host, port = (found[1], found[2]) if found[3] is None else (found[3], found[4])
+    return host, None if port is None else int(port)
 
 
 def _number(request: Mapping[str, Any], name: str, default: float, low: float, high: float) -> float:

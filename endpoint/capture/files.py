@@ -96,7 +96,7 @@ class Outputs:
             os.close(opened)
 
     def _make(self, directory: int, path: Path, kind: str) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         self._descriptors[kind] = os.open(path.name, flags, 0o600, dir_fd=directory)
         self.paths[kind] = path
 

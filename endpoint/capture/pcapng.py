@@ -53,6 +53,24 @@ class DecryptionSecrets(SectionMemberBlock):  # type: ignore[misc] # the library
         return f"<DecryptionSecrets, {self.secrets_length} bytes>"
 
 
+_OPTIONS = InterfaceDescription.schema[-1][1].options_schema
+
+
+@register_block
+class Interface(InterfaceDescription):  # type: ignore[misc]
+    """The library's block with a type for if_tsresol: without, it warns whenever one is written or read."""
+
+    __slots__ = ()
+    schema = (
+        *InterfaceDescription.schema[:-1],
+        (
+            "options",
+            OptionsField([option._replace(ftype=option.ftype or "bytes") for option in _OPTIONS]),
+            None,
+        ),
+    )
+
+
 class PcapngWriter:
     """Blocks into bytes: each method gives what is to be written next."""
 
@@ -61,8 +79,8 @@ class PcapngWriter:
         self._stream = io.BytesIO()
         options = {"shb_userappl": "dtls-endpoint", "opt_comment": comment}
         self._section = SectionHeader(options=options)
-        self._interface = self._section.new_member(
-            InterfaceDescription,
+        self._section.new_member(
+            Interface,
             link_type=LINKTYPE_RAW,
             snaplen=_SNAPLEN,
             options={"if_name": "dtls-endpoint", "if_tsresol": _NANOSECONDS},

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from endpoint import check
+from endpoint.advice import with_remedy
 from endpoint.commands.common import Commands, add_config, complain
 from endpoint.forward.looking import forward_mistakes
+from endpoint.text import show_text
 from endpoint.verification import wall_clock
 
 if TYPE_CHECKING:
@@ -26,10 +28,13 @@ def add_to(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if not options.config.exists():
+        # The name was typed just now: what is wrong with it needs no advice.
+        return complain([f"{show_text(str(options.config))}: cannot be read: no such file or directory"])
     try:
         config, credentials = check.load_all(options.config)
     except check.NotRightError as error:
-        return complain(error.problems)
+        return complain(map(with_remedy, error.problems))
     now = wall_clock()
     mistakes = [
         *credentials.lapses(now),
@@ -37,6 +42,6 @@ def _run(options: argparse.Namespace) -> int:
         *forward_mistakes(options.config, config.forward),
     ]
     if mistakes:
-        return complain(mistakes)
+        return complain(map(with_remedy, mistakes))
     print("\n".join(check.describe(options.config, config, credentials, now)), flush=True)
     return 0

@@ -81,7 +81,7 @@ def _all_identities(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def _live(options: argparse.Namespace) -> int:
-    # Here: rich takes 100 ms to load, and other commands do without.
+    # Here: what it loads takes a while, and nobody else needs it.
     from rich.live import Live  # noqa: PLC0415
 
     from endpoint.commands.tables import status_table  # noqa: PLC0415

@@ -48,8 +48,14 @@ def status_rows(answer: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "dropped", _few(answer["datagrams_dropped"])
     credentials = answer["credentials"]
     if credentials:
-        counts = f"{credentials['identities']} identities, {credentials['in_rotation']} in rotation"
-        yield "keys", f"{counts}; reloads: {_few(credentials['reloads'])}"
+        # None for a store that cannot count them.
+        known = credentials["identities"] is not None
+        counts = (
+            f"{credentials['identities']} identities, {credentials['in_rotation']} in rotation; "
+            if known
+            else ""
+        )
+        yield "keys", f"{counts}reloads: {_few(credentials['reloads'])}"
     yield from _nested("key store", answer["key_store"])
     yield from _nested("forwards", answer["forward"])
     state_rows = {
@@ -132,7 +138,11 @@ def _few(counts: Mapping[str, Any]) -> str:
 
 def _nested(what: str, figures: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Figures that may have tables of figures below them, each on a line of its own."""
-    plain = {name: value for name, value in figures.items() if not isinstance(value, (dict, list))}
+    plain = {
+        name: value
+        for name, value in figures.items()
+        if not isinstance(value, (dict, list)) and value is not False and value is not None
+    }
     if plain:
         yield what, _few(plain)
     for name, value in figures.items():
@@ -141,5 +151,5 @@ def _nested(what: str, figures: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 for inner_name, inner in value.items():
                     if isinstance(inner, dict):
                         yield from _nested(f"{what}: {inner_name}", inner)
-            else:
-                yield f"{what}: {name}", _few(value)
+            elif any(value.values()):
+                yield f"{what}: {name}", _few({word: count for word, count in value.items() if count})

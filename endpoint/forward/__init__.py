@@ -9,6 +9,22 @@ A sink is one destination. :class:`Forwarder` is the least that it does; :class:
 hears of associations as well. ``endpoint.forward.router`` sends each association's data to the sinks that are
 meant to have them, ``endpoint.forward.backlog`` is the bounded buffer that those share which may have to wait, and
 ``endpoint.forward.making`` makes them as ``[forward]`` says.
+
+Facts for the log, all warnings, each with ``sink`` (what is counted is in ``statistics``)::
+
+    forward_overflow      output, buffer: it is full, from now on datagrams are dropped
+    forward_write_failed  output, reason: as of a full disk, and what was to be written is dropped
+    forward_too_large     output, size: a datagram that the other side cannot take is dropped
+    forward_resumed       dropped: nothing is dropped any more; how many were
+    forward_down          upstream or output, reason: the other side cannot be reached
+    forward_up            upstream or output: it can again
+    forward_unresolved    upstream, reason: its name is not known now
+    forward_moved         upstream, address: its name stands for another address
+    forward_no_socket     upstream, reason: no socket can be made
+    forward_limited       max_upstreams, reason: fewer sockets than configured, by sink
+    forward_broken        method, reason: a fault of the sink itself
+    forward_failed        error: this sink is over (an error, and the service's end, if it was the last)
+    forward_unmatched     identity, path (no sink): no sink is for this device; told of the first
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from endpoint.forward.router import Route, Router
 from endpoint.forward.udp import UdpUpstreams
 from endpoint.forward.unix import UnixDatagrams
 from endpoint.forward.upstreams import files_for
-from endpoint.tables.sinks import EchoTable, JsonlTable, UdpTable, UnixTable
+from endpoint.tables.sinks import EchoTable, JsonlTable, UdpTable, UnixTable, ValkeyTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -83,4 +83,9 @@ def make_sink(table: SinkTable, tell: Callable[..., None], devices: Devices, lim
         return UdpUpstreams(table, devices=devices, tell=tell, limit=limit)
     if isinstance(table, UnixTable):
         return UnixDatagrams(table, devices=devices, tell=tell)
+    if isinstance(table, ValkeyTable):
+        # As in endpoint.keystore.choosing: coredis is imported where it is needed only.
+        from endpoint.forward.valkey import ValkeyStream  # noqa: PLC0415 - see above
+
+        return ValkeyStream(table, devices=devices, tell=tell)
     raise AssertionError(f"no sink of kind {table.kind}")

@@ -9,10 +9,10 @@
 An attacker who can write it lets himself in, so it is looked at as PSK files are; see ``endpoint.privatedb``.
 
 One transaction is one change: a reader sees all of it or nothing, and so does whoever comes after a crash, at whatever
-point. A rollback journal, not a write-ahead log: the newest keys are then in the one file that is copied and restored, and a
-service that may only read its directory can read the database. The price: while a transaction is being committed (milliseconds;
-for the import of a million keys seconds) readers wait. What is removed is overwritten (``secure_delete``); what the
-file system keeps of the journal is not.
+point. A rollback journal, not a write-ahead log: the newest keys are then in the one file that is copied and restored,
+and a service that may only read its directory can read the database. The price: while a transaction is being committed
+(milliseconds; for the import of a million keys seconds) readers wait. What is removed is overwritten
+(``secure_delete``); what the file system keeps of the journal is not.
 
 A file that is put in the place of this one (a rename, a link that is swapped) is used from the next lookup on.
 """
@@ -57,6 +57,7 @@ TABLES = {
 
 _FIND = "SELECT current, next FROM psk WHERE identity = ?"
 _ALL = "SELECT identity, current, next FROM psk ORDER BY identity"
+_PAGE = "SELECT identity FROM psk WHERE identity > ? ORDER BY identity LIMIT ?"
 _COUNT = "SELECT count(*), count(next) FROM psk"
 _SET = (
     "INSERT INTO psk VALUES (?, ?, ?) "
@@ -88,7 +89,7 @@ KIND = Kind(
 
 
 class KeyDatabase:
-    """An open database of keys. Use it from any thread; every method blocks, at most for ``patience`` and the disk's time."""
+    """An open database of keys. Use it from any thread; each method blocks for the disk's time, and ``patience``."""
 
     def __init__(self, path: Path, *, create: bool = False, patience: float = PATIENCE) -> None:
         """Raises :class:`KeyDatabaseError` for what is not in order. ``create`` makes what is not there, or empty."""
@@ -142,6 +143,12 @@ class KeyDatabase:
             closing(open_database(self.path, KIND, patience=self._patience)[0]) as connection,
         ):
             yield from _rows(connection)
+
+    def page(self, after: bytes | None, limit: int) -> list[bytes]:
+        """The next ``limit`` identities behind ``after``, in their order; from the first one where that is ``None``."""
+        with self._using() as connection:
+            # No identity is empty, so all of them are behind that.
+            return [identity for (identity,) in connection.execute(_PAGE, (after or b"", limit))]
 
     def verify(self) -> None:
         """Read all of it, and raise :class:`KeyDatabaseError` if it is damaged. Takes a second for a million rows."""

@@ -50,7 +50,7 @@ MAX_PROBLEMS = 50
 
 _GNUTLS_HEX_IDENTITY = re.compile(rb"#(?:[0-9A-Fa-f]{2})+:[0-9A-Fa-f]{32,128}\s*")
 _LIKE_A_KEY = re.compile(rb"[0-9A-Fa-f]{32}")
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class KeyFileError(Exception):
@@ -143,7 +143,7 @@ def load_psk(path: Path) -> PskSet:
 
     See :func:`endpoint.files.files_at` for what counts in a directory.
     """
-    reader = _Reader()
+    reader = PskReader()
     files = read_all(path, reader)
     return PskSet(keys=reader.keys, files=files, notes=tuple(reader.notes))
 
@@ -166,15 +166,20 @@ def read_all(path: Path, reader: KeyReader) -> tuple[Path, ...]:
         raise KeyFileError([f"{show_text(str(path))}: {refused}"]) from None
     for file in files:
         reader.file(file)
+    refuse_mistakes(path, reader)
+    return tuple(files)
+
+
+def refuse_mistakes(path: Path, reader: KeyReader) -> None:
+    """:class:`KeyFileError` with the mistakes that ``reader`` has met, if any."""
     if reader.problems:
         shown = reader.problems[:MAX_PROBLEMS]
         if len(reader.problems) > len(shown):
             shown.append(f"{show_text(str(path))}: and {len(reader.problems) - len(shown)} more mistakes")
         raise KeyFileError(shown)
-    return tuple(files)
 
 
-class _Reader:
+class PskReader:
     """Gathers keys, mistakes and notes over all files."""
 
     def __init__(self) -> None:
@@ -184,12 +189,22 @@ class _Reader:
         self._places: dict[bytes, tuple[str, int]] = {}
 
     def file(self, path: Path) -> None:
+        """Read one file."""
+        self.read(path)
+
+    def read(self, path: Path) -> bytes:
+        """Read one file; what is in it, or nothing if it is refused."""
         where = show_text(str(path))
         try:
             content = read_private(path, what="a PSK file", plural="keys")
         except RefusedFileError as refused:
             self.problems.append(f"{where}: {refused}")
-            return
+            return b""
+        self.content(where, content)
+        return content
+
+    def content(self, where: str, content: bytes) -> None:
+        """Take the lines of a file in; ``where`` is what messages call it."""
         for number, line in numbered_lines(content):
             if line.lstrip().startswith(b"#"):
                 if _GNUTLS_HEX_IDENTITY.fullmatch(line):
@@ -254,7 +269,7 @@ def _key(digits: bytes) -> bytes | str:
 
 def numbered_lines(content: bytes) -> Iterator[tuple[int, bytes]]:
     """The lines that say something, with their numbers, without line ends."""
-    for number, line in enumerate(content.removeprefix(_BYTE_ORDER_MARK).split(b"\n"), start=1):
+    for number, line in enumerate(content.removeprefix(BYTE_ORDER_MARK).split(b"\n"), start=1):
         if line.strip():
             yield number, line.rstrip(b"\r")
 

@@ -47,10 +47,25 @@ class SqliteKeyStore:
             raise StoreUnavailable(str(error)) from None
 
     def _look_up(self, identity: bytes) -> Keys:
+        return self._opened().lookup(identity)
+
+    def _opened(self) -> KeyDatabase:
         # In the thread. A database that could not be opened is opened anew each time.
         if self._database is None:
             self._database = self._open(self._path)
-        return self._database.lookup(identity)
+        return self._database
+
+    async def page(self, after: bytes | None, limit: int) -> list[bytes]:
+        """The next identities behind ``after``, for lists. Raises :class:`StoreUnavailable`."""
+        try:
+            return await trio.to_thread.run_sync(
+                self._opened_page, after, limit, limiter=self._one_thread, abandon_on_cancel=True
+            )
+        except KeyFileError as error:
+            raise StoreUnavailable(str(error)) from None
+
+    def _opened_page(self, after: bytes | None, limit: int) -> list[bytes]:
+        return self._opened().page(after, limit)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Nothing to do until cancelled; then the file is closed."""

@@ -1,6 +1,7 @@
 """Which keys are too weak to be made: those that somebody would try first.
 
-The attacker has recorded one handshake and tries keys against it at leisure (RFC 4279 §7.2); 16 random bytes resist that,
+The attacker has recorded one handshake and tries keys against it at leisure (RFC 4279 §7.2); 16 random bytes resist
+that,
 16 bytes of a pattern, a pass phrase or a manual do not. No test can say that a key *is* random. These find what
 people and broken provisioning scripts write instead, and each is passed by random bytes but once in a billion
 (:data:`CHANCE`), so that a fleet of a million devices can be imported.
@@ -14,11 +15,16 @@ from __future__ import annotations
 import re
 from collections import Counter
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
+from endpoint.keystore.file import quoted_identity
 from endpoint.keystore.fingerprint import fingerprint
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
 CHANCE = 1e-9
-"""How likely 16 random bytes are to be called weak, at most; measured by a test where it can be, else computed there."""
+"""How likely 16 random bytes are to be called weak, at most."""
 FEW_VALUES = 6
 """Different byte values of which a key of 16 bytes or more cannot consist by chance."""
 TEXT_BYTES = 24
@@ -37,7 +43,14 @@ PUBLISHED = {
     "d19a32b0d2fc566b": "Zabbix",
     "adfddd57b185aa04": "Zabbix",
 }
-"""Fingerprints of keys from the manuals of programs that read the same files, without those that the rules find anyway."""
+"""Fingerprints of keys in manuals of programs that read the same files, without those that the rules find."""
+
+
+_NEAR = frozenset({0, 1, 15})
+_DIGITS_NEAR = bytes(byte for byte in range(256) if (byte - (byte >> 4)) % 16 in _NEAR)
+"""Bytes whose second digit is the first one, or the one above or below it."""
+MAX_NOTES = 20
+"""Weak keys that are told one by one."""
 
 
 def weakness(key: bytes) -> str | None:
@@ -63,17 +76,38 @@ def weakness(key: bytes) -> str | None:
 
 def _period(key: bytes) -> int | None:
     """After how many bytes the key begins again; at least half of it has to be repetition."""
-    for period in range(1, len(key) // 2 + 1):
+    half = key[: len(key) // 2]
+    period = key.find(half, 1)
+    while 0 < period <= len(key) // 2:
         if key[period:] == key[:-period]:
             return period
+        period = key.find(half, period + 1)
     return None
 
 
 def _counts(key: bytes) -> bool:
     """Whether it goes through bytes or hex digits in steps: 00 01 02, 00 11 22, 01 23 45, fe dc ba."""
-    distances = Counter((after - before) % 256 for before, after in pairwise(key))
-    if max(distances.values()) >= STEPS * (len(key) - 1):
+    distances = [(after - before) % 256 for before, after in pairwise(key)]
+    enough = STEPS * len(distances)
+    # The cheap question first: a fleet has a million keys, and nearly all are random.
+    if len(set(distances)) <= len(distances) - enough + 1 and max(Counter(distances).values()) >= enough:
         return True
+    steps = 2 * len(key) - 1
+    if len(key.translate(None, _DIGITS_NEAR)) > (1 - DIGIT_STEPS) * steps:
+        return False
     digits = [int(digit, 16) for digit in key.hex()]
-    near = sum((after - before) % 16 in {0, 1, 15} for before, after in pairwise(digits))
-    return near >= DIGIT_STEPS * (len(digits) - 1)
+    near = sum((after - before) % 16 in _NEAR for before, after in pairwise(digits))
+    return near >= DIGIT_STEPS * steps
+
+
+def weak_notes(keys: Iterable[tuple[bytes, Sequence[bytes]]], where: str) -> list[str]:
+    """What ``dtls-endpoint check`` says of keys that are in use and should not have been made; 10 us for each."""
+    weak = [
+        f"{where}: the {which} key of {quoted_identity(identity)} {reason}; remedy: dtls-endpoint keys rotate"
+        for identity, both in keys
+        for which, key in zip(("current", "next"), both, strict=False)
+        if (reason := weakness(key)) is not None
+    ]
+    if len(weak) > MAX_NOTES:
+        weak[MAX_NOTES:] = [f"{where}: and {len(weak) - MAX_NOTES} more weak keys"]
+    return weak

@@ -15,12 +15,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.core import Metric as Family
 from prometheus_client.exposition import choose_encoder
 
-from endpoint.metrics.table import Kind, all_metrics
+from endpoint.metrics.metric import Kind
+from endpoint.metrics.table import all_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from endpoint.metrics.table import Metric
+    from endpoint.metrics.metric import Metric
 
 MAX_SERIES = 100
 """Time series of one metric; the rest of them is added up as ``other``. Labels are a program's words, so this is reached only

@@ -8,10 +8,11 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from endpoint.metrics.table import SECTIONS, Kind
+from endpoint.metrics.metric import Kind
+from endpoint.metrics.table import SECTIONS
 
 if TYPE_CHECKING:
-    from endpoint.metrics.table import Metric
+    from endpoint.metrics.metric import Metric
 
 HEAD = """# Metrics
 

@@ -19,11 +19,14 @@ What is limited, and whose::
     bytes/s         prefix_bytes_per_second      identity_bytes_per_second       bytes_per_second               total_bytes_per_second
     fragments       half_open_per_prefix         (b)                             Limits.max_reassembly_size     Limits.max_total_reassembly_size
     not yet read    (d)                          (d)                             waiting_bytes_per_association  total_waiting_bytes
+    not yet handled (e)                          (b)                             (e)                            queued_datagrams, queued_bytes
+    time            (e)                          (b)                             (e)                            handshake_share
 
     (a) An association has one handshake, and is one.
     (b) Until the handshake is over, its identity is a claim. The memory of a claim is the prefix's.
     (c) While it sleeps, an address says nothing: the device will come back from another.
     (d) The sum over its associations, which are limited in number. No number of it would be easier to choose.
+    (e) What waits for time has proved nothing yet, so nothing is counted against anybody; sources take turns (``endpoint.intake``).
 
 Properties
     1. A source is a *prefix*: a whole IPv4 address, and for IPv6 the /56 that one customer gets,
@@ -69,7 +72,9 @@ Properties
 
 Left out, and why
     The stateless answers before the cookie: they are ``Server``'s, cost about 60 µs each, and only a packet filter in front
-    makes them cheaper. What we send: an echo is no larger than its question, and other programs
+    makes them cheaper. A hello in fragments until it is whole, and the fragments of all handshakes together: the core bounds them
+    for everybody, and sees to it that whoever holds most makes room (``Limits.max_hello_reassemblies``,
+    ``Limits.max_total_reassembly_size``). What we send: an echo is no larger than its question, and other programs
     know themselves what they send. When a peer moved without proof and then froze, the thawed association pays from where it
     was last: how an address was proved does not outlive freezing.
 """

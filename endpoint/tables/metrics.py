@@ -37,7 +37,7 @@ class Metrics:
     remembered_identities: int = attrs.field(
         default=16_384, validator=within(1, 10_000_000, "identities", whole=True)
     )
-    """Devices whose last handshakes are remembered, about 800 bytes each; the one not heard of for longest is forgotten
+    """Devices whose last handshakes are remembered, 400 bytes to 2 KB each; the one not heard of for longest is forgotten
     first. Give it the size of the fleet, if there is room."""
     remembered_strangers: int = attrs.field(
         default=1_024, validator=within(1, 1_000_000, "names", whole=True)

@@ -13,6 +13,7 @@ import attrs
 
 from endpoint.structure import within
 from endpoint.tables.names import MAX_SOCKET_NAME, file_name, seconds
+from endpoint.tables.valkey import ValkeyAddress, ValkeyLogin, key_prefix, server_address
 from endpoint.text import show_text
 
 
@@ -70,6 +71,16 @@ def _name(_instance: object, _attribute: attrs.Attribute[str], value: str) -> No
 def _some(_instance: object, attribute: attrs.Attribute[Any], value: tuple[object, ...] | None) -> None:
     if value is not None and not value:
         raise ValueError(f"{attribute.name}: an empty list means nobody; remedy: leave it out for everybody")
+
+
+def _entries(instance: object, attribute: attrs.Attribute[Any], value: int | None) -> None:
+    if value is not None:
+        within(1, 2**40, "entries", whole=True)(instance, attribute, value)
+
+
+def _prefix_or_none(instance: object, attribute: attrs.Attribute[Any], value: str | None) -> None:
+    if value is not None:
+        key_prefix(instance, attribute, value)
 
 
 @attrs.frozen(kw_only=True)
@@ -264,7 +275,73 @@ class UnixTable(BufferedTable):
             yield "listen", "is the same socket as path; remedy: name another"
 
 
+@attrs.frozen(kw_only=True)
+class ValkeyTable(BufferedTable):
+    """``kind = "valkey"``: into a stream of a Valkey or Redis server, and from a stream for each device back."""
+
+    kind: ClassVar[str] = "valkey"
+
+    server: str = attrs.field(
+        validator=server_address, metadata={"remedy": 'add  server = "unix:/run/valkey/valkey.sock"'}
+    )
+    """Its address, as of ``credentials.psk_valkey``."""
+    stream: str = attrs.field(default="dtls:data", validator=key_prefix)
+    """The stream that gets an entry (XADD) for each datagram."""
+    max_entries: int | None = attrs.field(default=1_000_000, validator=_entries)
+    """Entries that the stream holds, about: the server removes the oldest beyond (MAXLEN ~). ``"unlimited"`` is for those who
+    trim it themselves."""
+    downlink_prefix: str | None = attrs.field(default=None, validator=_prefix_or_none)
+    """What the names of the streams for devices begin with, such as ``dtls:to:``; the identity, byte by byte, is the rest. Without it
+    there is no way back."""
+    username: str | None = None
+    """As of ``[credentials.valkey]``, as all that follow."""
+    password_file: Path | None = attrs.field(default=None, validator=file_name)
+    """A file with the password, mode 0600."""
+    database: int = 0
+    """The number of the database within the server."""
+    ca_file: Path | None = attrs.field(default=None, validator=file_name)
+    """For TLS: the CAs that the server's certificate may be from."""
+    certificate: Path | None = attrs.field(default=None, validator=file_name)
+    """For TLS: our certificate."""
+    private_key: Path | None = attrs.field(default=None, validator=file_name)
+    """The key of ``certificate``, mode 0600."""
+
+    def __attrs_post_init__(self) -> None:
+        self.login()  # which knows what is possible
+
+    def login(self) -> ValkeyLogin:
+        """How this program shows the server who it is."""
+        return ValkeyLogin(**{field.name: getattr(self, field.name) for field in attrs.fields(ValkeyLogin)})
+
+    @property
+    def has_way_back(self) -> bool:
+        """Whether what its other side sends goes to the devices."""
+        return self.downlink_prefix is not None
+
+    def in_words(self) -> str:
+        """What it does with a datagram."""
+        kept = "" if self.max_entries is None else f", which holds about {self.max_entries}"
+        back = (
+            ""
+            if self.downlink_prefix is None
+            else f'; sends devices that are awake what is in the streams "{show_text(self.downlink_prefix)}" + identity'
+        )
+        return (
+            f'adds each datagram to the stream "{show_text(self.stream)}"{kept}, at {ValkeyAddress.parse(self.server)}, '
+            f"{self.bounds()}{back}; not asked now, as check touches no network"
+        )
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        """What does not go together, as (key, text) pairs."""
+        yield from self.login().contradictions_with(ValkeyAddress.parse(self.server))
+        if self.downlink_prefix is not None and self.stream.startswith(self.downlink_prefix):
+            yield (
+                "downlink_prefix",
+                "the stream's own name begins so, and a device may be called as its rest; remedy: another",
+            )
+
+
 KINDS: dict[str, type[SinkTable]] = {
-    table.kind: table for table in (JsonlTable, EchoTable, UdpTable, UnixTable)
+    table.kind: table for table in (JsonlTable, EchoTable, UdpTable, UnixTable, ValkeyTable)
 }
 """Every kind's table, by the name of the kind."""

@@ -275,7 +275,7 @@ class Handshake(abc.ABC):
             # In clear after ChangeCipherSpec: anybody's, and it must not get in Finished's way.
             self._layer.discard(DiscardReason.HANDSHAKE_FRAGMENT)
             return
-        reason = self._reassembler.add(fragment)
+        reason = self._reassembler.add(fragment, at_once=self.state not in WAITING_FOR_CALLER)
         if reason is not None:
             self._layer.discard(reason)
         self._process_messages(now)

@@ -3,8 +3,10 @@
 Attacker: anybody who can write the peer's address on a datagram; nothing here is authenticated before
 Finished. Property: memory is bounded by what was received and by three limits (per message, per
 connection, in total), never by what a header announces; a message comes out once, in message_seq
-order, and made of fragments that agree about its type and length. Construction: received ranges are kept as
-they are, sorted and without overlap, and joined when nothing is missing. The first copy of a byte wins.
+order, and made of fragments that agree about its type and length. Nobody is kept from a handshake by what others
+hold: a message that is whole and next needs no room at all, and where there is none for a fragment, the connection
+that holds most gives way, unless that is the one that asks; its peer sends again. Construction: received ranges are
+kept as they are, sorted and without overlap, and joined when nothing is missing. The first copy of a byte wins.
 Left out: epochs. The handshake lets in fragments of one epoch at a time and clears what is left over at a
 key change, so no message spans one.
 """
@@ -89,10 +91,10 @@ class Reassembler:
         self._size = 0
         self.next_seq = next_seq
 
-    def add(self, fragment: Fragment) -> DiscardReason | None:
+    def add(self, fragment: Fragment, *, at_once: bool = False) -> DiscardReason | None:
         """Take a fragment with ``message_seq >= next_seq``; the reason if it is of no use.
 
-        Raises HandshakeFailure where a fragment contradicts what is known of its message.
+        ``at_once``: the caller pops what is complete before it returns. Raises HandshakeFailure where a fragment contradicts what is known of its message.
         """
         if fragment.message_seq - self.next_seq > self._limits.max_messages_ahead:
             return DiscardReason.HANDSHAKE_FRAGMENT
@@ -113,7 +115,8 @@ class Reassembler:
             )
         before = partial.size if fragment.message_seq in self._partial else 0
         growth = (partial.size - before) + len(fragment.body) + FRAGMENT_COST
-        if not self._has_room(growth):
+        passes_through = at_once and partial.length == len(fragment.body) and self._is_next(fragment)
+        if not self._has_room(growth, passes_through=passes_through):
             return DiscardReason.REASSEMBLY_LIMIT
         partial.add(fragment.offset, fragment.body)
         self._partial[fragment.message_seq] = partial
@@ -136,15 +139,26 @@ class Reassembler:
         self._partial.clear()
         self._charge(-self._size)
 
-    def _has_room(self, growth: int) -> bool:
-        if self._size + growth > self._limits.max_reassembly_size:
+    def _is_next(self, fragment: Fragment) -> bool:
+        return fragment.message_seq == self.next_seq and fragment.message_seq not in self._partial
+
+    def _has_room(self, growth: int, *, passes_through: bool) -> bool:
+        size = self._size + growth
+        if size > self._limits.max_reassembly_size:
             return False
-        return (
-            self._totals is None
-            or self._totals.reassembly_size + growth <= self._limits.max_total_reassembly_size
-        )
+        totals, limit = self._totals, self._limits.max_total_reassembly_size
+        if totals is None or passes_through:
+            return True
+        while totals.reassembly_size + growth > limit:
+            largest = totals.holders.larger_than(size)
+            if largest is None or largest is self:
+                return False
+            largest.clear()
+        return True
 
     def _charge(self, size: int) -> None:
+        before = self._size
         self._size += size
         if self._totals is not None:
             self._totals.reassembly_size += size
+            self._totals.holders.changed(self, before, self._size)

@@ -2,7 +2,7 @@
 
 A datagram belongs to the association whose connection ID it carries, wherever it comes from; else to the newest one
 on its pair of addresses that it fits; a ClientHello with a new random begins another one. Who is the client is seen from
-the hellos; where a recording begins later, from the port that the caller names, or else by the lower port number, a guess.
+the hellos; where a recording begins later, the caller says it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import attrs
 
 from sansdtls.iana import ContentType, HandshakeType
 from sansdtls.recorded.association import RecordedAssociation, _random_of, no_keys
-from sansdtls.wire.record import read_record_untrusted
+from sansdtls.wire.record import CONNECTION_ID_OFFSET, read_record_untrusted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -64,6 +64,9 @@ class Recording:
         self._numbers: dict[RecordedAssociation, int] = {}
         self._at: dict[frozenset[Hashable], list[RecordedAssociation]] = {}
         self._clients: dict[frozenset[Hashable], Hashable] = {}
+        self._servers: set[Hashable] = set()
+        self._by_id: dict[tuple[bool, bytes], RecordedAssociation] = {}
+        self._id_lengths: set[int] = set()
 
     def read(self, datagram: bytes, *, source: Hashable, destination: Hashable) -> SeenDatagram:
         """The next datagram, which went from ``source`` to ``destination``."""
@@ -71,6 +74,12 @@ class Recording:
         from_client = self._direction(datagram, pair, source, destination)
         association = self._find(datagram, pair, from_client=from_client)
         records = tuple(association.read(datagram, from_client=from_client))
+        if any(
+            message.message_type == HandshakeType.SERVER_HELLO
+            for seen in records
+            for message in seen.messages
+        ):
+            self._note_ids(association)
         flight = _flight(records, association, from_client=from_client)
         return SeenDatagram(association, self._numbers[association], from_client, flight, records)
 
@@ -88,17 +97,21 @@ class Recording:
         )
         if kind == HandshakeType.CLIENT_HELLO:
             self._clients[pair] = source
+            self._servers.add(destination)
         elif kind in _OF_SERVERS:
             self._clients[pair] = destination
+            self._servers.add(source)
         if pair not in self._clients:
-            self._clients[pair] = destination if self._is_server(source, destination) else source
+            # A client that has moved talks to the same server.
+            known = source in self._servers, destination in self._servers
+            from_server = known[0] if known[0] != known[1] else self._is_server(source, destination)
+            self._clients[pair] = destination if from_server else source
         return self._clients[pair] == source
 
     def _find(self, datagram: bytes, pair: frozenset[Hashable], *, from_client: bool) -> RecordedAssociation:
         here = self._at.setdefault(pair, [])
         if datagram[:1] == _TLS12_CID:
-            known = (one for one in reversed(self.associations) if one.client_hello is not None)
-            owner = next((one for one in known if one.claims(datagram, from_client=from_client)), None)
+            owner = self._owner_of(datagram, from_client=from_client)
             if owner is not None:
                 if owner not in here:
                     here.append(owner)
@@ -115,6 +128,22 @@ class Recording:
         self.associations.append(association)
         self._numbers[association] = len(self.associations)
         return association
+
+    def _owner_of(self, datagram: bytes, *, from_client: bool) -> RecordedAssociation | None:
+        """Whose connection ID a record has; the newest one's, where an ID was given again."""
+        for length in self._id_lengths:
+            connection_id = datagram[CONNECTION_ID_OFFSET : CONNECTION_ID_OFFSET + length]
+            owner = self._by_id.get((from_client, connection_id))
+            if owner is not None:
+                return owner
+        return None
+
+    def _note_ids(self, association: RecordedAssociation) -> None:
+        for from_client in (True, False):
+            connection_id = association.connection_id(from_client=from_client)
+            if connection_id:
+                self._by_id[from_client, connection_id] = association
+                self._id_lengths.add(len(connection_id))
 
 
 def _flight(records: Sequence[SeenRecord], association: RecordedAssociation, *, from_client: bool) -> str:

@@ -472,6 +472,33 @@ def test_fragmented_hellos_count_as_half_open():
         assert rig.give(raw.record(raw.APPLICATION_DATA, b"x"), path) == []
 
 
+def begin_in_fragments(rig, path):
+    """A hello whose first fragment, with its cookie, is all that comes; its other fragments."""
+    ((_, body),) = raw.plaintext_messages(
+        rig.give(hello_pieces(large_hello(), 300, message_seq=0)[0], path)
+    ).values()
+    first, *others = hello_pieces(large_hello(raw.parse_cookie(body)), 300, message_seq=1)
+    rig.give(first, path)
+    return others
+
+
+def test_hellos_in_fragments_hold_a_part_of_the_half_open_slots_only():
+    rig = ServerRig(ServerConfig(limits=Limits(max_half_open=8, max_hello_reassemblies=3)))
+    rig.answer_offers = False
+    begun = [begin_in_fragments(rig, path) for path in range(20)]
+    assert rig.server.statistics.half_open == 3
+    assert rig.server.statistics.records_discarded[DiscardReason.HALF_OPEN_LIMIT] == 17
+    for piece in begun[16]:  # forgotten: the oldest makes room
+        rig.give(piece, 16)
+    assert rig.events == []
+    for piece in begun[19]:
+        rig.give(piece, 19)
+    assert [type(event) for event in rig.events] == [ConnectionOffered]
+    assert rig.server.statistics.half_open == 3  # two hellos and the offer
+    rig.wait(200)
+    assert rig.server.statistics.half_open == rig.server.statistics.reassembly_size == 0
+
+
 def test_a_hello_above_the_limit_of_messages_is_dropped_before_its_cookie():
     rig = ServerRig(ServerConfig(limits=Limits(max_handshake_message_size=256)))
     assert rig.give(hello_pieces(large_hello(), 300, message_seq=0)[0]) == []

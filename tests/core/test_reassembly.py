@@ -11,9 +11,10 @@ from sansdtls.config import Limits
 from sansdtls.events import DiscardReason, ProtocolViolation
 from sansdtls.handshake.failure import HandshakeFailure
 from sansdtls.handshake.reassembly import FRAGMENT_COST, Reassembler
+from sansdtls.holders import Holders
 from sansdtls.iana import AlertDescription
 from sansdtls.statistics import ServerStatistics
-from sansdtls.wire.handshake import Fragment
+from sansdtls.wire.handshake import Fragment, HandshakeMessage
 
 LIMITS = Limits()
 
@@ -185,6 +186,53 @@ def test_the_limit_in_total_holds_across_connections():
     first.clear()
     assert totals.reassembly_size == 0
     assert second.add(Fragment(1, 700, 0, 0, bytes(600))) is None
+
+
+def test_where_there_is_no_room_whoever_holds_most_gives_way_to_one_that_holds_less_than_half():
+    totals, limits = ServerStatistics(), Limits(max_total_reassembly_size=4000)
+    hog, other, newcomer = (Reassembler(limits, totals) for _ in range(3))
+    assert hog.add(Fragment(1, 3000, 0, 0, bytes(2900))) is None
+    assert other.add(Fragment(1, 700, 0, 0, bytes(600))) is None
+    assert newcomer.add(Fragment(1, 900, 0, 0, bytes(800))) is None
+    assert totals.reassembly_size == 600 + 800 + 4 * FRAGMENT_COST  # the hog's is gone
+    assert (
+        hog.add(Fragment(1, 3000, 0, 0, bytes(2900))) is DiscardReason.REASSEMBLY_LIMIT
+    )  # it is the largest
+    for one in (hog, other, newcomer):
+        one.clear()
+    assert totals.reassembly_size == 0
+    assert totals.holders.larger_than(0) is None
+
+
+def test_a_message_that_is_whole_and_next_needs_no_room():
+    totals, limits = ServerStatistics(), Limits(max_total_reassembly_size=256)
+    others, honest = Reassembler(limits, totals), Reassembler(limits, totals)
+    assert others.add(Fragment(1, 200, 0, 0, bytes(120))) is None
+    whole = Fragment(1, 100, 0, 0, bytes(100))
+    assert honest.add(whole) is DiscardReason.REASSEMBLY_LIMIT  # unless somebody takes it out at once
+    assert honest.add(whole._replace(message_seq=1), at_once=True) is DiscardReason.REASSEMBLY_LIMIT
+    assert honest.add(whole, at_once=True) is None
+    assert honest.pop() == HandshakeMessage(1, 0, bytes(100))
+    assert totals.reassembly_size == 120 + 2 * FRAGMENT_COST
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5000)), max_size=80), st.integers(0, 6000))
+def test_the_largest_holder_is_found_but_for_a_factor_of_two(changes, size):
+    class Hand:
+        def clear(self):
+            """Nothing is asked of it here."""
+
+    holders, hands, held = Holders(), [Hand() for _ in range(6)], [0] * 6
+    for which, after in changes:
+        holders.changed(hands[which], held[which], after)
+        held[which] = after
+    found = holders.larger_than(size)
+    if found is None:
+        assert max(held) < 2 * max(size, 1)
+    else:
+        most = held[next(n for n, hand in enumerate(hands) if hand is found)]
+        assert most > size
+        assert 2 * most > max(held)
 
 
 def test_each_range_is_charged_so_that_tiny_fragments_cannot_cheat_the_limit():

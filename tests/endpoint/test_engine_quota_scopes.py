@@ -308,6 +308,15 @@ async def test_data_that_wait_for_receive_are_limited_in_bytes_and_reading_makes
         assert far._waiting.size == 0
 
 
+async def test_what_finds_no_place_among_so_many_datagrams_takes_none_of_the_bytes_either():
+    async with pair(buffer=3) as (near, far):
+        for _ in range(5):
+            await near.send(bytes(1_000))
+            await wait_all_tasks_blocked()
+        assert far.statistics.datagrams_dropped == 2
+        assert far._waiting.size == 3_000
+
+
 async def test_what_waited_in_a_channel_that_is_closed_is_given_back():
     async with pair() as (near, far):
         for _ in range(3):

@@ -2,18 +2,23 @@
 
 import hashlib
 import os
+import resource
+import signal
 import sqlite3
+import tempfile
 import threading
 from contextlib import closing
+from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from endpoint.keystore.database import BATCH, TABLES, KeyDatabase, KeyDatabaseError
 
 OLD, NEW, OTHER = (bytes(range(start, start + 32)) for start in (0, 100, 200))
 
+MEMORY = Path("/dev/shm")  # noqa: S108 - a directory of its own is made in it
 KEYS = st.binary(min_size=16, max_size=64)
 KEY_LISTS = st.lists(KEYS, min_size=1, max_size=2, unique=True)
 
@@ -44,10 +49,13 @@ def refusal(path, **options):
     return refused.value.code, problem
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.dictionaries(st.binary(min_size=1, max_size=40), KEY_LISTS, max_size=8))
-def test_identities_of_any_bytes_come_back_with_their_keys_in_order(tmp_path_factory, keys):
-    directory = tmp_path_factory.mktemp("keys")
-    with KeyDatabase(directory / "psk.db", create=True) as database:
+def test_identities_of_any_bytes_come_back_with_their_keys_in_order(keys):
+    with (
+        tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as directory,
+        KeyDatabase(Path(directory, "psk.db"), create=True) as database,
+    ):
         with database.change() as changes:
             for identity, value in keys.items():
                 changes.set(identity, value)
@@ -150,13 +158,13 @@ def test_a_reader_goes_on_while_a_large_change_is_made_and_sees_it_whole(databas
     put(database, meter=[OLD])
     with KeyDatabase(path, patience=0.0) as reader:
         with database.change() as changes:
-            for number in range(20_000):  # more than SQLite's cache holds
+            for number in range(60_000):  # more than SQLite's cache holds
                 changes.set(b"m%d" % number, [number.to_bytes(32)])
             changes.set(b"meter", [NEW])
             assert reader.lookup(b"meter") == (OLD,)
             assert reader.counts() == (1, 0)
         assert reader.lookup(b"meter") == (NEW,)
-        assert reader.counts() == (20_001, 0)
+        assert reader.counts() == (60_001, 0)
 
 
 def test_a_reader_that_has_begun_sees_what_was_there_then(database, path):
@@ -191,7 +199,7 @@ def test_two_writers_take_turns(database, path):
 
 def test_threads_share_one_object(database):
     put(database, **{f"m{number}": [number.to_bytes(32)] for number in range(50)})
-    wrong = []
+    wrong: list[object] = []
 
     def read(number):
         found = {database.lookup(b"m%d" % number) for _ in range(20)}
@@ -326,3 +334,91 @@ def test_damage_is_found_where_it_is_looked_for(database, path):
 def test_the_tables_are_those_of_version_1():
     # A database that is in use has these very words in it; another wording is another FORMAT.
     assert hashlib.sha256(TABLES["psk"].encode()).hexdigest()[:16] == "c91a48e19f5e22aa"
+
+
+# --- accidents --------------------------------------------------------------------------------------
+
+
+def dying(change, *, prepare):
+    """Run ``change`` in a process that ``prepare`` has made to die in the midst of it; whether it did."""
+    child = os.fork()
+    if not child:
+        try:
+            prepare()
+            change()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    assert code in {0, 77, -signal.SIGXFSZ}
+    return code != 0
+
+
+def all_get_a_next_key(path):
+    with KeyDatabase(path) as database, database.change() as changes:
+        for identity, keys in list(changes.items()):
+            changes.set(identity, (*keys, NEW))
+
+
+def test_killed_while_it_writes_all_of_a_change_is_there_or_nothing(database, path):
+    before = {f"m{number:03}": [number.to_bytes(32)] for number in range(300)}
+    put(database, **before)
+    database.close()
+    old = path.read_bytes()
+    hot, finished = 0, False
+    # The process dies of the first write that goes beyond so many bytes, in the journal or in the database.
+    for limit in range(512, 200_000, 1100):
+        path.write_bytes(old)
+        journal = path.with_name("psk.db-journal")
+        journal.unlink(missing_ok=True)  # one that had not been begun is left for the next change to remove
+
+        def prepare(limit=limit):
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+        died = dying(lambda: all_get_a_next_key(path), prepare=prepare)
+        hot += journal.exists() and path.read_bytes() != old
+        with KeyDatabase(path) as after:
+            after.verify()
+            expected = 1 if died else 2
+            assert {len(keys) for _, keys in after.items()} == {expected}
+            assert after.counts()[0] == 300
+        if not died:
+            finished = True
+            break
+    assert finished
+    assert hot > 2  # it was half written, and was taken back
+
+
+def test_killed_while_it_works_all_of_a_change_is_there_or_nothing(database, path):
+    put(database, **{f"m{number}": [number.to_bytes(32)] for number in range(10)})
+    database.close()
+    old = path.read_bytes()
+    step = 0
+    while True:
+        step += 97
+        path.write_bytes(old)
+        counter = [0]
+
+        def die(counter=counter, step=step):
+            counter[0] += 1
+            if counter[0] == step:
+                os._exit(77)
+            return 0
+
+        def change(die=die):
+            with KeyDatabase(path) as mine:
+                assert mine._connection is not None
+                mine._connection.set_progress_handler(die, 1)
+                with mine.change() as changes:
+                    for identity, keys in list(changes.items()):
+                        changes.set(identity, (*keys, NEW))
+
+        died = dying(change, prepare=lambda: None)
+        with KeyDatabase(path) as after:
+            assert {len(keys) for _, keys in after.items()} == {1 if died else 2}
+        if not died:
+            break
+    assert step > 300

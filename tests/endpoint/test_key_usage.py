@@ -148,7 +148,7 @@ async def test_what_was_heard_is_in_the_file_after_a_moment(usage, path, autojum
     assert usage.statistics()["key_uses_unwritten"] == 0
     usage.close()
     with UsageFile(path) as file:
-        assert file.last(METER).which == "next"
+        assert dict(file.page(b"", 9))[METER].which == "next"
     assert path.stat().st_mode & 0o777 == 0o600
 
 

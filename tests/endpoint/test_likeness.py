@@ -18,8 +18,11 @@ from endpoint.answers.likeness import LONGEST, likeness, similar
         (b"meter-17", b"meter-17".hex().encode(), "one being the other in hexadecimal"),
         (b"meter-17", b"meter-17".hex().upper().encode(), "one being the other in hexadecimal"),
         (b"meter-17", b"meter-71", "one character"),
-        (b"meter-17", b"meter-1", "one character"),
-        (b"meter-17", b"meter-178", "one character"),
+        (b"meter-17", b"metr-17", "one character"),
+        (b"meter-17", b"meter-17x", "one character"),
+        (b"meter-17", b"meter-1", None),
+        (b"meter-17", b"meter-178", None),
+        (b"meter-17", b"meter-18", None),
         (b"meter-17", b"peter-17", "one character"),
         (b"meter-17", b"meter-28", None),
         (b"meter-17", b"meter-17", None),
@@ -33,8 +36,8 @@ def test_likeness_in_words(one, other, how):
 
 
 def test_those_that_are_alike_are_found_and_likely_slips_come_first():
-    known = [b"meter-18", b"METER-17", b"pump", b"meter-170"]
-    assert similar(b"meter-17", known, limit=2) == [(b"METER-17", "case"), (b"meter-170", "one character")]
+    known = [b"meter-18", b"METER-17", b"pump", b"mater-17"]
+    assert similar(b"meter-17", known, limit=2) == [(b"METER-17", "case"), (b"mater-17", "one character")]
 
 
 def test_long_names_are_not_looked_at():

@@ -12,7 +12,8 @@ from endpoint.association import CredentialKind
 from endpoint.histogram import Histogram
 from endpoint.history import History
 from endpoint.metrics.collector import MAX_SERIES, as_mapping, found, is_histogram, make_registry, render
-from endpoint.metrics.table import NOT_EXPORTED, Kind, all_metrics
+from endpoint.metrics.metric import Kind
+from endpoint.metrics.table import NOT_EXPORTED, all_metrics
 from endpoint.tally import Tally
 
 
@@ -141,7 +142,7 @@ def covered(tree):
         # A table that is empty yet is covered by whatever is about its members.
         for length in range(1, len(steps) + 1):
             for labels, value in found(tree, ".".join(steps[:length])):
-                if length == len(steps) or (value == {} and steps[length].startswith("{")):
+                if length == len(steps) or value == {}:
                     filled = iter(labels)
                     yield ".".join(next(filled) if step.startswith("{") else step for step in steps[:length])
 

@@ -224,7 +224,7 @@ async def test_a_connection_ends_after_a_while_however_busy(bench, autojump_cloc
 
 
 async def test_a_connection_may_send_only_so_much(bench):
-    request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    request = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: %b\r\n\r\n" % (b"x" * 2_000)
     async with await bench.connect() as stream:
         answered = 0
         try:

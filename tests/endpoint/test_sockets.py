@@ -309,3 +309,20 @@ async def test_the_writing_task_sends_what_waits_and_wakes_who_waits_for_it(monk
     assert len(woken) == 2
     assert [data for data, _ in fake.sent] == [b"late", b"late"]
     await bound.wait_writable()
+
+
+async def test_a_larger_buffer_that_a_service_manager_gave_is_left_alone():
+    forced = 33  # SO_RCVBUFFORCE, for root: beyond net.core.rmem_max
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        udp = UdpSocket(sock)
+        udp.ask_for_buffer(2**30)
+        most = udp.receive_buffer
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, forced, 4 * most)
+        except PermissionError:
+            pytest.skip("only root can have more than the system's limit")
+        udp.ask_for_buffer(8 * most)
+        assert udp.receive_buffer == 4 * most
+        udp.ask_for_buffer(8_192)  # what is asked for and can be had
+        assert udp.receive_buffer == 8_192

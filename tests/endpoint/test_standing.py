@@ -3,17 +3,20 @@
 import contextlib
 import os
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from endpoint.credentials import Credentials
-from endpoint.ending import Ended, Ending
-from endpoint.keystore import DictKeyStore
+from endpoint.ending import Ended, Ending, is_over
+from endpoint.keystore import DictKeyStore, StoreUnavailable
 from endpoint.keystore.file import FileKeyStore, PskSet
 from endpoint.keystore.fingerprint import fingerprint
 from endpoint.observer import Observers
+from endpoint.sleepers import Sleepers
 from endpoint.standing import Standing
 from sansdtls import ConnectionIdPolicy, LocalClose, ServerConfig
 from tests.endpoint.devices import Device, Recorder, serving
@@ -30,13 +33,23 @@ class LateStore:
     """A store that answers in a while; ``down`` = it does not."""
 
     def __init__(self, keys):
-        self.keys, self.down = keys, False
+        self.keys = keys
+        self.down: Exception | None = None
 
     async def lookup(self, identity):
         await trio.sleep(0.5)
         if self.down:
-            raise ConnectionRefusedError("nobody is there")
+            raise self.down
         return self.keys.get(identity, ())
+
+
+class Vanishing(FileKeyStore):
+    """Is reloaded, and empty then, right after it has answered."""
+
+    def lookup(self, identity):
+        keys = super().lookup(identity)
+        self.replace(PskSet(keys={}, files=()))
+        return keys
 
 
 class Log:
@@ -81,22 +94,24 @@ class Fleet:
 
 def policy(removed="keep", rotated="keep", spread=0.0):
     return Credentials(
-        psk_file="psk.txt", when_removed=removed, when_rotated=rotated, rehandshake_spread=spread
+        psk_file=Path("psk.txt"), when_removed=removed, when_rotated=rotated, rehandshake_spread=spread
     )
 
 
 @contextlib.asynccontextmanager
 async def fleet(keys, *, late=False, config=SLEEPY, **told):
-    recorder, log, troubles = Recorder(), Log(), []
+    recorder, troubles = Recorder(), []
+    log: Any = Log()
     store = LateStore(keys) if late else FileKeyStore(None, PskSet(keys=keys, files=()))
     standing = Standing(
-        policy(**told), lambda: store, log=log, trouble=lambda what, **_: troubles.append(what)
+        policy(**told), lambda: here.store, log=log, trouble=lambda what, **_: troubles.append(what)
     )
     observer = Observers(recorder, standing, data=recorder)
     async with serving(config=config, keystore=store, observer=observer) as served:
         standing.engine = served.engine
         served.nursery.start_soon(standing.run)
-        yield Fleet(served, standing, recorder, store, log, troubles)
+        here = Fleet(served, standing, recorder, store, log, troubles)
+        yield here
 
 
 ALL = {A: (OLD,), B: (OLD, NEW), C: (OLD,)}
@@ -221,29 +236,83 @@ async def test_each_policy_is_for_its_own_case(autojump_clock):
 
 async def test_a_handshake_that_began_before_its_key_was_taken_away_does_not_last(autojump_clock):
     async with fleet(ALL, removed="drop", config=ServerConfig()) as there:
-        device = there.served.device(identity=A, key=OLD)
-        await device.start()
-        await device.step()
-        await device.step()  # its Finished is under way
-        await there.reload({B: (OLD,)})
+        there.store = Vanishing(None, there.store.loaded)
+        there.served.engine.use_keystore(there.store)
+        device = await there.served.device(identity=A, key=OLD).connect()
         await device.until(lambda: device.cause is not None)
-        await wait_all_tasks_blocked()
         assert there.live == set()
+        assert len(there.recorder.ended) == 1
 
 
 async def test_a_store_that_cannot_answer_removes_nobody(autojump_clock):
     async with fleet(ALL, removed="drop", rotated="drop", late=True) as there:
         await there.device(A)
-        there.store.down = True
+        there.store.down = ValueError("a mistake in it")
         await there.reload(ALL)
         assert there.live == {A}
         assert there.troubles == ["standing not known"]
         await trio.sleep(LONG)
         there.troubles.clear()
-        there.store.down = False
+        there.store.down = None
         await there.reload(ALL)
         assert there.asleep == 1
         assert there.troubles == []
+
+
+async def test_a_store_that_is_down_at_a_reload_is_asked_until_it_answers_and_told_once(autojump_clock):
+    async with fleet(ALL, removed="drop", late=True, config=ServerConfig()) as there:
+        await there.device(A)
+        await there.device(B)
+        there.store.down = StoreUnavailable("nobody is there")
+        await there.reload({B: (OLD, NEW)})
+        await trio.sleep(1000)
+        assert there.live == {A, B}
+        assert there.troubles == ["standing not known"]
+        there.store.down = None
+        await trio.sleep(60)
+        assert there.live == {B}
+        assert len(there.log.facts("associations_ended")) == 1
+
+
+async def test_wakes_while_the_store_is_down_are_told_once_and_end_nobody(autojump_clock):
+    async with fleet(ALL, removed="drop", late=True) as there:
+        sleepers = [await there.device(identity) for identity in (A, B, C)]
+        await trio.sleep(LONG)
+        there.store.down = StoreUnavailable("nobody is there")
+        for sleeper in sleepers:
+            await sleeper.send(b"awake")
+        await trio.sleep(10)
+        assert there.live == {A, B, C}
+        assert there.troubles == ["standing not known"]
+
+
+def test_an_association_whose_key_is_not_known_stays_unless_all_are_to_go():
+    digest = bytes(range(8))
+    assert not is_over(b"", [digest.hex()])
+    assert not is_over(digest, [digest.hex()])
+    assert is_over(digest, ["another"])
+    assert is_over(b"", None)
+
+
+def test_sleepers_tell_those_with_keys_from_others():
+    sleepers = Sleepers()
+    for number in range(200):
+        sleepers.add(b"keyed%d" % number, b"h", 1.0, bytes(8))
+        sleepers.add(b"other%d" % number, b"h", 1.0)
+        sleepers.add(b"both%d" % (number // 2), b"h%d" % number, 1.0, bytes(8) if number % 2 else b"")
+    assert sleepers.keyed(b"keyed7") == [(b"h", bytes(8))]
+    assert sleepers.keyed(b"other7") == []
+    assert sleepers.keyed(b"both7") == [(b"h15", bytes(8))]
+    keyed = list(sleepers.keyed_identities())
+    assert len(keyed) == len(set(keyed)) == 300
+    assert not any(name.startswith(b"other") for name in keyed)
+    # Nobody is missed although others come meanwhile, and buckets are split.
+    met, names = set(), sleepers.keyed_identities()
+    for number, name in enumerate(names):
+        met.add(name)
+        if number < 500:
+            sleepers.add(b"late%d" % number, b"h", 1.0, bytes(8))
+    assert met >= set(keyed)
 
 
 # --- others -----------------------------------------------------------------------------------------
@@ -312,7 +381,8 @@ async def test_what_was_kept_asleep_while_its_key_was_taken_away_ends_after_the_
 
         blobs = await handed_over(sockets, made)
         assert len(blobs) == 2
-        log, recorder = Log(), Recorder()
+        log: Any = Log()
+        recorder = Recorder()
         store = FileKeyStore(None, PskSet(keys={B: (NEW,)}, files=()))
         standing = Standing(policy(**told), lambda: store, log=log, trouble=print)
         engine = engine_on(sockets, keystore=store, observer=Observers(recorder, standing, data=recorder))

@@ -288,7 +288,7 @@ def test_the_retransmission_timer_may_be_a_table():
         ),
         (
             CREDENTIALS + '[forward]\nkind = "ehco"',
-            'forward.kind: "ehco" is not one of jsonl, echo, udp, unix (did you mean "echo"?)',
+            'forward.kind: "ehco" is not one of jsonl, echo, udp, unix, valkey (did you mean "echo"?)',
         ),
         (CREDENTIALS + "[log]\nlevel = 3", "log.level: 3 is not one of debug, info, warning, error"),
         (CREDENTIALS + "identity_hint = ''", "credentials.identity_hint: has 0 bytes, not 1 to 128"),

@@ -247,11 +247,12 @@ async def test_flush_and_close_reach_all_though_one_is_broken():
 # --- the way back ---
 
 
-def test_a_reply_goes_to_the_association_that_was_heard_last():
-    old, new, other = device(b"a", heard=1.0), device(b"a", heard=2.0), device(b"b", heard=3.0)
-    devices = devices_of(old, new, other)
-    assert devices.send(b"a", b"on")
-    assert (old.sent, new.sent, other.sent) == ([], [b"on"], [])
+@pytest.mark.parametrize("heard", [(1.0, 2.0, 1.5), (2.0, 1.0, 0.5), (0.5, 1.0, 2.0)])
+def test_a_reply_goes_to_the_association_that_was_heard_last(heard):
+    found, other = [device(b"a", heard=when) for when in heard], device(b"b", heard=3.0)
+    assert devices_of(*found, other).send(b"a", b"on")
+    assert [one.last_received for one in found if one.sent] == [2.0]
+    assert other.sent == []
 
 
 def test_a_reply_that_cannot_be_sent_is_counted_by_its_reason():

@@ -4,7 +4,10 @@ import json
 import socket
 
 import pytest
+import trio
 
+from endpoint import open_dtls
+from sansdtls import ClientConfig
 from tests.program.running import Running
 
 KEY = "00112233445566778899aabbccddeeff"
@@ -22,13 +25,17 @@ class Home:
         )
         return Running("serve", "--config", "endpoint.toml", cwd=self.path)
 
-    def ask(self, where, identity, *messages, wait="5"):
-        """What ``connect`` got back."""
-        texts = [word for message in messages for word in ("--message", message)]
-        arguments = ["connect", where, "--identity", identity, "--psk-file", "psk.txt", "--wait", wait]
-        with Running(*arguments, *texts, cwd=self.path) as client:
-            assert client.finished() == 0, client.everything
-            return client.seen[0].splitlines()
+    def tell(self, where, identity, message, *, answers=0):
+        """What a device gets back, which sends this; so many answers are waited for."""
+
+        async def talk():
+            config = ClientConfig(psk_identity=identity.encode(), psk_key=bytes.fromhex(KEY))
+            with trio.fail_after(20):
+                async with await open_dtls(*where, config=config) as channel:
+                    await channel.send(message.encode())
+                    return [(await channel.receive()).decode() for _ in range(answers)]
+
+        return trio.run(talk)
 
 
 @pytest.fixture
@@ -58,21 +65,21 @@ def test_a_closed_output_does_not_end_a_service_with_other_sinks(home):
         server.bind(("127.0.0.1", 0))
         server.settimeout(20)
         with home.serve(SEVERAL.format(port=server.getsockname()[1])) as service:
-            where = ":".join(map(str, service.listening()))
-            assert home.ask(where, "meter-1", "one") == ["one"]
+            where = service.listening()
+            assert home.tell(where, "meter-1", "one", answers=1) == ["one"]
             line = json.loads(service.output())
             assert (line["identity"], line["data"]) == ("meter-1", "one")
-            home.ask(where, "pump-1", "two", wait="0.01")
+            home.tell(where, "pump-1", "two")
             assert server.recv(100) == b"two"
             assert json.loads(service.output())["data"] == "two"
-            home.ask(where, "valve-1", "nobody's", wait="0.01")
+            home.tell(where, "valve-1", "nobody's")
             assert service.fact("forward_unmatched")["identity"] == "valve-1"
             service.process.stdout.close()
             service.process.stdout = None
-            assert home.ask(where, "meter-1", "three") == ["three"]
+            assert home.tell(where, "meter-1", "three", answers=1) == ["three"]
             failed = service.fact("forward_failed")
             assert (failed["sink"], failed["error"]) == ("jsonl", "standard output was closed by its reader")
-            assert home.ask(where, "meter-1", "four") == ["four"]
+            assert home.tell(where, "meter-1", "four", answers=1) == ["four"]
             service.signal("SIGINT")
             forward = service.fact("stopped")["statistics"]["forward"]
             assert service.finished() == 0
@@ -90,8 +97,8 @@ def test_a_closed_output_does_not_end_a_service_with_other_sinks(home):
 def test_what_waits_for_a_program_that_is_away_is_handed_on_before_the_end(home):
     path = home.path / "there"
     with home.serve('[forward]\nkind = "unix"\npath = "there"\n') as service:
-        where = ":".join(map(str, service.listening()))
-        home.ask(where, "meter-1", "kept", wait="0.01")
+        where = service.listening()
+        home.tell(where, "meter-1", "kept")
         assert service.fact("forward_down")["reason"] == "no such file or directory"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as program:
             program.bind(str(path))

@@ -213,6 +213,21 @@ async def test_pauses_between_attempts_grow(tmp_path, autojump_clock, monkeypatc
     ]
 
 
+async def test_the_first_pause_after_a_success_is_short_again(tmp_path, autojump_clock):
+    path = tmp_path / "there"
+    async with sending(path, format="raw") as (sink, _, _):
+        sink.deliver(device(), b"one")
+        await trio.sleep(60)
+        with Program(path) as before:
+            await trio.sleep(6)
+            assert before.waiting() == [b"one"]
+        sink.deliver(device(), b"two")
+        await wait_all_tasks_blocked()
+        with Program(path) as after:
+            await trio.sleep(0.2)
+            assert after.waiting() == [b"two"]
+
+
 async def test_what_is_too_large_for_a_datagram_is_dropped_and_the_next_goes_on(tmp_path):
     path = tmp_path / "there"
     with Program(path) as program:
@@ -316,8 +331,11 @@ async def test_the_way_there_and_back_through_an_engine(tmp_path):
 # --- our socket ---
 
 
-async def test_our_socket_is_for_its_owner_and_goes_with_the_service(tmp_path):
+async def test_our_socket_is_for_its_owner_from_the_first_moment_and_goes_with_the_service(
+    tmp_path, monkeypatch
+):
     path = tmp_path / "back"
+    monkeypatch.setattr(Path, "chmod", lambda *_: None)  # it must not need that
     before = os.umask(0)
     try:
         async with sending(tmp_path / "there", listen=path):

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -299,7 +300,7 @@ def test_a_module_that_cannot_be_used_is_told_with_file_and_key(home, module, ch
 
 @pytest.mark.parametrize("name", ["store", "make", "make_async", "Store", "inner.deep"])
 async def test_a_store_and_what_makes_one_will_do(module, name):
-    store = await make_store(f"ourstore:{name}", find_object(f"ourstore:{name}"))
+    store: Any = await make_store(f"ourstore:{name}", find_object(f"ourstore:{name}"))
     assert list(store.lookup(b"dev1")) == [bytes.fromhex(K1)]
 
 
@@ -341,6 +342,7 @@ def talk(port, key=K1, identity=b"dev1"):
     return trio.run(once)
 
 
+@pytest.mark.slow
 def test_a_service_with_a_server_that_is_not_there_yet(home):
     server = ValkeyServer(home)
     with serve(home, f'psk_valkey = "{server.address}"\nlookup.negative_seconds = 0') as service:
@@ -374,6 +376,7 @@ def test_a_service_with_a_server_that_is_not_there_yet(home):
     assert "nonsense" not in service.everything
 
 
+@pytest.mark.slow
 def test_a_service_with_a_database_sees_changes_at_once_and_a_reload_ends_those_who_are_removed(home):
     put(home / "keys.db", dev1=[K1], dev2=[K1])
     with serve(
@@ -407,6 +410,7 @@ def test_a_service_with_a_database_sees_changes_at_once_and_a_reload_ends_those_
     assert K2 not in service.everything
 
 
+@pytest.mark.slow
 def test_a_service_with_a_module_of_ones_own(home, module):
     with serve(home, 'psk_module = "ourstore:make_async"') as service:
         _, port = service.listening()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from endpoint.text import UtcStamps, json_line, show_bytes, show_text
+from endpoint.text import UtcStamps, json_line, read_shown, show_bytes, show_text
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,17 @@ def test_what_is_not_printable_is_shown_by_its_number(data, shown):
 def test_shown_bytes_are_printable_and_different_for_different_bytes(one, other):
     assert show_bytes(one).isprintable()
     assert (show_bytes(one) == show_bytes(other)) == (one == other)
+
+
+@given(st.binary(max_size=40) | st.text(max_size=20).map(lambda text: text.encode("utf-8", "surrogatepass")))
+def test_what_is_shown_can_be_read_back(data):
+    assert read_shown(show_bytes(data)) == data
+
+
+@pytest.mark.parametrize("text", ["\\", "a\\q", "\\x1", "\\xzz", "\\u12", "x\\"])
+def test_what_is_never_shown_cannot_be_read_back(text):
+    with pytest.raises(ValueError, match="a backslash is written"):
+        read_shown(text)
 
 
 def test_a_file_name_that_is_not_utf_8_can_be_shown():
