@@ -121,3 +121,16 @@ async def test_the_key_store_may_be_exchanged_while_the_engine_runs():
     async with serving(keystore=DictKeyStore()) as served:
         served.engine.use_keystore(DictKeyStore(KEYS))
         assert (await served.device().connect()).connected
+
+
+async def test_an_answer_that_comes_in_the_moment_in_which_its_handshake_ends_is_dropped():
+    store = SlowStore([KEY])
+    async with serving(keystore=store) as served, trio.open_nursery() as nursery:
+        nursery.start_soon(served.device().connect)
+        await store.asked.wait()
+        store.go.set()  # the task that waits will run with the answer, and is not cancelled any more
+        assert await served.engine.drain(5) == 0
+        await wait_all_tasks_blocked()
+        assert served.idle
+        assert served.observer.troubles == []
+        nursery.cancel_scope.cancel()
