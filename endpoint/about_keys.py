@@ -48,6 +48,6 @@ def key_notes(config: EndpointConfig, loaded: LoadedCredentials) -> list[str]:
             notes = list(error.problems)
     if loaded.in_rotation and not (state.usage_file or state.admin_socket):
         notes.append(
-            "nothing will say who has used the next key: remedy: state.usage_file, or state.admin_socket, for keys retire"
+            "nothing will say who has used the next key; remedy: state.usage_file, or state.admin_socket"
         )
     return notes

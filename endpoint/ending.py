@@ -1,11 +1,12 @@
-"""Ending associations because of their keys: at once, or spread over time so that a fleet does not come back all together.
+"""Ending associations because of their keys: at once, or spread, so that a fleet does not come back all together.
 
 ::
 
-    rehandshake    live ones get a close_notify at a random moment of ``within`` seconds; frozen ones stay until they wake
-    drop           live ones get it at once, and frozen ones are woken for it
+    rehandshake    live ones get a close_notify at a random moment of ``within`` seconds; frozen ones stay until they
+    wake drop           live ones get it at once, and frozen ones are woken for it
 
-Only those that were made with a pre-shared key. Frozen ones whose key is not known (an earlier version has saved them) stay.
+Only those that were made with a pre-shared key. Frozen ones whose key is not known (an earlier version has saved them)
+stay.
 """
 
 from __future__ import annotations
@@ -151,8 +152,8 @@ class EndingEngine:
     ) -> Ended:
         """End what ``identity`` has with pre-shared keys that are not ``accepted`` (fingerprints); ``None`` = with any.
 
-        ``within``: seconds over which ``REHANDSHAKE`` is spread. Those of which it is not known with what key they were made
-        stay, unless all are to end.
+        ``within``: seconds over which ``REHANDSHAKE`` is spread. Those of which it is not known with what key they were
+        made stay, unless all are to end.
         """
         return self._endings.end(identity, accepted, how, within=within, now=self.now())
 

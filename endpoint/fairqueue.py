@@ -8,8 +8,8 @@ What is handed out has a price, which is known only afterwards. A source whose d
 :data:`TURN` sits out a round for each of them, so that cheap and dear datagrams get about the same time.
 
 When there is no room the *longest* source loses: the others keep what they have. Who is about to become the longest is
-not let in; else of the longest the one that came to its length first loses its next path with all that waits there,
-because what is left of a flight is of little use. Each operation takes constant time, whatever waits.
+not let in; else the one that became it last loses the path that has waited least, with all that waits there, because
+what is left of a flight is of little use. Each operation takes constant time, whatever waits.
 """
 
 from __future__ import annotations
@@ -134,8 +134,8 @@ class FairQueue:
 
     def lose(self) -> Waiting:
         """The path that has to go where there is no room, out of the queue. There must be one."""
-        source = next(iter(self._by_length[self.longest]))
-        waiting = next(iter(source.paths.values()))
+        source = next(reversed(self._by_length[self.longest]))
+        waiting = next(reversed(source.paths.values()))
         self.leave(waiting)
         return waiting
 

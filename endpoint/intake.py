@@ -42,9 +42,8 @@ Construction
     spent on them, divided by their weight; the one furthest behind is next.
 
 What is dropped, and what the delay is
-    Of those that come, and of whom too many come already, not the oldest but the newest: it does not matter for the chance
-    which one it is, and not to let one in costs a third of putting it there and taking another one away. As the queue is
-    served in order, what is served has waited at most ``queued_datagrams`` times the time for one: 0.25 s for 8,192
+    Of those of whom too many come the newest: it does not matter for the chance which one it is, and not to let one in
+    costs a third of putting it there and taking another one away. As the queue is served in order, what is served has waited at most ``queued_datagrams`` times the time for one: 0.25 s for 8,192
     hellos, 1 s at a quarter of the time, which is when a client repeats for the first time. To serve the newest first would
     have hardly any delay, but let some devices of a fleet wait until the storm is over.
 
@@ -96,8 +95,9 @@ _RANK = {kind: rank for rank, kind in enumerate(DatagramKind)}
 
 
 class Remembered:
-    """Paths, for :data:`REMEMBERED_SECONDS` to twice as long: a byte each, which says when. Takes some for others, the
-    more there are, and a few of 17 minutes ago for new ones.
+    """Paths, for :data:`REMEMBERED_SECONDS` to twice as long.
+
+    A byte each, which says when. Takes some for others, the more there are, and a few of 17 minutes ago for new ones.
     """
 
     __slots__ = ("_stamps",)
@@ -245,7 +245,9 @@ class Intake:
         if waiting is None:
             queue = self._queue_of(kind, path, now)
             source = self._source(queue, data, path)
-            if self._is_over(1, len(data)) and self._would_lead(queue, source):
+            if (
+                self._datagrams >= self._max_datagrams or self._size + len(data) > self._max_size
+            ) and self._would_lead(queue, source):
                 self._count_drop(queue, 1, path, now)
                 return
             waiting = self._paths[path] = Waiting(path, kind, now, [(kind, data)], len(data))
@@ -259,7 +261,7 @@ class Intake:
             self._append(waiting, kind, data, now)
         self._datagrams += 1
         self._size += len(data)
-        while self._is_over():
+        while self._datagrams > self._max_datagrams or self._size > self._max_size:
             self._lose(now)
 
     def _queue_of(self, kind: DatagramKind, path: Path, now: float) -> FairQueue:
@@ -307,13 +309,11 @@ class Intake:
 
     # --- what is dropped ----------------------------------------------------------------------------
 
-    def _is_over(self, datagrams: int = 0, size: int = 0) -> bool:
-        """Whether more waits than there is room for, with so many datagrams and bytes more."""
-        return self._datagrams + datagrams > self._max_datagrams or self._size + size > self._max_size
-
     def _would_lead(self, queue: FairQueue, source: Hashable) -> bool:
         """Whether ``queue`` is what has to lose something, and ``source`` would have most of it with one datagram more."""
-        return queue.length_of(source) + 1 >= queue.longest and queue is self._fullest()
+        return (
+            queue.longest < 2 or queue.length_of(source) + 1 >= queue.longest
+        ) and queue is self._fullest()
 
     def _fullest(self) -> FairQueue:
         """The class that is furthest above its weight's part of the room."""

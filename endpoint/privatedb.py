@@ -1,12 +1,12 @@
 """SQLite databases that are for their owner only: found, checked and opened, with errors that name file and remedy.
 
-Whoever can write such a file, its directory, or a journal beside it (which SQLite would follow) decides what is in it. So these
-are looked at, and the file is found to be of its kind: application id, version and exactly the tables it should
-have, so no triggers and no views.
+Whoever can write such a file, its directory, or a journal beside it (which SQLite would follow) decides what is in it.
+So these are looked at, and the file is found to be of its kind: application id, version and exactly the tables it
+should have, so no triggers and no views.
 
-Names are looked at, not open files: closing a descriptor of its own would end the locks that SQLite holds on the same file
-elsewhere in this process. The directory's mode makes sure that nobody else swaps the name in between. (The database of
-associations, which is one process's alone, is stricter; see ``endpoint.state.exclusive``.)
+Names are looked at, not open files: closing a descriptor of its own would end the locks that SQLite holds on the same
+file elsewhere in this process. The directory's mode makes sure that nobody else swaps the name in between. (The
+database of associations, which is one process's alone, is stricter; see ``endpoint.state.exclusive``.)
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class Kind:
 def open_database(path: Path, kind: Kind, *, patience: float) -> tuple[sqlite3.Connection, tuple[int, int]]:
     """A connection, and device and number of the file; raises ``kind.error``, or what :func:`explained` is for.
 
-    The connection may be used from any thread, by one at a time. ``patience``: seconds to wait for another's transaction.
+    The connection may be used from any thread, by one at a time. ``patience``: seconds to wait for another's
+    transaction.
     """
     number = _require_safe(path, kind)
     connection = _connection(path, kind, patience)

@@ -15,7 +15,6 @@ import trio
 from endpoint.keystore.choosing import guarded_store
 from endpoint.keystore.file import FileKeyStore, KeyFileError
 from endpoint.keystore.loading import load_credentials
-from endpoint.keystore.valkey import ValkeyKeyStore
 from endpoint.text import show_text
 from endpoint.verification import VERIFY_THREADS, PeerVerifier
 from sansdtls import ConfigError
@@ -141,8 +140,9 @@ class CredentialsInUse:
         differences = {"added": changes.added, "removed": changes.removed, "changed": changes.changed}
         if self._guarded is not None:
             self._guarded.forget()
-            if fresh.valkey is not None and isinstance(self._guarded.store, ValkeyKeyStore):
-                self._guarded.store.use(fresh.valkey)
+            if fresh.valkey is not None:
+                store: Any = self._guarded.store
+                store.use(fresh.valkey)
             differences = {}
         done = {**self._facts(fresh), **differences}
         self._log.info("reloaded", **done)

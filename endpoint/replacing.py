@@ -1,4 +1,4 @@
-"""Changing files so that whoever looks, at whatever moment and after whatever accident, finds the old one whole or the new one.
+"""Changing files so that whoever looks, whenever and after whatever accident, finds the old one whole or the new.
 
 ::
 
@@ -8,8 +8,8 @@
     rename       over the old name: one step
     fsync        of the directory
 
-A crash leaves at most .NAME.new, which holds keys, is for the owner only, is no file of keys by its name, and is removed by the
-next change. The lock file stays: removing it would let two editors hold two locks.
+A crash leaves at most .NAME.new, which holds keys, is for the owner only, is no file of keys by its name, and is
+removed by the next change. The lock file stays: removing it would let two editors hold two locks.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ def _lock(directory: Path, patience: float) -> int:
 def replace_files(files: Iterable[NewContent]) -> None:
     """Put each in the place of what is there, or make it. Hold the locks.
 
-    All are written before the first is renamed. :class:`ReplaceError` leaves all as they were, or says which were changed already:
-    several files are no transaction.
+    All are written before the first is renamed. :class:`ReplaceError` leaves all as they were, or says which were
+    changed already: several files are no transaction.
     """
     done: list[str] = []
     with ExitStack() as written:

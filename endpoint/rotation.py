@@ -1,4 +1,4 @@
-"""What a running service does for the rotation and removal of keys: it remembers who uses which, and ends what has no right any more.
+"""What a running service does for rotation and removal: it remembers who uses which key, and ends who has none.
 
 Commands of the admin socket, for ``dtls-endpoint keys``. Identities are text as the log shows it::
 

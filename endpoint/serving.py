@@ -210,6 +210,7 @@ class _Channels:
         self._waiting = waiting
         self._log_bucket = TokenBucket(LOG_BURST, trio.current_time())
         self._held_back = 0
+        self._trouble_buckets: dict[str, TokenBucket] = {}
 
     def completed(self, association: Association) -> None:
         channel = association.context = ServedChannel(association, self._buffer, self._waiting)
@@ -264,7 +265,11 @@ class _Channels:
         LOG.debug("refused %s: %s", path_text(path), reason)
 
     def trouble(self, what: str, **facts: object) -> None:
-        LOG.warning("%s: %r", what, facts)
+        # By ``what``, which is a fixed phrase: while a key store is down, anybody can cause as many as he likes.
+        now = trio.current_time()
+        bucket = self._trouble_buckets.setdefault(what, TokenBucket(LOG_BURST, now))
+        if bucket.take(1, rate=LOG_RATE, burst=LOG_BURST, now=now):
+            LOG.warning("%s: %r", what, facts)
 
     def end_all(self, engine: Engine) -> None:
         for association in engine.associations():

@@ -1,10 +1,11 @@
 """Which frozen associations an identity has.
 
-There may be a million, most of them the only one of their identity, and the limit for a frozen association is 400 bytes, of
-which the core's store takes 300. An entry of a dict with its two objects would take 165. So those that are alone
-stand in buckets: bytes objects of some eight entries, each a time, three lengths, the identity, the handle and what
-names its pre-shared key (so that nobody has to be woken to see whether that is still good). An identity's second one moves both into a
-dict, where adding and removing takes the same time however many they are: whole fleets share an identity.
+There may be a million, most of them the only one of their identity, and the limit for a frozen association is 400
+bytes, of which the core's store takes 300. An entry of a dict with its two objects would take 165. So those that are
+alone stand in buckets: bytes objects of some eight entries, each a time, three lengths, the identity, the handle and
+what names its pre-shared key (so that nobody has to be woken to see whether that is still good). An identity's second
+one moves both into a dict, where adding and removing takes the same time however many they are: whole fleets share an
+identity.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class Sleepers:
                 yield identity
 
     def add(self, identity: bytes, handle: bytes, last_received: float, digest: bytes = b"") -> None:
-        """An association of ``identity`` is frozen. Identity and handle are below 65,536 bytes, ``digest`` below 256."""
+        """One of ``identity`` is frozen. Identity and handle are below 65,536 bytes, ``digest`` below 256."""
         family = self._families.get(identity)
         if family is None:
             found = self._find(identity)

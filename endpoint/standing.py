@@ -1,7 +1,7 @@
 """What becomes of associations whose key is not accepted any more: ``credentials.when_removed`` and ``when_rotated``.
 
-An association was made with a key, and lives on keys of its own. When the identity is removed from the key store (a device
-was stolen) or its key is taken away (a rotation is over), nothing about the association changes by itself. The
+An association was made with a key, and lives on keys of its own. When the identity is removed from the key store (a
+device was stolen) or its key is taken away (a rotation is over), nothing about the association changes by itself. The
 operator says what is to happen, for each of the two::
 
     keep           nothing (the default): a rotation disturbs nobody, and a removal keeps a device from coming back
@@ -9,8 +9,8 @@ operator says what is to happen, for each of the two::
     drop           close_notify at once; frozen ones are woken for it
 
 Looked at are: after a reload, those whose keys have changed, or where the store cannot tell which, all; after a start
-with ``drop``, all that were taken over; and each that wakes. The datagram that woke it is still handed on. A store that cannot
-answer removes nobody: after a reload it is asked again until it can, of one that wakes nothing more is asked.
+with ``drop``, all that were taken over; and each that wakes. The datagram that woke it is still handed on. A store that
+cannot answer removes nobody: after a reload it is asked again until it can, of one that wakes nothing more is asked.
 
 Facts of the log::
 
@@ -50,7 +50,7 @@ BATCH = 64
 RETRY_PAUSE = 30.0
 """Seconds until a store that was down is asked again, after a reload."""
 MAX_QUESTIONS = 10_000
-"""Associations that have woken and wait for a key store that answers late; more stay as they are until they wake again."""
+"""Associations that have woken and wait for the key store; more stay as they are until they wake again."""
 
 
 class Standing(Quiet):

@@ -1,10 +1,11 @@
 """Which key each device last used: what a rotation waits for before the old key is thrown away.
 
-Heard from completed handshakes, resumed ones too: those have shown that the device still has the key of the session. Not from data:
-an association that was made with the old key goes on with it whatever the device has been given since.
+Heard from completed handshakes, resumed ones too: those have shown that the device still has the key of the session.
+Not from data: an association that was made with the old key goes on with it whatever the device has been given since.
 
 With ``state.usage_file`` it survives the process, written behind in a thread. Without, it lasts as long as the process,
-for :data:`MAX_IN_MEMORY` identities. A file that cannot be used stops nothing: it is told once, and memory does meanwhile.
+for :data:`MAX_IN_MEMORY` identities. A file that cannot be used stops nothing: it is told once, and memory does
+meanwhile.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The file that says which key each identity last used: rows in SQLite, for its owner only.
 
-It may be read while a service writes it (``dtls-endpoint keys`` does), so it has a write-ahead log. The last seconds before
-a loss of power may be missing. That errs on the right side: a device whose new key was not noted counts as one that has
-not used it.
+It may be read while a service writes it (``dtls-endpoint keys`` does), so it has a write-ahead log. The last seconds
+before a loss of power may be missing. That errs on the right side: a device whose new key was not noted counts as one
+that has not used it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 MAX_IDENTITIES = 1_000_000
-"""Identities that are remembered; the ones not heard of for longest make room. Only devices that have proved who they are
-get in, so what piles up is what was removed from the key store long ago."""
+"""Identities that are remembered; those not heard of for longest make room. Only devices that have proved who they
+are get in, so what piles up is what was removed from the key store long ago."""
 PATIENCE = 2.0
 """Seconds to wait for somebody else's transaction; others only read."""
 CHANGES_BETWEEN_COUNTS = 10_000

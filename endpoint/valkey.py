@@ -1,12 +1,13 @@
 """A connection to a Valkey or Redis server that comes back: what the key store and the forwarder share.
 
 One coredis connection at a time, and all requests go through it: answers come in the order of the questions, so many
-may be under way (coredis' pools are not used: a place in one is lost with each attempt to connect that is cancelled, and here the
-cancelling of lookups is everyday). It is asked for a sign of life now and then, because a server that was unplugged does not hang
-up; a connection for blocking commands is not, as their answers are signs enough. When it is lost everybody who waits hears :class:`ServerAway` at once, and so does whoever asks until there is another one, which is
-tried for with growing pauses, and jitter, so that a thousand endpoints do not come back to a restarted server in step.
+may be under way. (coredis' pools are not used: a place in one is lost with each attempt to connect that is cancelled, and here the
+cancelling of lookups is everyday.) It is asked for a sign of life now and then, because a server that was unplugged does not
+hang up; a connection for blocking commands is not, as their answers are signs enough. When it is lost everybody who waits hears
+:class:`ServerAway` at once, and so does whoever asks until there is another one, which is tried for with growing pauses, and
+jitter, so that a thousand endpoints do not come back to a restarted server in step.
 
-The password is in memory, in :class:`ValkeyAccess`, and in what coredis sends; not in its ``repr``, in the address, or in any text here.
+Import this where it is needed: coredis takes half a second of a start, and most have no use for it.
 """
 
 from __future__ import annotations
@@ -17,24 +18,20 @@ import ssl
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import attrs
 import trio
 from coredis.connection import BaseConnection, TCPLocation, UnixDomainSocketLocation
 from coredis.exceptions import RedisError, ResponseError
 
-from endpoint.files import RefusedFileError, read_private, read_trusted
-from endpoint.tables.valkey import ValkeyAddress
 from endpoint.text import show_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
     from typing import Unpack
 
     from anyio.abc import ByteStream
     from coredis.connection import BaseConnectionParams, Location
 
-    from endpoint.tables.valkey import ValkeyLogin
+    from endpoint.valkey_access import ValkeyAccess
 
 CONNECT_TIMEOUT = 5.0
 """Seconds for connecting, TLS and logging in."""
@@ -44,7 +41,6 @@ FIRST_PAUSE = 0.1
 """Seconds before the first attempt after a loss; each further one waits twice as long."""
 LONGEST_PAUSE = 5.0
 """Seconds between two attempts at most: a server that is back is noticed within this time."""
-MAX_PASSWORD_BYTES = 1024
 MAX_REASON = 200
 """Characters of a reason: it may come from the server."""
 
@@ -57,48 +53,6 @@ class ServerAway(Exception):
 
 class ServerRefused(Exception):
     """The server has answered with an error; the text is the server's, made printable."""
-
-
-class AccessError(Exception):
-    """What is named for the access to a server cannot be used; ``problems`` has lines ``file: what; remedy``."""
-
-    def __init__(self, problems: Sequence[str]):
-        super().__init__("\n".join(problems))
-        self.problems = tuple(problems)
-
-
-@attrs.frozen(kw_only=True)
-class ValkeyAccess:
-    """All that is needed to connect: ready for use, files read."""
-
-    address: ValkeyAddress
-    username: str | None = None
-    password: str | None = attrs.field(default=None, repr=False)
-    database: int = 0
-    tls: ssl.SSLContext | None = attrs.field(default=None, repr=False, eq=False)
-
-    async def connect(self) -> BaseConnection:
-        """A connection, up to where the server would hear of us. Raises ``OSError``."""
-        location: Location
-        stream: ByteStream
-        if self.address.path is not None:
-            location = UnixDomainSocketLocation(self.address.path)
-            stream = await anyio.connect_unix(self.address.path)
-        else:
-            location = TCPLocation(self.address.host, self.address.port)
-            stream = await self._connect_tcp(location.host, location.port)
-        return _Connection(
-            location,
-            stream,
-            username=self.username,
-            password=self.password,
-            db=self.database,
-        )
-
-    async def _connect_tcp(self, host: str, port: int) -> ByteStream:
-        if self.tls is None:
-            return await anyio.connect_tcp(host, port)
-        return await anyio.connect_tcp(host, port, ssl_context=self.tls, tls_standard_compatible=False)
 
 
 class _Connection(BaseConnection):
@@ -117,71 +71,29 @@ class _Connection(BaseConnection):
         return f"<connection to {self.location!r}>"
 
 
-def load_access(address: str, login: ValkeyLogin) -> ValkeyAccess:
-    """Read the files that ``login`` names; :class:`AccessError` lists all mistakes."""
-    where = ValkeyAddress.parse(address)
-    problems: list[str] = []
-    password = None
-    if login.password_file is not None:
-        try:
-            password = _password(read_private(login.password_file, what="a password", plural="password"))
-        except RefusedFileError as refused:
-            problems.append(f"{show_text(str(login.password_file))}: {refused}")
-    context = _tls(login, problems) if where.tls else None
-    if problems:
-        raise AccessError(problems)
-    return ValkeyAccess(
-        address=where, username=login.username, password=password, database=login.database, tls=context
+async def connect(access: ValkeyAccess) -> BaseConnection:
+    """A connection, up to where the server would hear of us. Raises ``OSError``."""
+    location: Location
+    stream: ByteStream
+    if access.address.path is not None:
+        location = UnixDomainSocketLocation(access.address.path)
+        stream = await anyio.connect_unix(access.address.path)
+    else:
+        location = TCPLocation(access.address.host, access.address.port)
+        stream = await _connect_tcp(access, location.host, location.port)
+    return _Connection(
+        location,
+        stream,
+        username=access.username,
+        password=access.password,
+        db=access.database,
     )
 
 
-def _password(content: bytes) -> str:
-    try:
-        password = content.decode().removesuffix("\n").removesuffix("\r")
-    except UnicodeDecodeError:
-        raise RefusedFileError("is not UTF-8") from None
-    if not password:
-        raise RefusedFileError("holds no password")
-    if "\n" in password or "\r" in password or len(content) > MAX_PASSWORD_BYTES:
-        raise RefusedFileError(f"should hold one line of at most {MAX_PASSWORD_BYTES} bytes: the password")
-    return password
-
-
-def _tls(login: ValkeyLogin, problems: list[str]) -> ssl.SSLContext | None:
-    context = ssl.create_default_context()
-    before = len(problems)
-
-    def wrong(path: Path, what: object) -> None:
-        problems.append(f"{show_text(str(path))}: {what}")
-
-    if login.ca_file is not None:
-        try:
-            content = read_trusted(login.ca_file, what="CA certificates", plural="CAs")
-            context = ssl.create_default_context(cadata=content.decode("ascii"))
-        except RefusedFileError as refused:
-            wrong(login.ca_file, refused)
-        except (ssl.SSLError, ValueError):
-            wrong(login.ca_file, "holds no certificate that can be used")
-    if login.certificate is not None and login.private_key is not None:
-        try:
-            read_trusted(login.certificate, what="a certificate", plural="certificates")
-        except RefusedFileError as refused:
-            wrong(login.certificate, refused)
-        try:
-            read_private(login.private_key, what="a private key", plural="key")
-        except RefusedFileError as refused:
-            wrong(login.private_key, refused)
-        if len(problems) == before:
-            try:
-                # Without the function it would ask for a password at the terminal.
-                context.load_cert_chain(login.certificate, login.private_key, password=bytes)
-            except (OSError, ValueError) as error:
-                reason = getattr(error, "reason", None) or "cannot be used"
-                wrong(
-                    login.certificate,
-                    f"with the key in {show_text(str(login.private_key))}: {str(reason).lower().replace('_', ' ')}",
-                )
-    return context
+async def _connect_tcp(access: ValkeyAccess, host: str, port: int) -> ByteStream:
+    if access.tls is None:
+        return await anyio.connect_tcp(host, port)
+    return await anyio.connect_tcp(host, port, ssl_context=access.tls, tls_standard_compatible=False)
 
 
 class _Settled:
@@ -299,7 +211,7 @@ class ValkeyLink:
         self._attempts += 1
         try:
             with trio.fail_after(CONNECT_TIMEOUT):
-                connection = await self.access.connect()
+                connection = await connect(self.access)
         except trio.TooSlowError:
             return f"no answer within {CONNECT_TIMEOUT:g} seconds"
         except (OSError, ssl.SSLError, ValueError) as error:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from endpoint.association import Association
     from endpoint.forward import Devices
-    from endpoint.valkey import ValkeyAccess
+    from endpoint.valkey_access import ValkeyAccess
 
 GROUP = 1000
 """Devices that one command asks about: some 50 KiB of names, and a millisecond of the server's time."""

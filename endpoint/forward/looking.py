@@ -9,7 +9,7 @@ from endpoint.forward.upstreams import files_allowed
 from endpoint.tables.sinks import UdpTable, UnixTable, ValkeyTable
 from endpoint.tables.valkey import ValkeyAddress
 from endpoint.text import show_text
-from endpoint.valkey import AccessError, load_access
+from endpoint.valkey_access import AccessError, load_access
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,7 +15,6 @@ from endpoint.forward.router import Route, Router
 from endpoint.forward.udp import UdpUpstreams
 from endpoint.forward.unix import UnixDatagrams
 from endpoint.forward.upstreams import files_for
-from endpoint.forward.valkey import ValkeyStream
 from endpoint.tables.sinks import EchoTable, JsonlTable, UdpTable, UnixTable, ValkeyTable
 
 if TYPE_CHECKING:
@@ -85,5 +84,8 @@ def make_sink(table: SinkTable, tell: Callable[..., None], devices: Devices, lim
     if isinstance(table, UnixTable):
         return UnixDatagrams(table, devices=devices, tell=tell)
     if isinstance(table, ValkeyTable):
+        # As in endpoint.keystore.choosing: coredis is imported where it is needed only.
+        from endpoint.forward.valkey import ValkeyStream  # noqa: PLC0415 - see above
+
         return ValkeyStream(table, devices=devices, tell=tell)
     raise AssertionError(f"no sink of kind {table.kind}")

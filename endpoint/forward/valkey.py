@@ -39,7 +39,8 @@ from endpoint.forward.backlog import Backlog
 from endpoint.forward.downlink import Downlink
 from endpoint.forward.reach import Reach
 from endpoint.text import UtcStamps
-from endpoint.valkey import AccessError, ServerAway, ServerRefused, ValkeyLink, load_access
+from endpoint.valkey import ServerAway, ServerRefused, ValkeyLink
+from endpoint.valkey_access import AccessError, load_access
 
 if TYPE_CHECKING:
     from collections.abc import Callable

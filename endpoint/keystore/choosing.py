@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from endpoint.keystore.guard import GuardedStore
 from endpoint.keystore.module import make_store
 from endpoint.keystore.sqlite import SqliteKeyStore
-from endpoint.keystore.valkey import ValkeyKeyStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +27,9 @@ async def guarded_store(
     if told.psk_database is not None:
         store = SqliteKeyStore(told.psk_database)
     elif loaded.valkey is not None:
+        # Half a second of a start, which those who have no use for it need not wait.
+        from endpoint.keystore.valkey import ValkeyKeyStore  # noqa: PLC0415 - see above
+
         store = ValkeyKeyStore(loaded.valkey, prefix=told.valkey.prefix)
     elif told.psk_module is not None:
         store = await make_store(told.psk_module, loaded.module)

@@ -9,10 +9,10 @@
 An attacker who can write it lets himself in, so it is looked at as PSK files are; see ``endpoint.privatedb``.
 
 One transaction is one change: a reader sees all of it or nothing, and so does whoever comes after a crash, at whatever
-point. A rollback journal, not a write-ahead log: the newest keys are then in the one file that is copied and restored, and a
-service that may only read its directory can read the database. The price: while a transaction is being committed (milliseconds;
-for the import of a million keys seconds) readers wait. What is removed is overwritten (``secure_delete``); what the
-file system keeps of the journal is not.
+point. A rollback journal, not a write-ahead log: the newest keys are then in the one file that is copied and restored,
+and a service that may only read its directory can read the database. The price: while a transaction is being committed
+(milliseconds; for the import of a million keys seconds) readers wait. What is removed is overwritten
+(``secure_delete``); what the file system keeps of the journal is not.
 
 A file that is put in the place of this one (a rename, a link that is swapped) is used from the next lookup on.
 """
@@ -89,7 +89,7 @@ KIND = Kind(
 
 
 class KeyDatabase:
-    """An open database of keys. Use it from any thread; every method blocks, at most for ``patience`` and the disk's time."""
+    """An open database of keys. Use it from any thread; each method blocks for the disk's time, and ``patience``."""
 
     def __init__(self, path: Path, *, create: bool = False, patience: float = PATIENCE) -> None:
         """Raises :class:`KeyDatabaseError` for what is not in order. ``create`` makes what is not there, or empty."""

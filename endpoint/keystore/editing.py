@@ -1,13 +1,14 @@
 """Editing PSK files: the lines of one identity change, every other byte stays as it is.
 
-An edit begins with reading all files as a service would, and ends with reading what would be written in the same way: only if
-that is exactly the keys that were asked for, it is written. So neither a mistake in a file nor one here locks anybody out.
+An edit begins with reading all files as a service would, and ends with reading what would be written in the same way:
+only if that is exactly the keys that were asked for, it is written. So neither a mistake in a file nor one here locks
+anybody out.
 """
 
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -147,7 +148,8 @@ class PskChanges:
     def set(self, identity: bytes, keys: Sequence[bytes]) -> None:
         """Give ``identity`` these keys, current first, instead of those it has.
 
-        Raises ``ValueError`` for what cannot be kept, without the keys; :class:`KeyFileError` if it is not clear in which file.
+        Raises ``ValueError`` for what cannot be kept, without the keys; :class:`KeyFileError` if it is not clear in
+        which file.
         """
         problem = cannot_be_written(identity)
         if problem:
@@ -175,8 +177,8 @@ class PskChanges:
         text.set(identity, ())
         return True
 
-    def save(self) -> None:
-        """Write what has changed. :class:`KeyFileError`, and nothing is written, if that would not be what was asked for."""
+    def checked(self) -> list[NewContent]:
+        """What is to be written. :class:`KeyFileError` if that would not be read as what was asked for."""
         contents = {text: text.render() for text in self._texts}
         check = PskReader()
         for text, content in contents.items():
@@ -196,7 +198,7 @@ class PskChanges:
             raise KeyFileError(
                 [f"cannot be written so that it is read as it is meant: {names or check.problems[0]}"]
             )
-        replace_files(NewContent(text.path, contents[text]) for text in self._texts if text in self._touched)
+        return [NewContent(text.path, contents[text]) for text in self._texts if text in self._touched]
 
 
 class _NewOnes:
@@ -240,11 +242,17 @@ def _file_in(directory: Path, name: str) -> Path:
 class PskFiles:
     """A PSK file, or a directory of them, that can be changed."""
 
-    def __init__(self, path: Path, *, create: bool = False, new_file: str | None = None) -> None:
-        """``create``: a file that is not there is made; ``new_file``: where in a directory new identities go."""
+    def __init__(
+        self, path: Path, *, create: bool = False, new_file: str | None = None, rehearsal: bool = False
+    ) -> None:
+        """``create``: a file that is not there is made; ``new_file``: where in a directory new identities go.
+
+        ``rehearsal``: nothing is written, nor locked, but all else is done.
+        """
         self.path = path
         self._create = create
         self._new_file = new_file
+        self._rehearsal = rehearsal
 
     def items(self) -> Iterator[tuple[bytes, tuple[bytes, ...]]]:
         """All identities with their keys. :class:`KeyFileError` lists all mistakes."""
@@ -254,14 +262,16 @@ class PskFiles:
     def change(self) -> Iterator[PskChanges]:
         """One edit: what was done is written when this ends, or nothing if it raises.
 
-        :class:`KeyFileError` for files that are not right as they are, :class:`~endpoint.replacing.ReplaceError` if they cannot
-        be changed.
+        :class:`KeyFileError` for files that are not right as they are, :class:`~endpoint.replacing.ReplaceError` if
+        they cannot be changed.
         """
-        with locked(self._directories()):
+        with nullcontext() if self._rehearsal else locked(self._directories()):
             texts, keys = self._read()
             changes = PskChanges(texts, keys, _NewOnes(self.path, self._new_file))
             yield changes
-            changes.save()
+            new = changes.checked()
+            if not self._rehearsal:
+                replace_files(new)
 
     def _directories(self) -> list[Path]:
         own = [Path(os.path.realpath(self.path))] if self.path.is_dir() else []

@@ -34,7 +34,7 @@ from endpoint.keystore.pem import (
 )
 from endpoint.keystore.rawkeys import RawKeySet, load_raw_keys
 from endpoint.text import show_text
-from endpoint.valkey import AccessError, ValkeyAccess, load_access
+from endpoint.valkey_access import AccessError, ValkeyAccess, load_access
 from sansdtls import (
     CertificateCredential,
     CertificateType,

@@ -1,6 +1,7 @@
 """Which keys are too weak to be made: those that somebody would try first.
 
-The attacker has recorded one handshake and tries keys against it at leisure (RFC 4279 §7.2); 16 random bytes resist that,
+The attacker has recorded one handshake and tries keys against it at leisure (RFC 4279 §7.2); 16 random bytes resist
+that,
 16 bytes of a pattern, a pass phrase or a manual do not. No test can say that a key *is* random. These find what
 people and broken provisioning scripts write instead, and each is passed by random bytes but once in a billion
 (:data:`CHANCE`), so that a fleet of a million devices can be imported.
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 CHANCE = 1e-9
-"""How likely 16 random bytes are to be called weak, at most; measured by a test where it can be, else computed there."""
+"""How likely 16 random bytes are to be called weak, at most."""
 FEW_VALUES = 6
 """Different byte values of which a key of 16 bytes or more cannot consist by chance."""
 TEXT_BYTES = 24
@@ -42,7 +43,7 @@ PUBLISHED = {
     "d19a32b0d2fc566b": "Zabbix",
     "adfddd57b185aa04": "Zabbix",
 }
-"""Fingerprints of keys from the manuals of programs that read the same files, without those that the rules find anyway."""
+"""Fingerprints of keys in manuals of programs that read the same files, without those that the rules find."""
 
 
 _NEAR = frozenset({0, 1, 15})

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from endpoint.keystore import Keys
-    from endpoint.valkey import ValkeyAccess
+    from endpoint.valkey_access import ValkeyAccess
 
 FIELDS = ("current", "next")
 _DAMAGED = ("WRONGTYPE", "Operation against a key holding the wrong kind")

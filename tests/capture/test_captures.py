@@ -696,3 +696,27 @@ async def test_a_hello_that_had_to_wait_is_in_its_capture_and_not_the_datagram_b
         await endpoint.stop()
         assert [seen.flight for seen in captured.seen] == ["3", "4", "5", "6", "", ""]
         assert captured.data == [(True, b"21.5"), (False, b"21.5")]
+
+
+async def test_whoever_handshakes_where_the_device_was_a_moment_ago_is_not_recorded(directory):
+    async with capturing(directory) as endpoint:
+        captured = await endpoint.start(IDENTITY)
+        device = await endpoint.device().connect()
+        await device.close()
+        device.config = ClientConfig(psk_identity=OTHER, psk_key=KEY)
+        await device.connect()
+        await said(device, b"not this")
+        await endpoint.stop()
+        # Until its cookie is back nobody knows that somebody else is there.
+        assert [seen.flight for seen in captured.seen] == ["3", "4", "5", "6", "", "", "1", "2", "3"]
+
+
+async def test_of_a_handshake_that_nobody_wants_nothing_is_kept_once_it_is_over(directory, virtual_time):
+    async with capturing(directory) as endpoint:
+        captured = await endpoint.start(IDENTITY)
+        await endpoint.device(identity=OTHER).connect()
+        assert endpoint.captures.recorder.held == 0
+        await endpoint.device(identity=OTHER, key=b"not the key").connect()
+        assert endpoint.captures.recorder.held == 0
+        await endpoint.stop()
+        assert captured.datagrams == []

@@ -143,6 +143,22 @@ def test_a_changed_byte_in_the_handshake_is_seen_at_its_finished():
     assert recording.associations[0].finished == {}
 
 
+def test_a_finished_that_does_not_fit_the_handshake_is_told():
+    # Somebody has changed the identity. With the secret from the key log the records open all the same.
+    datagrams = [
+        (one, other, data.replace(b"dev1", b"dev2")) for one, other, data in recorded("openssl-psk-ccm8")
+    ]
+    _, recording = read(datagrams, secrets=recorded_secrets("openssl-psk-ccm8"))
+    (association,) = recording.associations
+    assert association.identity == b"dev2"
+    assert association.finished == {True: Verdict.DISPROVED, False: Verdict.DISPROVED}
+    # And where a message is missing nothing is claimed.
+    without = recorded("openssl-psk-ccm8")
+    del without[5]
+    _, recording = read(without, secrets=recorded_secrets("openssl-psk-ccm8"))
+    assert recording.associations[0].finished == {True: Verdict.PROVED, False: Verdict.UNPROVED}
+
+
 def test_a_handshake_without_its_beginning_is_told_and_opens_nothing():
     seen, recording = read(recorded("mbedtls-cid-psk")[4:], secrets=recorded_secrets("mbedtls-cid-psk"))
     assert recording.associations[0].client_hello is None

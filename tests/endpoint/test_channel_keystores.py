@@ -7,6 +7,7 @@ import trio
 
 from endpoint import GuardedStore, HandshakeFailed, LookupPolicy, StoreUnavailable, open_dtls
 from endpoint.keystore import DictKeyStore
+from endpoint.serving import LOG_BURST
 from sansdtls import AlertDescription, PeerAlert
 from tests.endpoint.devices import KEYS
 from tests.endpoint.test_channel import CLIENT, Keeper, served
@@ -63,6 +64,21 @@ async def test_a_store_that_is_down_has_devices_come_back_and_the_log_says_why(c
         await trio.sleep(6)
         async with await open_dtls("127.0.0.1", port, config=CLIENT):
             pass
+
+
+async def test_an_outage_does_not_fill_the_log_however_many_come(caplog, autojump_clock):
+    store = AsyncStore(ASYNC_KEYS, failure=OSError("no route"))
+    with caplog.at_level(logging.WARNING, logger="endpoint"):
+        async with served(Keeper(), keystore=store) as port, trio.open_nursery() as crowd:
+
+            async def knock():
+                with pytest.raises(HandshakeFailed):
+                    await open_dtls("127.0.0.1", port, config=CLIENT)
+
+            for _ in range(40):
+                crowd.start_soon(knock)
+    lines = [record for record in caplog.records if "key store unavailable" in record.getMessage()]
+    assert LOG_BURST <= len(lines) <= LOG_BURST + 5
 
 
 async def test_a_guard_of_ones_own_is_used_as_it_is(autojump_clock):

@@ -378,6 +378,15 @@ def test_a_source_that_fills_the_queue_gives_way_to_those_that_have_little():
     assert len(handed) == 100
 
 
+def test_who_has_waited_longest_keeps_the_place_when_somebody_worthier_needs_room():
+    desk = Desk(queued_datagrams=100)
+    desk.press()
+    desk.take(*((b"H%d" % number, path(number)) for number in range(100)))
+    desk.take(*((b"F", path(("F", number))) for number in range(30)))
+    assert desk.waiting == {"hello": 70, "handshake": 30}
+    assert [data for data in desk.serve_all() if data != b"F"] == [b"H%d" % number for number in range(70)]
+
+
 def test_the_next_hello_of_one_that_was_dropped_is_in_a_better_class():
     desk = Desk()
     desk.press()

@@ -89,6 +89,7 @@ async def test_what_is_wrong_with_the_file_is_an_outage_that_ends_when_it_is_put
     store.close()
 
 
+@pytest.mark.slow
 async def test_a_disk_that_stalls_keeps_no_device_from_talking_and_costs_one_thread(path, nursery):
     put(path, **{IDENTITY.decode(): [KEY], "slow": [KEY]})
     SlowDatabase.go.clear()

@@ -1,7 +1,11 @@
 """Keys in a real Redis server: what is read, what is refused, outages and recovery, logging in, TLS."""
 
+import os
 import re
 import ssl
+import subprocess
+import sys
+from pathlib import Path
 from unittest.mock import ANY
 
 import pytest
@@ -13,7 +17,8 @@ from endpoint.keystore.guard import GuardedStore
 from endpoint.keystore.valkey import ValkeyKeyStore
 from endpoint.tables.lookup import LookupPolicy
 from endpoint.tables.valkey import ValkeyAddress, ValkeyKeys
-from endpoint.valkey import AccessError, ServerAway, ValkeyAccess, ValkeyLink, load_access
+from endpoint.valkey import ServerAway, ValkeyLink
+from endpoint.valkey_access import AccessError, ValkeyAccess, load_access
 from sansdtls import AlertDescription, PeerAlert
 from tests.endpoint.devices import IDENTITY, KEY, Recorder, serving
 from tests.valkey_server import ValkeyServer
@@ -265,6 +270,7 @@ async def test_a_batch_of_which_any_answer_is_missing_is_lost_as_a_whole(mortal,
 # --- a service's whole way ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_devices_stay_while_the_server_is_away_and_new_ones_come_back_when_it_does(mortal, nursery):
     mortal.keys(IDENTITY, current=KEY.hex())
     mortal.keys(b"meter-2", current=K1, next=KEY.hex())
@@ -497,3 +503,13 @@ def test_addresses_that_are_not_possible_are_refused_and_no_password_is_repeated
     with pytest.raises(ValueError, match=r".") as caught:
         ValkeyAddress.parse(text)
     assert "hunter2" not in str(caught.value)
+
+
+def test_coredis_is_imported_by_those_only_who_need_it():
+    program = "import sys, endpoint.cli; sys.exit('coredis' in sys.modules)"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", program], check=False, env={**os.environ, "PYTHONPATH": str(Path.cwd())}
+        ).returncode
+        == 0
+    )

@@ -76,7 +76,10 @@ def test_it_says_what_becomes_of_associations_where_that_was_chosen(tmp_path, ch
     lines = check('when_removed = "drop"\nwhen_rotated = "rehandshake"\nrehandshake_spread = 60')
     assert [line for line in lines if line.startswith("associations of")] == [
         "associations of removed identities are ended by a reload, frozen ones too",
-        "associations of keys that were taken away get close_notify within 60 s of a reload, frozen ones when they wake",
+        (
+            "associations of keys that were taken away get close_notify within 60 s of a reload, "
+            "frozen ones when they wake"
+        ),
     ]
 
 

@@ -28,6 +28,7 @@ from endpoint.systemd import Supervision
 from endpoint.verification import wall_clock
 from sansdtls import Checkpoint, ClientConfig, PskRequested, ServerConfig
 from sansdtls.handshake import server12
+from sansdtls.handshake.keys import KeyCandidate
 from sansdtls.testing import Pair
 from tests.endpoint.devices import serving
 
@@ -60,7 +61,7 @@ TESTS = {
     "credentials.lookup.longest_identity": "endpoint/test_guarded_store.py::test_an_identity_that_is_too_long_is_unknown_without_a_question",
     "credentials.lookup.failures": "endpoint/test_guarded_store.py::test_failures_in_between_are_no_outage",
     "credentials.lookup.retry": "endpoint/test_guarded_store.py::test_a_store_that_is_down_is_left_alone_and_recovery_is_told_once",
-    "credentials.valkey.username": "endpoint/test_valkey_store.py::test_the_rights_that_are_documented_are_enough",
+    "credentials.valkey.username": "program/test_forward_valkey.py::test_the_rights_that_are_documented_are_enough_and_what_is_missing_is_told",
     "credentials.valkey.password_file": "endpoint/test_valkey_store.py::test_a_password_file_that_cannot_be_used_is_told_with_the_remedy",
     "credentials.valkey.database": "endpoint/test_valkey_store.py::test_another_database_is_another_fleet",
     "credentials.valkey.ca_file": "endpoint/test_valkey_store.py::test_tls_with_certificates_on_both_sides_and_what_is_said_if_one_is_wrong",
@@ -69,7 +70,7 @@ TESTS = {
     "credentials.valkey.prefix": "endpoint/test_valkey_store.py::test_an_identity_is_any_bytes_and_the_prefix_is_configurable",
     'credentials.names."NAME".certificate': "program/test_credential_files.py::test_a_certificate_and_its_key_may_share_a_file_of_mode_0600",
     'credentials.names."NAME".private_key': "program/test_credential_files.py::test_no_message_shows_a_private_key",
-    "listen.address": "program/test_handing_over.py::test_an_address_that_the_configuration_names_no_longer_is_given_up",
+    "listen.address": "program/test_operations.py::test_the_metrics_address_is_used",
     "listen.port": "program/test_service.py::test_with_retry_it_waits_until_the_port_is_free",
     "listen.also": "program/test_listening.py::test_every_listener_has_its_line_and_serves",
     "listen.retry": "program/test_service.py::test_with_retry_it_waits_until_the_port_is_free",
@@ -100,6 +101,7 @@ TESTS = {
     "dtls.limits.max_deferred_records": "core/test_message_order.py::test_records_that_come_early_are_kept_within_limits",
     "dtls.limits.max_deferred_size": "core/test_message_order.py::test_records_that_come_early_are_kept_within_limits",
     "dtls.limits.max_half_open": "core/test_server_limits.py::test_offers_not_answered_count_as_half_open",
+    "dtls.limits.max_hello_reassemblies": "core/test_cookies.py::test_hellos_in_fragments_hold_a_part_of_the_half_open_slots_only",
     "dtls.limits.max_associations": "core/test_server_limits.py::test_at_the_limit_the_longest_idle_association_gives_way_to_one_that_has_finished_its_handshake",
     "dtls.limits.stale_after": "core/test_server_limits.py::test_at_the_limit_the_longest_idle_association_gives_way_to_one_that_has_finished_its_handshake",
     "dtls.limits.max_frozen": "core/test_freezing_server.py::test_beyond_max_frozen_the_one_that_expires_first_ends",
@@ -154,9 +156,9 @@ TESTS = {
     "quotas.tracked_identities": "program/test_quota_config.py::test_so_many_are_remembered",
     "quotas.tracked_offenders": "program/test_quota_config.py::test_so_many_are_remembered",
     "quotas.offender_half_life": "endpoint/test_quota_offenders.py::test_how_many_are_kept_and_how_fast_they_fade_is_the_policys",
-    "quotas.handshake_share": "endpoint/test_intake_storms.py::test_when_readings_alone_are_more_than_there_is_time_for_handshakes_still_get_their_share",
-    "quotas.queued_datagrams": "endpoint/test_intake.py::test_who_was_dear_sits_out_and_who_is_cheap_goes_on",
-    "quotas.queued_bytes": "endpoint/test_intake.py::test_while_more_is_to_be_read_handshakes_get_their_share_of_the_time",
+    "quotas.handshake_share": "program/test_intake_config.py::test_handshakes_get_their_share_of_the_time_that_readings_want",
+    "quotas.queued_datagrams": "program/test_intake_config.py::test_so_much_may_wait",
+    "quotas.queued_bytes": "program/test_intake_config.py::test_so_much_may_wait",
     "quotas.networks[.network": "program/test_quota_config.py::test_every_mistake_in_networks_is_told_at_once",
     "quotas.networks[.prefix_length": "program/test_quota_config.py::test_a_network_that_cannot_be_is_told_with_its_name_and_the_remedy",
     "quotas.networks[.handshakes_per_second": "program/test_quota_config.py::test_what_one_source_is",
@@ -173,8 +175,8 @@ TESTS = {
     "forward.identities": "program/test_forward_router.py::test_patterns_are_for_identities_as_the_log_shows_them",
     "forward.alpn": "program/test_forward_router.py::test_the_match_is_found_once_for_each_association_and_shared",
     "forward.also": "program/test_forward_router.py::test_also_lets_those_behind_it_have_a_look",
-    "forward.buffer": "program/test_forward_unix.py::test_what_is_too_large_for_a_datagram_is_dropped_and_the_next_goes_on",
-    "forward.overflow": "program/test_forward_unix.py::test_overflow_says_what_is_dropped",
+    "forward.buffer": "program/test_forward_valkey.py::test_with_overflow_oldest_the_newest_are_kept",
+    "forward.overflow": "program/test_forward_valkey.py::test_with_overflow_oldest_the_newest_are_kept",
     "forward.upstream": "program/test_forward_udp.py::test_a_server_that_never_answers_is_back_when_nothing_more_is_refused",
     "forward.bind": "program/test_forward_udp.py::test_bind_is_the_address_that_the_server_sees",
     "forward.idle": "program/test_forward_udp.py::test_an_idle_socket_of_a_sleeper_is_closed_too",
@@ -184,6 +186,16 @@ TESTS = {
     "forward.path": "program/test_forward_unix.py::test_what_is_too_large_for_a_datagram_is_dropped_and_the_next_goes_on",
     "forward.listen": "program/test_forward_unix.py::test_the_way_there_and_back_through_an_engine",
     "forward.format": "program/test_forward_unix.py::test_what_is_too_large_for_a_datagram_is_dropped_and_the_next_goes_on",
+    "forward.server": "program/test_key_stores.py::test_a_service_with_a_server_that_is_not_there_yet",
+    "forward.stream": "program/test_forward_valkey.py::test_thousands_come_in_their_order_and_the_stream_keeps_about_so_many",
+    "forward.max_entries": "program/test_forward_valkey.py::test_thousands_come_in_their_order_and_the_stream_keeps_about_so_many",
+    "forward.downlink_prefix": "program/test_forward_valkey.py::test_what_is_for_a_device_that_is_away_waits_in_the_server_until_it_is_heard",
+    "forward.username": "program/test_forward_valkey.py::test_the_rights_that_are_documented_are_enough_and_what_is_missing_is_told",
+    "forward.password_file": "program/test_forward_valkey.py::test_the_rights_that_are_documented_are_enough_and_what_is_missing_is_told",
+    "forward.database": "endpoint/test_valkey_store.py::test_another_database_is_another_fleet",
+    "forward.ca_file": "program/test_key_stores.py::test_every_key_has_its_place",
+    "forward.certificate": "program/test_credential_files.py::test_a_certificate_and_its_key_may_share_a_file_of_mode_0600",
+    "forward.private_key": "program/test_credential_files.py::test_no_message_shows_a_private_key",
     "state.freeze_after": "program/test_config_keys.py::test_freeze_after_puts_associations_to_sleep",
     "state.store": "program/test_units.py::test_the_service_runs_under_what_its_unit_takes_away",
     "state.file": "program/test_handing_over.py::test_a_database_keeps_everything_through_kills_and_a_stop",
@@ -193,8 +205,8 @@ TESTS = {
     "state.key_file": "program/test_units.py::test_the_service_runs_under_what_its_unit_takes_away",
     "state.usage_file": "endpoint/test_key_usage.py::test_the_next_process_knows_what_the_last_one_did",
     "state.admin_socket": "program/test_reload.py::test_a_reload_says_what_changed_or_every_mistake_and_the_manager_hears_of_it",
-    "state.capture_directory": "program/test_operations.py::test_wrong_use_is_told",
-    "metrics.address": "endpoint/test_metrics_server.py::test_an_address_that_is_not_ours_is_named_with_its_key",
+    "state.capture_directory": "program/test_capture.py::test_the_directory_is_looked_at_by_check",
+    "metrics.address": "program/test_operations.py::test_the_metrics_address_is_used",
     "metrics.port": "program/test_operations.py::test_a_port_that_is_taken_keeps_it_from_starting_and_is_named",
     "metrics.remembered_identities": "program/test_config_keys.py::test_how_much_is_remembered_is_as_told",
     "metrics.remembered_strangers": "program/test_config_keys.py::test_how_much_is_remembered_is_as_told",
@@ -207,7 +219,7 @@ TESTS = {
 
 def keys_of_the_reference():
     """Dotted, as in docs/configuration.md."""
-    found = {}
+    found: dict[str, None] = {}
     table = ""
     for line in reference().splitlines():
         heading = re.match(r"## `\[+([^\]]+?)\]+`", line)
@@ -221,7 +233,7 @@ def keys_of_the_reference():
 @cache
 def functions_of(name):
     """The text of each test of a file, and the whole file."""
-    source = (ROOT / name).read_text().replace("\\n", " ")  # of configurations within a test
+    source = (ROOT / name).read_text()
     nodes = [
         node for node in ast.parse(source).body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
     ]
@@ -238,7 +250,8 @@ def test_the_test_of_a_key_is_there_and_has_to_do_with_it(key):
     functions, source = functions_of(name)
     assert function in functions
     # In itself, or in what its file makes for all tests of it.
-    assert re.search(rf"\b{key.rpartition('.')[2]}\b", source), TESTS[key]
+    leaf = key.rpartition(".")[2]
+    assert re.search(rf"(\\n|\b){leaf}\b", source), TESTS[key]
 
 
 # --- those that nothing else shows ----------------------------------------------------------------------
@@ -263,7 +276,7 @@ def test_identity_hint_reaches_a_client():
 
 def test_unknown_identity_key_length_is_that_of_the_random_key(monkeypatch):
     drawn = []
-    made = server12.KeyCandidate
+    made = KeyCandidate
 
     def candidate(index, *arguments, **more):
         drawn.append((index, len(more["psk"]) if more.get("psk") else None, len(more.get("premaster", b""))))
@@ -308,7 +321,7 @@ async def test_checkpoint_interval_is_how_often_changes_are_asked_for(autojump_c
             f'[state]\nstore = "sqlite"\nfile = "state/a.db"\nkey_file = "k"\ncheckpoint_interval = {interval}',
             tmp_path,
         ).state
-        asked = []
+        asked: list[float] = []
 
         class Nothing:
             sockets = ()

@@ -524,6 +524,7 @@ def test_what_does_not_go_together_is_told(keys, found):
 K1 = "00112233445566778899aabbccddeeff"
 
 
+@pytest.mark.slow
 def test_a_service_between_a_device_and_two_streams(tmp_path):
     (tmp_path / "psk.txt").touch(mode=0o600)
     (tmp_path / "psk.txt").write_text(f"dev1:{K1}\n")

@@ -342,6 +342,7 @@ def talk(port, key=K1, identity=b"dev1"):
     return trio.run(once)
 
 
+@pytest.mark.slow
 def test_a_service_with_a_server_that_is_not_there_yet(home):
     server = ValkeyServer(home)
     with serve(home, f'psk_valkey = "{server.address}"\nlookup.negative_seconds = 0') as service:
@@ -375,6 +376,7 @@ def test_a_service_with_a_server_that_is_not_there_yet(home):
     assert "nonsense" not in service.everything
 
 
+@pytest.mark.slow
 def test_a_service_with_a_database_sees_changes_at_once_and_a_reload_ends_those_who_are_removed(home):
     put(home / "keys.db", dev1=[K1], dev2=[K1])
     with serve(
@@ -408,6 +410,7 @@ def test_a_service_with_a_database_sees_changes_at_once_and_a_reload_ends_those_
     assert K2 not in service.everything
 
 
+@pytest.mark.slow
 def test_a_service_with_a_module_of_ones_own(home, module):
     with serve(home, 'psk_module = "ourstore:make_async"') as service:
         _, port = service.listening()

@@ -486,6 +486,18 @@ def test_a_dry_run_says_what_would_be_done_and_changes_nothing(home, arguments, 
     assert {path.name: path.read_bytes() for path in home.path.iterdir()} == before
 
 
+def test_a_dry_run_meets_what_the_run_would_meet(files):
+    files.fill(a=(OLD,))
+    files.private("other.txt", b"")
+    (files.path / "keys").mkdir(0o700)
+    for name in ("psk.txt", "other.txt"):
+        (files.path / name).rename(files.path / "keys" / name)
+    told = ["--psk-file", str(files.path / "keys"), "--dry-run"]
+    assert main(["keys", "add", "new", *told]) == 2
+    assert main(["keys", "add", "new", *told, "--file", "third.txt"]) == 0
+    assert {path.name for path in (files.path / "keys").iterdir()} == {"psk.txt", "other.txt"}
+
+
 def test_a_dry_run_makes_no_store(home):
     assert home.run("add", "a", "--dry-run")[0] == "a: would be added\n"
     assert not home.store.exists()

@@ -1,4 +1,4 @@
-"""``dtls-endpoint keys`` beside a running service: a rotation with devices, and what becomes of those that are removed."""
+"""``dtls-endpoint keys`` beside a running service: a rotation with devices, and those that are removed."""
 
 import json
 

@@ -85,6 +85,7 @@ def test_no_group_of_dangerous_system_calls_is_left():
     }
 
 
+@pytest.mark.slow
 async def test_the_service_runs_under_what_its_unit_takes_away(tmp_path):
     # In a network namespace of its own, without a capability, with the filter of system calls: everything of a life. The socket
     # and the manager's door come from outside.

@@ -5,11 +5,13 @@ A rotation, device by device or all at once::
     keys rotate ID…      each gets a next key, which the service accepts beside the current one
     keys export --next   these keys, for the devices
     keys list            who has used the next key
-    keys retire ID…      the next key becomes the current one, and the old one is gone; refused while it may still be needed
+    keys retire ID…      the next key becomes the current one, and the old one is gone; refused while it may still be
+    needed
 
-No key is taken from the command line, which every user of the machine can read, and none is printed unless ``--show`` says so. Each change
-is whole: all that a command does, or nothing (several files of one directory: one after the other). Exit status 0: done, or
-there was nothing to do. 1: refused, and nothing was changed. 2: the command line, the configuration or a key file is wrong.
+No key is taken from the command line, which every user of the machine can read, and none is printed unless ``--show``
+says so. Each change is whole: all that a command does, or nothing (several files of one directory: one after the
+other). Exit status 0: done, or there was nothing to do. 1: refused, and nothing was changed. 2: the command line, the
+configuration or a key file is wrong.
 """
 
 from __future__ import annotations
@@ -33,8 +35,9 @@ def add_to(commands: Commands) -> None:
     parser = commands.add_parser(
         "keys",
         help="add, list, rotate, retire, remove, import and export pre-shared keys",
-        description="Change or show the pre-shared keys of a configuration: PSK files, or an SQLite database. No key is printed unless "
-        "--show says so; none is taken from the command line. Exit status 1 if it is refused, and nothing was changed.",
+        description="Change or show the pre-shared keys of a configuration: PSK files, or an SQLite database. No key is "
+        "printed unless --show says so; none is taken from the command line. Exit status 1 if it is refused, and "
+        "nothing was changed.",
     )
     what = parser.add_subparsers(title="what to do", metavar="WHAT", required=True)
     _add(what)

@@ -188,9 +188,8 @@ def retire(options: argparse.Namespace) -> int:
             elif identities is None:
                 aside.append((identity, f"not confirmed: it {evidence.doubt(identity)}"))
             else:
-                problems.append(
-                    f"{shown(identity)}: has not used its next key: it {evidence.doubt(identity)}; remedy: wait, or --force"
-                )
+                doubt = f"has not used its next key: it {evidence.doubt(identity)}"
+                problems.append(f"{shown(identity)}: {doubt}; remedy: wait, or --force")
         _refuse(problems)
     tell(options, store, done, aside=aside)
     return 0

@@ -12,7 +12,7 @@ from endpoint.commands.common import WRONG_USE, CommandFailed
 from endpoint.config import ConfigFileError, load_config
 from endpoint.keystore.database import KeyDatabase, KeyDatabaseError
 from endpoint.keystore.editing import PskFiles
-from endpoint.keystore.file import KeyFileError, load_psk, quoted_identity
+from endpoint.keystore.file import KeyFileError, quoted_identity
 from endpoint.replacing import ReplaceError
 from endpoint.text import show_text
 
@@ -91,10 +91,9 @@ def setting(options: argparse.Namespace, *, create: bool = False) -> Setting:
     rehearsal = getattr(options, "dry_run", False)
     if database is not None:
         place: Place = _DatabasePlace(path, create=create, rehearsal=rehearsal)
-    elif rehearsal:
-        place = _Rehearsed(path, create=create)
     else:
-        place = PskFiles(path, create=create, new_file=getattr(options, "file", None))
+        new_file = getattr(options, "file", None)
+        place = PskFiles(path, create=create, new_file=new_file, rehearsal=rehearsal)
     return Setting(
         place=place,
         where=show_text(str(path)),
@@ -132,30 +131,11 @@ class _DatabasePlace:
             with KeyDatabase(self._path, create=self._create) as database, database.change() as changes:
                 yield changes
             return
-        yield RehearsedChanges({} if self._create and not self._path.exists() else dict(self.items()))
+        yield _RehearsedChanges({} if self._create and not self._path.exists() else dict(self.items()))
 
 
-class _Rehearsed:
-    """PSK files that are only looked at."""
-
-    def __init__(self, path: Path, *, create: bool) -> None:
-        self._path = path
-        self._create = create
-
-    def items(self) -> Iterator[tuple[bytes, tuple[bytes, ...]]]:
-        """As :meth:`Place.items`."""
-        if self._create and not self._path.exists():
-            return iter(())
-        return iter(load_psk(self._path).keys.items())
-
-    @contextmanager
-    def change(self) -> Iterator[Changes]:
-        """As :meth:`Place.change`."""
-        yield RehearsedChanges(dict(self.items()))
-
-
-class RehearsedChanges:
-    """Changes that come to nothing."""
+class _RehearsedChanges:
+    """Changes of a database that come to nothing."""
 
     def __init__(self, keys: dict[bytes, tuple[bytes, ...]]) -> None:
         self._keys = keys

@@ -1,4 +1,4 @@
-"""What a command that changes keys says in the end, for people and for programs; and how it gets a service to use them."""
+"""What a command that changes keys says in the end, and how it gets a service to use them."""
 
 from __future__ import annotations
 
