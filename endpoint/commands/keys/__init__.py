@@ -74,6 +74,12 @@ def _list(what: Commands) -> None:
     _identities(parser, "*")
     parser.add_argument("--in-rotation", action="store_true", help="only those with a next key")
     parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument(
+        "--running",
+        action="store_true",
+        help="with --json, also which keys the running service accepts, and how many associations there are; "
+        "exit status 1 if it does not answer",
+    )
     parser.set_defaults(run=listing.show, changes=False)
 
 

@@ -163,8 +163,10 @@ def note(line: str) -> None:
 
 
 def require_service(options: argparse.Namespace, setting: Setting) -> None:
-    """Before anything is changed: :class:`CommandFailed` if ``--reload`` or ``--drop`` has nobody to ask."""
-    wanted = "--drop" if getattr(options, "drop", False) else "--reload" if options.reload else None
+    """Before anything is done: :class:`CommandFailed` if ``--reload``, ``--drop`` or ``--running`` has nobody to ask."""
+    wanted = next(
+        (f"--{name}" for name in ("drop", "reload", "running") if getattr(options, name, False)), None
+    )
     if wanted and setting.admin_socket is None:
         remedy = "add state.admin_socket" if setting.config else "give --config"
         raise CommandFailed(WRONG_USE, f"{PROGRAM} keys: {wanted}: no service can be asked; remedy: {remedy}")
