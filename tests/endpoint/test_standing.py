@@ -287,6 +287,38 @@ async def test_a_damaged_record_is_no_reason_to_let_removed_identities_stay(auto
         assert there.troubles == ["standing not known"]
 
 
+@pytest.mark.parametrize("nonsense", [[1], ["a key"], 7, b"0123456789abcdef", {OLD: 1}, None])
+async def test_a_store_that_answers_nonsense_ends_nobody_neither_device_nor_service(autojump_clock, nonsense):
+    async with fleet(ALL, removed="drop", rotated="drop", late=True) as there:
+        await there.device(A)
+        sleeper = await there.device(B)
+        await there.reload({A: nonsense, B: nonsense})
+        assert there.live == {A, B}
+        await trio.sleep(LONG)
+        await sleeper.send(b"awake")
+        await trio.sleep(10)
+        assert there.live == {B}
+        assert there.asleep == 1
+        assert there.troubles == ["standing not known"]
+        await there.reload({A: (OLD,), B: ()})
+        assert there.live == set()
+
+
+async def test_nonsense_that_comes_at_once_ends_nobody_who_wakes_either(autojump_clock):
+    class Nonsense:
+        def lookup(self, identity):
+            return None
+
+    async with fleet(ALL, removed="drop", rotated="drop") as there:
+        sleeper = await there.device(A)
+        await trio.sleep(LONG)
+        there.store = Nonsense()
+        await sleeper.send(b"awake")
+        await trio.sleep(10)
+        assert there.live == {A}
+        assert there.troubles == ["standing not known"]
+
+
 async def test_wakes_while_the_store_is_down_are_told_once_and_end_nobody(autojump_clock):
     async with fleet(ALL, removed="drop", late=True) as there:
         sleepers = [await there.device(identity) for identity in (A, B, C)]
