@@ -389,3 +389,18 @@ def test_check_says_what_it_would_do_and_what_is_wrong(tmp_path, monkeypatch, ca
     assert (status, said.out) == (2, "")
     assert said.err == "pw: mode 0644 gives group or others access to the password; remedy: chmod 600 pw\n"
     assert "hunter2" not in said.err
+
+
+async def test_a_server_that_goes_again_within_the_minute_and_stays_away_is_told_of_later(
+    tmp_path, autojump_clock
+):
+    told = Told()
+    sink = stream(ValkeyServer(tmp_path), told=told)
+    async with running(sink):
+        await told.until("forward_down")
+        sink._note(None)
+        sink._note("it went again")
+        await trio.sleep(10)
+        assert told.events == ["forward_down", "forward_up"]
+        await trio.sleep(200)
+        assert told.events == ["forward_down", "forward_up", "forward_down"]
