@@ -28,6 +28,7 @@ from endpoint.values import (
     cipher_suite,
     is_needed,
     list_of,
+    mistake,
     show_value,
     take_bytes,
     take_flag,
@@ -151,7 +152,7 @@ def _number_or_word(kind: Any) -> Callable[[Any, Any], Any]:
     def hook(value: Any, _: Any) -> Any:
         if isinstance(value, str) and value not in typing.get_args(words):
             told = " or ".join(f'"{word}"' for word in typing.get_args(words))
-            raise _mistake(f"{_shown(value)} is neither a whole number nor {told}")
+            raise mistake(f"{show_value(value)} is neither a whole number nor {told}")
         return _CONVERTER.structure(value, words if isinstance(value, str) else number)
 
     return hook
