@@ -28,6 +28,7 @@ from endpoint.values import (
     cipher_suite,
     is_needed,
     list_of,
+    mistake,
     show_value,
     take_bytes,
     take_flag,
@@ -149,6 +150,9 @@ def _number_or_word(kind: Any) -> Callable[[Any, Any], Any]:
     number, words = typing.get_args(kind)
 
     def hook(value: Any, _: Any) -> Any:
+        if isinstance(value, str) and value not in typing.get_args(words):
+            told = " or ".join(f'"{word}"' for word in typing.get_args(words))
+            raise mistake(f"{show_value(value)} is neither a whole number nor {told}")
         return _CONVERTER.structure(value, words if isinstance(value, str) else number)
 
     return hook

@@ -340,7 +340,7 @@ BROKEN: list[tuple[Callable[[Home], None], list[tuple[str, str]]]] = [
         ],
     ),
     (forward_has_no_target, [("endpoint.toml: forward", "remedy: ")]),
-    (metrics_port_is_none, [("endpoint.toml: metrics.port: ", "is not one of off")]),
+    (metrics_port_is_none, [("endpoint.toml: metrics.port: ", 'neither a whole number nor "off"')]),
     (
         network_is_none,
         [('endpoint.toml: quotas.networks."10.0.0.0/33": ', 'remedy: write it like "100.64.0.0/10"')],

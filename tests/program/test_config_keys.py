@@ -205,7 +205,7 @@ TESTS = {
     "state.key_file": "program/test_units.py::test_the_service_runs_under_what_its_unit_takes_away",
     "state.usage_file": "endpoint/test_key_usage.py::test_the_next_process_knows_what_the_last_one_did",
     "state.admin_socket": "program/test_reload.py::test_a_reload_says_what_changed_or_every_mistake_and_the_manager_hears_of_it",
-    "state.capture_directory": "program/test_capture.py::test_the_directory_is_looked_at_by_check",
+    "state.capture_directory": "program/test_capture.py::test_what_is_being_captured_is_listed_and_every_suite_can_be_decoded",
     "metrics.address": "program/test_operations.py::test_the_metrics_address_is_used",
     "metrics.port": "program/test_operations.py::test_a_port_that_is_taken_keeps_it_from_starting_and_is_named",
     "metrics.remembered_identities": "program/test_config_keys.py::test_how_much_is_remembered_is_as_told",
