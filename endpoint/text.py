@@ -94,4 +94,7 @@ def read_shown(text: str) -> bytes:
         # A byte, not a character, where the two differ.
         return chr(number) if number < 0x80 else chr(0xDC00 + number)
 
-    return _ESCAPED.sub(unescaped, text).encode("utf-8", "surrogateescape")
+    try:
+        return _ESCAPED.sub(unescaped, text).encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise ValueError("it holds half a character") from None
