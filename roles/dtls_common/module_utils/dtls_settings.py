@@ -65,7 +65,9 @@ def settings(given: Mapping[str, Any], *, listen: Iterable[Any], systemd: bool) 
     mine = given.get("listen") or {}
     twice = sorted({"address", "port", "also"} & set(mine))
     if twice:
-        raise ValueError(f"listen.{twice[0]}: is what dtls_endpoint_listen says, which the socket unit needs, too")
+        raise ValueError(
+            f"listen.{twice[0]}: is what dtls_endpoint_listen says, which the socket unit needs, too"
+        )
     told = given.get("state") or {}
     state: dict[str, Any] = {"store": "sqlite", "file": f"{STATE}/associations.db"}
     if told.get("store", "sqlite") != "sqlite":
