@@ -4,15 +4,17 @@ import contextlib
 import itertools
 import json
 import os
+import secrets
 import shutil
+import signal
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-from tests.lab import images
+from tests.lab import clean, images, recorder
+from tests.lab.controllers import controller as controller_named
 from tests.lab.hosts import Device, SystemdHost
-from tests.lab.network import Network, within
+from tests.lab.network import Network
 
 REPOSITORY = Path(__file__).parents[2]
 FIRST_ENDPOINT, FIRST_DEVICE = 11, 21
@@ -23,22 +25,25 @@ _numbers = itertools.count()
 class Fleet:
     """Use it in a ``with`` statement; all hosts are up inside, and gone after.
 
-    ``suite`` is the Debian of the endpoints; ``ansible`` the folder with the programs of the Ansible to be used.
+    ``suite`` is the Debian of the endpoints; ``controller`` the Ansible that manages them, a name or an object of
+    :mod:`tests.lab.controllers`.
     """
 
-    def __init__(self, *, endpoints=2, devices=3, suite="bookworm", ansible=None):
+    def __init__(self, *, endpoints=2, devices=3, suite="bookworm", controller="here"):
         images.require()
         self._counts = endpoints, devices
-        self._suite = suite
-        self._ansible = Path(ansible or Path(sys.executable).parent)
+        self.suite = suite
+        self.controller = controller_named(controller)
         self._stem = f"lab-{os.getpid()}-{next(_numbers)}"
         self._undo = contextlib.ExitStack()
         self.hosts = {}
 
     def __enter__(self):
+        clean.leftovers()
         with contextlib.ExitStack() as undo:
             self.folder = Path(tempfile.mkdtemp(prefix="lab-"))
             undo.callback(shutil.rmtree, self.folder, ignore_errors=True)
+            undo.enter_context(clean.claim(self._stem, self.folder))
             self.network = undo.enter_context(Network(self._stem))
             endpoints, devices = self._counts
             kinds = [
@@ -46,7 +51,7 @@ class Fleet:
                 *((f"device-{n}", FIRST_DEVICE + n - 1, Device) for n in range(1, devices + 1)),
             ]
             for name, number, kind in kinds:
-                image = images.debian(self._suite) if kind is SystemdHost else images.device()
+                image = images.debian(self.suite) if kind is SystemdHost else images.device()
                 host = kind(name, number, network=self.network, folder=self.folder, image=image)
                 undo.callback(host.close)
                 self.hosts[name] = host
@@ -82,14 +87,15 @@ class Fleet:
             **variables,
         }
 
-        def group(hosts):
-            return {"hosts": {host.name: {"ansible_host": host.address} for host in hosts}}
+        def group(hosts, **own):
+            members = {host.name: {"ansible_host": host.address} for host in hosts}
+            return {"hosts": members, "vars": own} if own else {"hosts": members}
 
         told = {
             "all": {
                 "vars": common,
                 "children": {
-                    "dtls_endpoints": group(self.endpoints),
+                    "dtls_endpoints": group(self.endpoints, ansible_python_interpreter="/usr/bin/python3"),
                     "dtls_devices": group(self.devices),
                 },
             }
@@ -98,15 +104,30 @@ class Fleet:
         place.write_text(json.dumps(told, indent=1))
         return place
 
+    def vault(self, **values):
+        """Arguments for a playbook that give it ``values`` out of an encrypted file, as an operator keeps secrets."""
+        password, place = self.folder / "vault-password", self.folder / "vault.yml"
+        for path, text in ((password, secrets.token_hex(16)), (place, json.dumps(values))):
+            path.touch(mode=0o600)
+            path.write_text(text)
+        process = self.start("ansible-vault", "encrypt", "--vault-password-file", password, place)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 0, output
+        return ["--vault-password-file", str(password), "--extra-vars", f"@{place}"]
+
     def environment(self):
         """What Ansible is started with: our roles, no configuration of this machine, one short-lived control folder."""
-        control = self.folder / "control"
-        control.mkdir(exist_ok=True)
+        control, temporary = self.folder / "control", self.folder / "tmp"
+        for folder in (control, temporary):
+            folder.mkdir(exist_ok=True)
         return {
-            "PATH": f"{self._ansible}:/usr/sbin:/usr/bin:/sbin:/bin",
+            "PATH": f"{self.controller.path}:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": str(self.folder),
             "LANG": "C.UTF-8",
+            "TMPDIR": str(temporary),
             "ANSIBLE_ROLES_PATH": str(REPOSITORY / "roles"),
+            "ANSIBLE_CALLBACK_PLUGINS": str(recorder.PLUGINS),
+            "ANSIBLE_CALLBACKS_ENABLED": "recorder",
             "ANSIBLE_LOCAL_TEMP": str(self.folder / "ansible"),
             "ANSIBLE_SSH_CONTROL_PATH_DIR": str(control),
             "ANSIBLE_DEPRECATION_WARNINGS": "True",
@@ -114,14 +135,10 @@ class Fleet:
             "ANSIBLE_RETRY_FILES_ENABLED": "False",
         }
 
-    def start_playbook(self, playbook, *arguments, inventory=None, **environment):
-        """Start ansible-playbook in the controller's namespace; the process, its output piped as text."""
-        command = [
-            *within(self.network.controller),
-            str(self._ansible / "ansible-playbook"), "-i", str(inventory or self.inventory()), str(playbook), *arguments,
-        ]  # fmt: skip
+    def start(self, program, *arguments, **environment):
+        """Start one of Ansible's programs in the controller's namespace; the process, its output piped as text."""
         return subprocess.Popen(
-            command,
+            self.controller.words(self.network.controller, program, arguments),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -131,9 +148,27 @@ class Fleet:
             start_new_session=True,
         )
 
-    def playbook(self, playbook, *arguments, inventory=None, status=0, timeout=300, **environment):
-        """Run a playbook to its end; its output. ``status`` is what it has to end with."""
-        process = self.start_playbook(playbook, *arguments, inventory=inventory, **environment)
-        output, _ = process.communicate(timeout=timeout)
+    def start_playbook(self, playbook, *arguments, inventory=None, **environment):
+        """Start ansible-playbook, as :meth:`start` does."""
+        return self.start(
+            "ansible-playbook", "-i", inventory or self.inventory(), playbook, *arguments, **environment
+        )
+
+    def playbook(self, playbook, *arguments, inventory=None, status=0, timeout=300, record=False, **environment):
+        """Run a playbook to its end; its output, or with ``record`` what each task did.
+
+        ``status`` is what it has to end with.
+        """
+        place = self.folder / f"record-{next(_numbers)}.jsonl"
+        process = self.start_playbook(
+            playbook, *arguments, inventory=inventory, **{"LAB_RECORD": str(place)} | environment
+        )
+        try:
+            output, _ = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
+            raise AssertionError(f"{playbook} does not end within {timeout:g} s:\n{output}") from None
+        recorded = recorder.read(place, output)
         assert process.returncode == status, f"status {process.returncode}, not {status}:\n{output}"
-        return output
+        return recorded if record else output

@@ -6,19 +6,21 @@ A host's root is an overlay over an image, in a folder of the lab; what it has w
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
 import time
 from pathlib import Path
 
-from tests.lab import images
+from tests.lab import clean, images
 from tests.lab.network import PREFIX4, PREFIX6, run, within
 
 BOOT_TIME = 60.0
 """Seconds; two hosts take 1.5 on an idle machine."""
-HIERARCHIES = ("systemd", "unified")
-"""cgroup hierarchies below /sys/fs/cgroup in which a host gets a group of its own, else two share one."""
+
+NODES = {"null": "1 3", "zero": "1 5", "urandom": "1 9", "tty": "5 0"}
+"""Of a device: those that a shell and dropbear ask for."""
 
 
 class Host:
@@ -37,6 +39,7 @@ class Host:
         self.written = self.folder / "up"
         """The files that this host has made or changed."""
         self._process = None
+        self._root_number = None
         self._undo = contextlib.ExitStack()
         for below in ("root", "up", "wk"):
             (self.folder / below).mkdir(parents=True, exist_ok=True)
@@ -49,6 +52,8 @@ class Host:
         keys.mkdir(mode=0o700, parents=True, exist_ok=True)
         shutil.copy(images.ssh_key().with_suffix(".pub"), keys / "authorized_keys")
         (keys / "authorized_keys").chmod(0o600)
+        # An image has the name of the machine that made it.
+        (self.root / "etc/hostname").write_text(f"{name}\n")
 
     def boot(self):
         """Start it; :meth:`wait_until_up` waits until it answers."""
@@ -74,6 +79,7 @@ class Host:
             input=text_input,
             capture_output=True,
             text=True,
+            errors="surrogateescape",
             check=False,
             timeout=timeout,
         )
@@ -109,6 +115,23 @@ class Host:
         """Undo :meth:`unplug`."""
         self.network.unplug(self.number, plugged=True)
 
+    @property
+    def root_number(self):
+        """Device and inode of its root: all of its processes have it, whatever they are confined to."""
+        if self._root_number is None:
+            about = self.root.stat()
+            self._root_number = about.st_dev, about.st_ino
+        return self._root_number
+
+    def inside(self):
+        """Its root as it sees it, with what is mounted there; its files alone while it is off."""
+        for number in self.processes():
+            # Its first process: others may have folders of their own in place of the host's.
+            with contextlib.suppress(OSError):
+                if re.search(r"^NSpid:.*\s1$", Path(f"/proc/{number}/status").read_text(), re.MULTILINE):
+                    return Path(f"/proc/{number}/root")
+        return self.root
+
     def processes(self):
         """The numbers, in this machine's count, of all processes of the host."""
         return [int(entry.name) for entry in Path("/proc").glob("[0-9]*") if self._is_ours(entry)]
@@ -116,11 +139,10 @@ class Host:
     def _is_ours(self, entry):
         try:
             # By number: what the link says is the host's own view.
-            return (entry / "root").stat().st_ino == self.root.stat().st_ino and (
-                (entry / "root").stat().st_dev == self.root.stat().st_dev
-            )
+            about = (entry / "root").stat()
         except OSError:
             return False
+        return (about.st_dev, about.st_ino) == self.root_number
 
     def close(self):
         """End it and remove its files."""
@@ -136,14 +158,14 @@ class SystemdHost(Host):
     kind = "systemd"
 
     def boot(self):
-        groups = [Path("/sys/fs/cgroup") / hierarchy / f"{self.namespace}" for hierarchy in HIERARCHIES]
+        groups = [clean.CGROUPS / hierarchy / self.namespace for hierarchy in clean.HIERARCHIES]
         groups = [group for group in groups if group.parent.is_dir()]
         for group in groups:
             group.mkdir(exist_ok=True)
         joins = "".join(f"echo $$ > {group}/cgroup.procs; " for group in groups)
         command = [
             "systemd-nspawn", "--quiet", f"--directory={self.root}", "--boot", f"--machine={self.namespace}",
-            "--register=no", "--keep-unit", f"--network-namespace-path=/run/netns/{self.namespace}",
+            f"--hostname={self.name}", "--register=no", "--keep-unit", f"--network-namespace-path=/run/netns/{self.namespace}",
             "--capability=CAP_NET_ADMIN", "--console=pipe",
         ]  # fmt: skip
         with (self.folder / "console").open("ab") as console:
@@ -174,7 +196,7 @@ class SystemdHost(Host):
             self._process.wait()
         self._process = None
         for group in self._groups:
-            _remove_groups(group)
+            clean.remove_groups(group)
 
 
 class Device(Host):
@@ -183,10 +205,12 @@ class Device(Host):
     kind = "device"
 
     def boot(self):
+        nodes = "".join(f"[ -c /dev/{name} ] || mknod -m 666 /dev/{name} c {numbers}; " for name, numbers in NODES.items())
         start = (
-            f"hostname {self.name}; mount -t proc proc /proc; mkdir -p /dev/pts; mount -t devpts devpts /dev/pts; "
-            "[ -c /dev/null ] || mknod -m 666 /dev/null c 1 3; [ -c /dev/urandom ] || mknod -m 666 /dev/urandom c 1 9; "
-            "for script in /etc/rc.local /etc/init.d/S*; do [ -x $script ] && $script start; done; "
+            f"hostname {self.name}; mount -t proc proc /proc; "
+            # A terminal is what Ansible asks for with `raw`.
+            "mkdir -p /dev/pts; mount -t devpts -o ptmxmode=666 devpts /dev/pts; ln -sf pts/ptmx /dev/ptmx; "
+            f"{nodes}for script in /etc/rc.local /etc/init.d/S*; do [ -x $script ] && $script start; done; "
             "exec dropbear -F -E -R -s -p 22"
         )
         with (self.folder / "console").open("ab") as console:
@@ -220,14 +244,3 @@ class Device(Host):
         self._process.wait()
         self._process = None
 
-
-def _remove_groups(group):
-    for _ in range(50):
-        for below in sorted(group.rglob("*"), key=lambda path: -len(path.parts)):
-            if below.is_dir():
-                with contextlib.suppress(OSError):
-                    below.rmdir()
-        with contextlib.suppress(OSError):
-            group.rmdir()
-            return
-        time.sleep(0.05)

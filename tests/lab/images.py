@@ -5,17 +5,25 @@
 ``device``
     busybox, dropbear, nft and iptables with their libraries, copied from this machine: some 11 MB.
 
-Hosts never change them: each has an overlay of its own.
+Hosts never change them: each has an overlay of its own. What an image is made from is part of its folder's name, so
+a changed recipe makes a new one beside it, and nobody who uses the old one, such as another pytest, loses it.
+
+``python -m tests.lab.images`` makes all of them, in parallel; .ci/run does so while it fetches other things.
 """
 
+import concurrent.futures
 import contextlib
 import fcntl
+import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 BUILD = Path(__file__).parents[2] / "var" / "lab"
@@ -36,7 +44,13 @@ DEBIAN = (
     "sudo,systemd,systemd-sysv"
 )
 """What a host has before any role comes: python3-minimal would not be enough for Ansible's modules."""
+REMEDY = "remedy: see whether `apt-get update` reaches the mirror of Debian that this machine is configured for"
 DEVICE = ("dropbear", "nft", "xtables-legacy-multi", "conntrack")
+SUITES = ("bookworm", "trixie")
+MAKING_TIME = 420.0
+"""Seconds for one image, and for waiting until another process has made it; 40 on an idle machine with a near mirror."""
+MIRROR_TIME = 20
+"""Seconds that apt waits for an answer of the mirror, twice."""
 LIBRARIES = ("/lib/x86_64-linux-gnu/libnss_files.so.2",)
 
 
@@ -60,34 +74,84 @@ def require() -> None:
 
 def debian(suite: str) -> Path:
     """The root of a Debian of ``suite``, made if it is not there yet (40 s and the network)."""
-    return _made(suite, DEBIAN, lambda folder: _bootstrap(suite, folder))
+    return made(suite, DEBIAN, lambda folder: _bootstrap(suite, folder))
 
 
 def device() -> Path:
     """The root of a device without Python."""
-    # This file says how it is made, so a change of it makes it anew.
-    return _made("device", Path(__file__).read_text(), _assemble)
+    # This file says how it is made, and this machine's programs are what is in it.
+    found = [Path(_program(name)).resolve() for name in ("busybox", *DEVICE)]
+    stamps = "".join(f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}\n" for path in found)
+    return made("device", Path(__file__).read_text() + stamps, _assemble)
 
 
-def _made(name: str, contents: str, make: Callable[[Path], None]) -> Path:
+def made(name: str, recipe: str, make: Callable[[Path], None]) -> Path:
+    """The folder of an image; ``make`` fills it, once for all processes. ``recipe`` is all that it depends on."""
+    folder = BUILD / f"{name}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+    if folder.exists():
+        return folder
     BUILD.mkdir(parents=True, exist_ok=True)
-    folder, stamp = BUILD / name, BUILD / f"{name}.complete"
-    with (BUILD / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not stamp.exists() or stamp.read_text() != contents:
-            stamp.unlink(missing_ok=True)
-            shutil.rmtree(folder, ignore_errors=True)
-            make(folder)
-            stamp.write_text(contents)
+    with _locked(BUILD / f"{folder.name}.lock"):
+        if not folder.exists():
+            unfinished = BUILD / f"{folder.name}.unfinished"
+            # Of a process that was killed.
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
+            make(unfinished)
+            unfinished.rename(folder)
     return folder
+
+
+@contextlib.contextmanager
+def _locked(place: Path) -> Iterator[None]:
+    with place.open("w") as lock:
+        end = time.monotonic() + MAKING_TIME
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise Impossible(
+                        f"another process has been making {place.stem} for more than {MAKING_TIME:g} s; "
+                        f"remedy: end it (fuser {place})"
+                    ) from None
+                time.sleep(0.2)
+            else:
+                break
+        yield
+
+
+def all_of_them() -> list[Path]:
+    """Every image, made in parallel: they wait for the mirror more than for the processor."""
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        return [*threads.map(debian, SUITES), device()]
 
 
 def _bootstrap(suite, folder):
     sources = _sources(suite)
-    command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={DEBIAN}", suite, str(folder), "-"]
-    done = subprocess.run(command, input=sources, text=True, capture_output=True, check=False)
-    if done.returncode:
-        raise Impossible(f"mmdebstrap could not make a Debian of {suite}:\n{done.stderr[-2000:]}")
+    command = [
+        "mmdebstrap", "--quiet", "--variant=minbase", f"--include={DEBIAN}",
+        f"--aptopt=Acquire::http::Timeout {MIRROR_TIME}", f"--aptopt=Acquire::https::Timeout {MIRROR_TIME}",
+        "--aptopt=Acquire::Retries 1",
+        suite, str(folder), "-",
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        _, said = process.communicate(sources, timeout=MAKING_TIME)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise Impossible(f"a Debian of {suite} was not made within {MAKING_TIME:g} s; {REMEDY}") from None
+    if process.returncode:
+        last = "\n".join(line for line in said.splitlines() if line.startswith("E:")) or said[-2000:]
+        raise Impossible(f"a Debian of {suite} could not be made; {REMEDY}\n{last}")
 
 
 def _sources(suite):
@@ -123,7 +187,7 @@ def _assemble(folder):
         "lib64",
     ):
         (folder / below).mkdir(parents=True, exist_ok=True)
-    busybox = shutil.which("busybox") or "busybox"
+    busybox = _program("busybox")
     shutil.copy(busybox, folder / "bin/busybox")
     applets = subprocess.run([busybox, "--list-full"], capture_output=True, text=True, check=True).stdout
     for applet in applets.split():
@@ -132,7 +196,7 @@ def _assemble(folder):
         with contextlib.suppress(FileExistsError):
             place.symlink_to("/bin/busybox")
     for name in DEVICE:
-        _copy_program(Path(shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin") or name), folder)
+        _copy_program(Path(_program(name)), folder)
     for alias in ("iptables-legacy", "ip6tables-legacy", "iptables-legacy-save", "iptables-legacy-restore"):
         place = folder / "usr/sbin" / alias
         place.unlink(missing_ok=True)
@@ -146,6 +210,13 @@ def _assemble(folder):
     (folder / "etc/shells").write_text("/bin/sh\n")
     (folder / "etc/nsswitch.conf").write_text("passwd: files\ngroup: files\n")
     (folder / "root/.ssh").chmod(0o700)
+
+
+def _program(name):
+    path = shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin")
+    if path is None:
+        raise Impossible(f"the program {name} is missing; remedy: apt-get install {' '.join(PROGRAMS.values())}")
+    return path
 
 
 def _copy_program(program, folder):
@@ -164,12 +235,31 @@ def ssh_key() -> Path:
     """The private key that opens every host of every lab here."""
     BUILD.mkdir(parents=True, exist_ok=True)
     key = BUILD / "key"
-    if not key.exists():
-        with tempfile.TemporaryDirectory(dir=BUILD) as folder:
-            made = Path(folder) / "key"
-            subprocess.run(
-                ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", str(made)], check=True
-            )
-            made.with_suffix(".pub").rename(key.with_suffix(".pub"))
-            made.rename(key)
+    with _locked(BUILD / "key.lock"):
+        if not key.exists():
+            with tempfile.TemporaryDirectory(dir=BUILD) as folder:
+                made = Path(folder) / "key"
+                subprocess.run(
+                    ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", str(made)], check=True
+                )
+                made.with_suffix(".pub").rename(key.with_suffix(".pub"))
+                made.rename(key)
     return key
+
+
+def main() -> int:
+    """Make them all; the exit status."""
+    try:
+        require()
+        began = time.monotonic()
+        for folder in all_of_them():
+            print(folder)
+        print(f"{time.monotonic() - began:.0f} s")
+    except Impossible as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,6 +3,8 @@
 import contextlib
 import subprocess
 
+from tests.lab import clean
+
 PREFIX4, PREFIX6 = "10.77.0", "fd77::"
 CONTROLLER = f"{PREFIX4}.1"
 
@@ -68,6 +70,8 @@ class Network:
     def _namespace(self, name):
         run("ip", "netns", "add", name)
         self._undo.callback(run, "ip", "netns", "delete", name)
+        # Such as the controller's shared SSH connections, which outlive the play.
+        self._undo.callback(clean.kill, lambda: clean.inside(name))
         run("ip", "-n", name, "link", "set", "lo", "up")
 
     def _ip(self, *arguments):
