@@ -1,12 +1,15 @@
 """The role dtls_endpoint on a booted host, with devices that stream while it works."""
 
+import base64
 import os
 import re
 import signal
+import subprocess
 
 import pytest
 
 from tests.lab.fleet import Fleet
+from tests.lab.leaks import Search, Secret
 from tests.lab.traffic import Streams
 from tests.lab.wheelhouse import EXITS, MUTE
 from tests.roles.endpoints import (
@@ -182,24 +185,39 @@ def test_figures_and_another_listener_come_without_a_loss_of_associations(fleet,
     assert "PrivateNetwork=no" in host.ssh("systemctl cat dtls-endpoint.service")
 
 
-def test_new_certificates_are_read_without_a_restart(fleet, host):
+def test_new_certificates_are_read_without_a_restart_and_shown_to_nobody(fleet, host):
     config = {
         "forward": {"kind": "echo"},
         "credentials": {"raw_public_key": "own.pem", "client_authentication": "none"},
     }
 
-    def files():
-        key = host.ssh("openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256")
-        return [{"name": "own.pem", "content": key}]
+    def new():
+        made = ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]
+        return subprocess.run(made, capture_output=True, text=True, check=True).stdout
 
-    first = files()
-    play(fleet, config=config, dtls_endpoint_files=first)
+    first, second = new(), new()
+    play(fleet, config=config, dtls_endpoint_files=[{"name": "own.pem", "content": first}])
     before = started(host)
-    assert counts(play(fleet, config=config, dtls_endpoint_files=first))["changed"] == 0
-    output = play(fleet, "deploy", "-vvvvv", "--diff", config=config, dtls_endpoint_files=files())
+    search = Search(fleet)
+    with search.watching():
+        output = play(
+            fleet,
+            "deploy",
+            "-vvvvv",
+            "--diff",
+            config=config,
+            dtls_endpoint_files=[{"name": "own.pem", "content": second}],
+        )
+    search.output(output)
     assert counts(output)["changed"] == 2
     assert started(host) == before
-    assert "PRIVATE KEY" not in output
+    # The inventory of the lab is in the controller's folder; an operator's is in a vault.
+    (fleet.folder / "inventory.json").unlink()
+    own = {"endpoint-1": ["/etc/dtls-endpoint/*"]}
+    search.add(Secret("the new key", base64.b64decode("".join(second.splitlines()[1:-1])), own))
+    for name, file in ("state key", "state.key"), ("the probe's key", "psk.d/health-probe.psk"):
+        search.add(Secret(name, host.ssh(f"cat /etc/dtls-endpoint/{file}").strip().rpartition(":")[2], own))
+    search.check()
 
 
 def test_a_controller_or_a_host_that_dies_in_an_upgrade_leaves_one_release_that_serves(fleet, host):
@@ -216,13 +234,11 @@ def test_a_controller_or_a_host_that_dies_in_an_upgrade_leaves_one_release_that_
             assert len(set(release(host))) == 1
         # Whoever works on the host dies as well, when the link leads to the new release and nothing is confirmed.
         host.ssh(f"ln -sfn releases/{before[0]} /opt/dtls-endpoint/current")
-        process = fleet.start_playbook(PLAYBOOKS / "deploy.yml", inventory=inventory)
-        host.ssh(
-            f"until [ $(readlink /opt/dtls-endpoint/current) != releases/{before[0]} ]; do sleep 0.01; done"
-        )
-        host.ssh("pkill -9 -f 'sansdtls dtls_switc[h]'")
-        output, _ = process.communicate(timeout=60)
-        assert process.returncode in {2, 4}, output
+        with fleet.start_playbook(PLAYBOOKS / "deploy.yml", inventory=inventory) as process:
+            elsewhere = f"[ $(readlink /opt/dtls-endpoint/current) != releases/{before[0]} ]"
+            host.ssh(f"until {elsewhere}; do sleep 0.01; done; pkill -9 -f 'sansdtls dtls_switc[h]'")
+            process.communicate(timeout=60)
+        assert process.returncode in {2, 4}
         output = play(fleet, version=SECOND, config=CHANGED)
         assert counts(output)["changed"] == 1
         assert len(set(release(host)) - set(before)) == 1
@@ -231,18 +247,18 @@ def test_a_controller_or_a_host_that_dies_in_an_upgrade_leaves_one_release_that_
 
 def killed_at(fleet, task, inventory):
     """Run the deployment, and kill all of the controller's processes as soon as a task has begun."""
-    process = fleet.start_playbook(PLAYBOOKS / "deploy.yml", inventory=inventory)
-    for line in process.stdout:
-        if task in line:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    with fleet.start_playbook(PLAYBOOKS / "deploy.yml", inventory=inventory) as process:
+        for line in process.stdout:
+            if task in line:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
 
 
-def test_nothing_secret_is_in_the_journal(fleet, host, keys):
+def test_nothing_secret_is_in_the_journal(host, keys):
     journal = host.ssh("journalctl -o export --no-pager", timeout=120)
     secrets = [*keys.values(), host.ssh("cat /etc/dtls-endpoint/state.key").strip()]
     secrets.append(host.ssh("cat /etc/dtls-endpoint/psk.d/health-probe.psk").strip().rpartition(":")[2])
-    assert len({len(secret) for secret in secrets}) == 1
+    assert {len(secret) for secret in secrets} == {64}
     assert [secret for secret in secrets if secret in journal] == []
     assert "health-probe" in journal
 
@@ -264,3 +280,4 @@ def test_it_is_removed_and_keys_only_where_that_is_said(fleet, host):
         )
         == ""
     )
+    assert counts(play(fleet, dtls_endpoint_state="absent", dtls_endpoint_remove_data=True))["changed"] == 0

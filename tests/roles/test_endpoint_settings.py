@@ -50,9 +50,9 @@ def rendered(name, config=None, *, listen=ALL, init="systemd", **more):
         "__dtls_endpoint_systemd": init == "systemd",
     }
     # As Ansible sets it for templates.
-    environment = jinja2.Environment(
+    environment = jinja2.Environment(  # noqa: S701 - no HTML
         trim_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
-    )  # noqa: S701
+    )
     environment.filters |= {**FilterModule().filters(), "bool": bool}
     template = environment.from_string((ROLE / "templates" / name).read_text())
     return template.render(told)

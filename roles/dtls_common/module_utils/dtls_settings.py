@@ -107,7 +107,8 @@ def _without_none(table: Mapping[str, Any]) -> dict[str, Any]:
 
 def network(table: Mapping[str, Any]) -> dict[str, Any]:
     """Why the service needs a network of its own besides the sockets it is given, if it does, and how much of one."""
-    why, far = [], False
+    why: list[str] = []
+    far = False
     credentials = table.get("credentials") or {}
     server = str(credentials.get("psk_valkey") or "")
     if server and not server.startswith("unix:"):
