@@ -80,20 +80,28 @@ def limits(quotas: Mapping[str, Any] | None, given: Mapping[str, Any]) -> dict[s
     for text in given.get("exempt") or []:
         base = network(str(text), "dtls_firewall_rate_exempt")
         classes[base] = _source(base, base.max_prefixlen, None, 0)
-    longest_first = sorted(classes, key=lambda base: (-base.prefixlen, base.version, int(base.network_address)))
+    longest_first = sorted(
+        classes, key=lambda base: (-base.prefixlen, base.version, int(base.network_address))
+    )
     sources = [classes[base] | {"name": f"net{number}"} for number, base in enumerate(longest_first)]
     sources += [
-        _source(None, lengths[version], *default, version=version) | {"name": f"ipv{version}"} for version in (4, 6)
+        _source(None, lengths[version], *default, version=version) | {"name": f"ipv{version}"}
+        for version in (4, 6)
     ]
     total = _rate(
-        given.get("total_hello_rate"), told["total_handshakes_per_second"], HELLOS_TOGETHER, "total_hello_rate"
+        given.get("total_hello_rate"),
+        told["total_handshakes_per_second"],
+        HELLOS_TOGETHER,
+        "total_hello_rate",
     )
     total_burst = _burst(
         given.get("total_hello_burst"), told["total_handshake_burst"], HELLOS_TOGETHER, "total_hello_burst"
     )
     remembered = given.get("sources_max")
     # Those the endpoint remembers without an association, and as many that have one.
-    most = 2 * int(told["tracked_prefixes"]) if remembered in (None, "") else _whole(remembered, "sources_max")
+    most = (
+        2 * int(told["tracked_prefixes"]) if remembered in (None, "") else _whole(remembered, "sources_max")
+    )
     most = max(1, min(most, _MOST_SOURCES))
     for source in sources:
         for kind in ("hello", "in_clear"):
@@ -228,7 +236,9 @@ def port(given: Any, name: str) -> int:
     return number
 
 
-def egress(entries: Sequence[Mapping[str, Any]], name: str = "dtls_firewall_egress_extra") -> list[dict[str, Any]]:
+def egress(
+    entries: Sequence[Mapping[str, Any]], name: str = "dtls_firewall_egress_extra"
+) -> list[dict[str, Any]]:
     """What else may go out, each with ``protocol``, ``ports``, ``ipv4`` and ``ipv6``."""
     found = []
     for entry in entries or []:
@@ -264,9 +274,14 @@ def device_egress(
     found = []
     for why, name, protocol, which, where in entries:
         if not where and name == "dtls_firewall_endpoints":
-            raise Wrong(f"{name}: is empty, so a device could reach none; remedy: their addresses, or the group dtls_endpoints")
+            raise Wrong(
+                f"{name}: is empty, so a device could reach none; remedy: their addresses, or the group dtls_endpoints"
+            )
         if where:
-            found += [one | {"why": why} for one in egress([{"protocol": protocol, "ports": list(which), "to": where}], name)]
+            found += [
+                one | {"why": why}
+                for one in egress([{"protocol": protocol, "ports": list(which), "to": where}], name)
+            ]
     return found + [one | {"why": "dtls_firewall_egress_extra"} for one in egress(extra)]
 
 
