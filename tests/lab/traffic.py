@@ -172,7 +172,10 @@ class Sensor:
             except (trio.EndOfChannel, trio.BrokenResourceError, OSError) as error:
                 self.figures.why.append(f"the association ended: {error}")
                 return "ended"
-            if trio.current_time() - max(self._heard, min(self._unanswered.values(), default=0.0)) > self._patience:
+            if (
+                trio.current_time() - max(self._heard, min(self._unanswered.values(), default=0.0))
+                > self._patience
+            ):
                 self.figures.why.append(f"nothing came back for {self._patience:g} s")
                 return "ended"
             if self._stamp() != stamp:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from pathlib import Path
 
 from ansible.plugins.callback import CallbackBase
 
@@ -62,5 +63,5 @@ class CallbackModule(CallbackBase):
             "check": bool(task.check_mode),
             "seconds": None if began is None else round(time.monotonic() - began, 3),
         }
-        with open(self._place, "a", encoding="utf-8") as file:
+        with Path(self._place or os.devnull).open("a", encoding="utf-8") as file:
             file.write(json.dumps(told) + "\n")
