@@ -99,7 +99,7 @@ class Lookups:
                 await self._turn()
         finally:
             self.pending -= 1
-        if not scope.cancelled_caught:
+        if not scope.cancel_called:  # nor was it too late to be cancelled, as the answer had come already
             now = self._clock()
             events = (
                 self._provide(request, keys, now) if refusal is None else self._refuse(request, refusal, now)

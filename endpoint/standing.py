@@ -10,7 +10,8 @@ operator says what is to happen, for each of the two::
 
 Looked at are: after a reload, those whose keys have changed, or where the store cannot tell which, all; after a start
 with ``drop``, all that were taken over; and each that wakes. The datagram that woke it is still handed on. A store that
-cannot answer removes nobody: after a reload it is asked again until it can, of one that wakes nothing more is asked.
+cannot answer removes nobody: after a reload it is asked again until it can, of one that wakes nothing more is asked. Nor
+does a record that cannot be used; the others are looked at nevertheless.
 
 Facts of the log::
 
@@ -28,7 +29,7 @@ import trio
 
 from endpoint.association import CredentialKind
 from endpoint.ending import Ended, Ending, is_over
-from endpoint.keystore import StoreUnavailable
+from endpoint.keystore import KeyDataError, StoreUnavailable
 from endpoint.keystore.file import FileKeyStore
 from endpoint.keystore.fingerprint import fingerprint
 from endpoint.observer import Quiet
@@ -169,7 +170,8 @@ class Standing(Quiet):
             await trio.sleep(RETRY_PAUSE)
 
     def _not_known(self, identity: bytes, error: Exception) -> None:
-        self._down = isinstance(error, StoreUnavailable)
+        # A damaged record is that way until somebody mends it; the others must not wait for that.
+        self._down = isinstance(error, StoreUnavailable) and not isinstance(error, KeyDataError)
         if not self._told:
             # Once: the same store is down for many.
             self._told = True

@@ -276,6 +276,9 @@ def _number_or_word(kind: Any) -> Callable[[Any, Any], Any]:
     number, words = typing.get_args(kind)
 
     def hook(value: Any, _: Any) -> Any:
+        if isinstance(value, str) and value not in typing.get_args(words):
+            told = " or ".join(f'"{word}"' for word in typing.get_args(words))
+            raise _mistake(f"{_shown(value)} is neither a whole number nor {told}")
         return _CONVERTER.structure(value, words if isinstance(value, str) else number)
 
     return hook

@@ -88,6 +88,11 @@ class Sink:
     def close(self) -> None:
         """Give up sockets and names; called once, when nothing runs any more."""
 
+    @property
+    def usable(self) -> bool:
+        """Whether it can be expected to take data. If not, the endpoint is not ready."""
+        return True
+
     def statistics(self) -> dict[str, Any]:
         """See :class:`Forwarder`."""
         return {"forward_dropped": self.drops.total()}

@@ -99,7 +99,8 @@ class Backlog(Generic[T]):
         """The first ``count`` of what was taken are handed on."""
         self._release(count)
         self.handed_on += count
-        if self._dropping and self.held <= self._limit // 2:
+        # What was lost makes room, too; but only what went through shows that it goes on.
+        if count and self._dropping and self.held <= self._limit // 2:
             self._dropping = False
             self._tell("forward_resumed", dropped=self._dropped_now)
             self._dropped_now = 0

@@ -104,7 +104,8 @@ class JsonLines(Sink):
             written -= len(lines[complete])
             complete += 1
         self._torn = written > 0 or (written < 0 and self._torn)
-        self._lines.done(complete)
+        if complete:
+            self._lines.done(complete)
         self._lines.lose(
             len(lines) - complete, "write_failed", "forward_write_failed", output=OUTPUT, reason=reason
         )

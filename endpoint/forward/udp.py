@@ -20,6 +20,7 @@ had been sent, so these stand under ``forwarded`` too.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import socket
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,10 @@ FIRST_PAUSE = 1.0
 TRUSTED_AFTER = 5.0
 """Seconds without an ICMP message, since the first datagram after the last one, that stand for an answer. Longer than a
 message is on its way."""
+
+DOUBTED_AFTER = 30.0
+"""Seconds since the last ICMP message after which a server that is down may be back: only another datagram would show. None comes
+where a balancer sends devices elsewhere because this endpoint is not ready."""
 
 Target = tuple[socket.AddressFamily, tuple[Any, ...]]
 
@@ -93,6 +98,7 @@ class UdpUpstreams(Sink):
         self._asleep: dict[bytes, Upstream] = {}
         self._tried_at: float | None = None
         """When the first datagram was sent after the last error."""
+        self._refused_at = -math.inf
         self._sent = 0
         self._closed_idle = 0
         self._reach = Reach(tell, upstream=self._shown)
@@ -167,6 +173,7 @@ class UdpUpstreams(Sink):
         self.drops[reason] += 1
         if reason not in _ABOUT_ONE:
             self._tried_at = None
+            self._refused_at = trio.current_time()
             self._reach.lost(_words(error))
 
     # --- towards the devices -----------------------------------------------------------------------------
@@ -300,6 +307,11 @@ class UdpUpstreams(Sink):
             except OSError as error:
                 self._failed(error)
                 self._upstreams.close(upstream)
+
+    @property
+    def usable(self) -> bool:
+        """Whether the server may be there."""
+        return not self._reach.down or trio.current_time() - self._refused_at > DOUBTED_AFTER
 
     def close(self) -> None:
         """Close all sockets."""

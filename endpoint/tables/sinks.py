@@ -220,6 +220,16 @@ class UdpTable(SinkTable):
         """Whether what its other side sends goes to the devices."""
         return True
 
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        """What does not go together, as (key, text) pairs."""
+        there = _version(host_and_port(self.upstream)[0])
+        if self.bind is not None and there is not None and there != _version(self.bind):
+            yield (
+                "bind",
+                f'"{show_text(self.bind)}" is no address that "{show_text(self.upstream)}" can be reached from; '
+                "remedy: one of the same version of IP",
+            )
+
     def in_words(self) -> str:
         """What it does with a datagram."""
         header = {

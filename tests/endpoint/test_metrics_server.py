@@ -104,6 +104,28 @@ async def test_a_question_that_takes_too_long_is_answered_with_no(bench, autojum
     assert (status, json.loads(body)["reasons"]) == (503, {"service": "does not say within 5 s"})
 
 
+async def test_a_readiness_that_takes_long_holds_up_neither_health_nor_metrics(
+    bench, autojump_clock, nursery
+):
+    bench.hang = True
+    for _ in range(3):
+        nursery.start_soon(bench.get, b"/readyz")
+    await trio.testing.wait_all_tasks_blocked()
+    began = trio.current_time()
+    assert (await bench.get(b"/healthz"))[0] == 200
+    assert (await bench.get(b"/metrics"))[0] == 200
+    assert trio.current_time() == began
+
+
+async def test_who_asks_for_readiness_while_others_do_is_answered_in_time_too(bench, autojump_clock, nursery):
+    bench.hang = True
+    nursery.start_soon(bench.get, b"/readyz")
+    await trio.testing.wait_all_tasks_blocked()
+    began = trio.current_time()
+    assert (await bench.get(b"/readyz"))[0] == 503
+    assert trio.current_time() - began <= module.REQUEST_TIME
+
+
 async def test_head_has_the_length_and_no_body(bench):
     status, headers, body = await bench.get(b"/healthz", GET.replace(b"GET", b"HEAD"))
     assert (status, body) == (200, b"")

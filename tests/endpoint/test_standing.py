@@ -12,7 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from endpoint.credentials import Credentials
 from endpoint.ending import Ended, Ending, is_over
-from endpoint.keystore import DictKeyStore, StoreUnavailable
+from endpoint.keystore import DictKeyStore, KeyDataError, StoreUnavailable
 from endpoint.keystore.file import FileKeyStore, PskSet
 from endpoint.keystore.fingerprint import fingerprint
 from endpoint.observer import Observers
@@ -35,11 +35,14 @@ class LateStore:
     def __init__(self, keys):
         self.keys = keys
         self.down: Exception | None = None
+        self.damaged: set[bytes] = set()
 
     async def lookup(self, identity):
         await trio.sleep(0.5)
         if self.down:
             raise self.down
+        if identity in self.damaged:
+            raise KeyDataError("the current key is not an even number of hex digits")
         return self.keys.get(identity, ())
 
 
@@ -272,6 +275,16 @@ async def test_a_store_that_is_down_at_a_reload_is_asked_until_it_answers_and_to
         await trio.sleep(60)
         assert there.live == {B}
         assert len(there.log.facts("associations_ended")) == 1
+
+
+async def test_a_damaged_record_is_no_reason_to_let_removed_identities_stay(autojump_clock):
+    async with fleet(ALL, removed="drop", late=True, config=ServerConfig()) as there:
+        for identity in (A, B, C):
+            await there.device(identity)
+        there.store.damaged.add(A)
+        await there.reload({A: (OLD,), B: (OLD, NEW)})
+        assert there.live == {A, B}
+        assert there.troubles == ["standing not known"]
 
 
 async def test_wakes_while_the_store_is_down_are_told_once_and_end_nobody(autojump_clock):

@@ -11,6 +11,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from endpoint.forward import upstreams as upstreams_module
 from endpoint.forward.proxy import IDENTITY, decode_header
+from endpoint.forward.udp import DOUBTED_AFTER
 from endpoint.forward.upstreams import FILES_LEFT, PER_SOCKET, files_allowed, files_for
 from sansdtls import ServerConfig
 from tests.program.fronts import LONG, SLEEPY, PlainServer, in_front_of
@@ -378,6 +379,24 @@ async def test_a_server_that_never_answers_is_back_when_nothing_more_is_refused(
             await device.send(b"x")
             assert front.told.events == ["forward_down", "forward_up"]
             assert not front.figures["down"]
+
+
+async def test_a_server_that_was_down_is_tried_again_where_nothing_is_sent_to_who_is_not_ready(
+    autojump_clock,
+):
+    # A balancer sends nothing to an endpoint that is not ready; and without a datagram nobody knows that the server is back.
+    with PlainServer() as server:
+        upstream = server.upstream
+    async with in_front_of(upstream) as front:
+        device = await front.served.device().connect()
+        for _ in range(3):
+            await device.send(b"x")
+            assert front.router.unusable() == ["sink"]
+            await trio.sleep(DOUBTED_AFTER - 1)
+            assert front.router.unusable() == ["sink"]
+            await trio.sleep(2)
+            assert front.router.unusable() == []
+        assert front.figures["down"], "as far as anybody knows"
 
 
 class Refusing:

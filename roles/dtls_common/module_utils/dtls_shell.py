@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 MARK = b"dtls: "
 """Before each line that a script reports; a login may print others."""
 _END = "#dtls-end"
-# `read` takes one byte at a time of a pipe, so that what follows the script is left for it.
-_BOOTSTRAP = f': sansdtls {{name}}; eval "$(while IFS= read -r l && [ "$l" != "{_END}" ]; do printf "%s\\n" "$l"; done)"'
+# `read` takes one byte at a time of a pipe, so that what follows the script is left for it. A script may keep itself.
+_BOOTSTRAP = (
+    f': sansdtls {{name}}; dtls_script="$(while IFS= read -r l && [ "$l" != "{_END}" ]; do printf "%s\\n" "$l"; done)"; '
+    'eval "$dtls_script"'
+)
 _SCRIPTS = Path(__file__).parent
 
 
@@ -89,9 +92,9 @@ class ShellAction(ActionBase):  # type: ignore[misc]
 
     def shell(self, name: str, *arguments: str, data: bytes = b"") -> Answer:
         """Run the script ``name`` of this folder with ``arguments``; it reads ``data`` from its standard input."""
-        script = (_SCRIPTS / f"{name}.sh").read_text(encoding="utf-8")
+        script = "".join(_script(file) for file in ("dtls_lib", name))
         words = " ".join(shlex.quote(argument) for argument in arguments)
-        sent = f"set -- {words}\n{script.rstrip()}\n{_END}\n"
+        sent = f"set -- {words}\n{script}{_END}\n"
         done = self._low_level_execute_command(
             _BOOTSTRAP.format(name=name),
             in_data=sent.encode("utf-8", "surrogateescape") + data,
@@ -105,6 +108,12 @@ class ShellAction(ActionBase):  # type: ignore[misc]
         problem = answer.problem()
         if problem is not None:
             raise AnsibleActionFail(f"{self.host(task_vars)}: {about}: {problem}")
+
+
+def _script(name: str) -> str:
+    """A script of this folder without what is only for readers."""
+    lines = (_SCRIPTS / f"{name}.sh").read_text(encoding="utf-8").splitlines()
+    return "".join(f"{line}\n" for line in lines if line.strip() and not line.lstrip().startswith("#"))
 
 
 def reported(output: bytes) -> tuple[dict[str, str], bytes]:
