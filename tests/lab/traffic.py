@@ -260,7 +260,9 @@ class Sensor:
 def _overflowed():
     """UDP datagrams that the namespace of this thread has dropped for want of room."""
     heads, values = (
-        line.split() for line in Path("/proc/thread-self/net/snmp").read_text().splitlines() if line.startswith("Udp:")
+        line.split()
+        for line in Path("/proc/thread-self/net/snmp").read_text().splitlines()
+        if line.startswith("Udp:")
     )
     return int(values[heads.index("RcvbufErrors")])
 

@@ -99,7 +99,17 @@ def _ours():
         if not folder.is_dir():
             with tempfile.TemporaryDirectory(dir=images.BUILD) as draft:
                 made = Path(draft) / "made"
-                command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(made), "."]
+                command = [
+                    sys.executable,
+                    "-m",
+                    "pip",
+                    "wheel",
+                    "--quiet",
+                    "--no-deps",
+                    "--wheel-dir",
+                    str(made),
+                    ".",
+                ]
                 subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
                 _put(made, folder)
     return folder
@@ -119,10 +129,14 @@ def _changed(wheel, folder, version, patch):
             if entry.filename.endswith("/METADATA"):
                 content = content.replace(f"\nVersion: {old}\n".encode(), f"\nVersion: {new}\n".encode())
             if entry.filename.endswith("/RECORD"):
-                content = content.replace(f"sansdtls-{old}.dist-info".encode(), f"sansdtls-{new}.dist-info".encode())
+                content = content.replace(
+                    f"sansdtls-{old}.dist-info".encode(), f"sansdtls-{new}.dist-info".encode()
+                )
             if entry.filename in todo:
                 todo.remove(entry.filename)
                 assert content.count(patch[1].encode()) == 1, patch
                 content = content.replace(patch[1].encode(), patch[2].encode())
-            made.writestr(entry.filename.replace(f"sansdtls-{old}.dist-info", f"sansdtls-{new}.dist-info"), content)
+            made.writestr(
+                entry.filename.replace(f"sansdtls-{old}.dist-info", f"sansdtls-{new}.dist-info"), content
+            )
     assert not todo, todo
