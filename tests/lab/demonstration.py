@@ -7,12 +7,12 @@ and handshakes that it cost. What a step printed is in ``var/lab/last``.
 
 import argparse
 import contextlib
+import importlib
 import secrets
 import shlex
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import attrs
 from rich.console import Console
@@ -37,10 +37,8 @@ FEW = 20
 
 
 def _release(fleet, **how):
-    # Missing where the role that deploys is, and then so is the playbook.
-    from tests.lab.wheelhouse import wheelhouse
-
-    return str(wheelhouse(fleet.suite, **how))
+    # Not before it is wanted: to make one takes time and the network.
+    return str(importlib.import_module("tests.lab.wheelhouse").wheelhouse(fleet.suite, **how))
 
 
 @attrs.frozen
@@ -57,7 +55,9 @@ STEPS = (
     Step("provision", "rotate.yml", lambda _fleet: {"dtls_psk_generation": 1}),
     Step("firewall", "firewall.yml"),
     Step("rotate", "rotate.yml", lambda _fleet: {"dtls_psk_generation": 2}),
-    Step("upgrade", "upgrade.yml", lambda fleet: {"dtls_endpoint_wheelhouse": _release(fleet, version="0.1.1")}),
+    Step(
+        "upgrade", "upgrade.yml", lambda fleet: {"dtls_endpoint_wheelhouse": _release(fleet, version="0.1.1")}
+    ),
 )
 
 
@@ -166,12 +166,23 @@ class Demonstration:
         table = _table("Hosts", "host", "what", "address", "changed by", right=())
         kinds = {"systemd": f"Debian ({self._fleet.suite}), systemd", "device": "busybox, no Python"}
         for host in self._fleet.hosts.values():
-            by = [f"{one.step.name} ({one.changed[host.name]})" for one in self.outcomes if one.changed.get(host.name)]
+            by = [
+                f"{one.step.name} ({one.changed[host.name]})"
+                for one in self.outcomes
+                if one.changed.get(host.name)
+            ]
             table.add_row(host.name, kinds[host.kind], host.address, ", ".join(by) or "nothing")
         return table
 
     def _steps_table(self):
-        heads = ("seconds", "tasks that changed", "handshakes", "associations lost", "failed handshakes", "sent")
+        heads = (
+            "seconds",
+            "tasks that changed",
+            "handshakes",
+            "associations lost",
+            "failed handshakes",
+            "sent",
+        )
         table = _table("Steps", "step", "result", *heads, right=heads)
         for one in self.outcomes:
             counts = [one.traffic.get(name) for name in ("handshakes", "ended", "failed", "sent")]
@@ -216,9 +227,13 @@ def _table(title, *heads, right):
 def main(arguments=None, *, console=None):
     """The command; its exit status: 1 if a step failed or anything was lost, 2 if this machine cannot have a lab."""
     parser = argparse.ArgumentParser(prog="python -m tests.lab", description=__doc__.partition("\n")[0])
-    parser.add_argument("--suite", choices=images.SUITES, default=images.SUITES[0], help="Debian of the endpoints")
+    parser.add_argument(
+        "--suite", choices=images.SUITES, default=images.SUITES[0], help="Debian of the endpoints"
+    )
     parser.add_argument("--controller", choices=["here", "newest"], default="here", help="which ansible-core")
-    parser.add_argument("--stay", action="store_true", help="keep the fleet until Enter is pressed, to look around")
+    parser.add_argument(
+        "--stay", action="store_true", help="keep the fleet until Enter is pressed, to look around"
+    )
     options = parser.parse_args(arguments)
     console = console or Console()
     try:
@@ -228,7 +243,9 @@ def main(arguments=None, *, console=None):
             images.device()
         began = time.monotonic()
         with Fleet(suite=options.suite, controller=options.controller) as fleet:
-            console.print(f"{len(fleet.hosts)} hosts are up after {time.monotonic() - began:.1f} s", highlight=False)
+            console.print(
+                f"{len(fleet.hosts)} hosts are up after {time.monotonic() - began:.1f} s", highlight=False
+            )
             return _demonstrate(fleet, console, stay=options.stay)
     except images.Impossible as error:
         print(error, file=sys.stderr)
@@ -246,7 +263,9 @@ def _demonstrate(fleet, console, *, stay):
         demonstration.show()
         if stay:
             host = next(iter(fleet.hosts.values()))
-            console.print(f"inventory: {fleet.inventory()}\n{shlex.join(host.ssh_command('sh'))}", highlight=False)
+            console.print(
+                f"inventory: {fleet.inventory()}\n{shlex.join(host.ssh_command('sh'))}", highlight=False
+            )
             input("Enter ends the fleet. ")
         lost = demonstration.lost()
         if lost:

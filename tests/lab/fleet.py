@@ -154,7 +154,9 @@ class Fleet:
             "ansible-playbook", "-i", inventory or self.inventory(), playbook, *arguments, **environment
         )
 
-    def playbook(self, playbook, *arguments, inventory=None, status=0, timeout=300, record=False, **environment):
+    def playbook(
+        self, playbook, *arguments, inventory=None, status=0, timeout=300, record=False, **environment
+    ):
         """Run a playbook to its end; its output, or with ``record`` what each task did.
 
         ``status`` is what it has to end with.
