@@ -230,7 +230,7 @@ def test_the_largest_holder_is_found_but_for_a_factor_of_two(changes, size):
     if found is None:
         assert max(held) < 2 * max(size, 1)
     else:
-        most = held[hands.index(found)]
+        most = held[next(n for n, hand in enumerate(hands) if hand is found)]
         assert most > size
         assert 2 * most > max(held)
 

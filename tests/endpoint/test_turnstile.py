@@ -10,7 +10,7 @@ from tests.endpoint.devices import KEY, Recorder, serving
 
 
 async def test_so_many_pass_at_once_and_the_others_when_it_is_turned_in_order():
-    called = []
+    called: list[None] = []
     turnstile = Turnstile(2, on_waiting=lambda: called.append(None))
     passed = []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from pathlib import Path
 
 from ansible.plugins.callback import CallbackBase
 
@@ -52,8 +53,9 @@ class CallbackModule(CallbackBase):
         role = task._role
         began = self._began.pop((host, task._uuid), None)
         told = {
-            "role": role.get_name() if role is not None else None,
-            "task": task.get_name(),
+            # Without the collection that it may be of, and without the role that is said already.
+            "role": role.get_name().rpartition(".")[2] if role is not None else None,
+            "task": task.get_name().rpartition(" : ")[2] if role is not None else task.get_name(),
             "action": task.action,
             "place": task.get_path(),
             "host": host,
@@ -61,5 +63,5 @@ class CallbackModule(CallbackBase):
             "check": bool(task.check_mode),
             "seconds": None if began is None else round(time.monotonic() - began, 3),
         }
-        with open(self._place, "a", encoding="utf-8") as file:
+        with Path(self._place or os.devnull).open("a", encoding="utf-8") as file:
             file.write(json.dumps(told) + "\n")
