@@ -59,7 +59,11 @@ def plant(host, *, start=True):
     host.ssh(
         "useradd --system --home-dir /var/lib/dtls-endpoint dtls-endpoint && "
         "chown -R dtls-endpoint: /etc/dtls-endpoint && chmod 700 /etc/dtls-endpoint/psk.d && systemctl daemon-reload"
-        + (" && { systemctl start dtls-endpoint.service || { journalctl -u dtls-endpoint.service >&2; false; }; }" if start else "")
+        + (
+            " && { systemctl start dtls-endpoint.service || { journalctl -u dtls-endpoint.service >&2; false; }; }"
+            if start
+            else ""
+        )
     )
 
 

@@ -41,9 +41,7 @@ def psk_plan(
     results: list[Any], wants: Mapping[str, Any], met: Mapping[str, Any], revoked: Any = ()
 ) -> dict[str, Any]:
     """What the endpoints say, compared with that."""
-    return dtls_rotation.plan(
-        wants, results, holding=met["holding"], revoked=[str(one) for one in revoked]
-    )
+    return dtls_rotation.plan(wants, results, holding=met["holding"], revoked=[str(one) for one in revoked])
 
 
 def psk_seen(hostvars: Mapping[str, Any], hosts: list[str]) -> dict[str, Any]:

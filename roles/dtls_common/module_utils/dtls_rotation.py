@@ -130,7 +130,9 @@ class _View:
         keys = self._keys()
         if generation not in keys:
             there = ", ".join(map(str, sorted(keys))) or "none"
-            raise ValueError(f"dtls_psk_keys: has no key of generation {generation}, but: {there}; remedy: add it")
+            raise ValueError(
+                f"dtls_psk_keys: has no key of generation {generation}, but: {there}; remedy: add it"
+            )
         key = dtls_keys.from_hexadecimal(keys[generation], f"dtls_psk_keys: generation {generation}")
         if not dtls_keys.SHORTEST <= len(key) <= dtls_keys.LONGEST or dtls_keys.weak(key):
             raise ValueError(
@@ -291,7 +293,10 @@ class _Device:
         self._held = held
         self._holding = holding
         # The last one of all: clocks of endpoints agree better than a device changes its key.
-        last = max(((one.when, one.used, endpoint) for endpoint, one in held.items() if one.used), default=("", "", ""))
+        last = max(
+            ((one.when, one.used, endpoint) for endpoint, one in held.items() if one.used),
+            default=("", "", ""),
+        )
         self.when, self.used, self._where = last
 
     def phase(self) -> tuple[str, str]:
@@ -314,10 +319,16 @@ class _Device:
 
     def _unstaged(self) -> tuple[str, str]:
         key = self._key
-        full = {endpoint: one for endpoint, one in self._held.items() if len(one.stored) > 1 and key not in one.stored}
+        full = {
+            endpoint: one
+            for endpoint, one in self._held.items()
+            if len(one.stored) > 1 and key not in one.stored
+        }
         if not full:
             missing = ", ".join(
-                endpoint for endpoint, one in self._held.items() if key not in one.stored or key not in one.accepted
+                endpoint
+                for endpoint, one in self._held.items()
+                if key not in one.stored or key not in one.accepted
             )
             return "unstaged", f"{self._named(key)} is not accepted yet at {missing or 'any endpoint'}"
         everywhere = all(self.used in one.stored and self.used in one.accepted for one in self._held.values())
