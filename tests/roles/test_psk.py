@@ -18,7 +18,7 @@ from tests.lab.traffic import Streams
 from tests.roles.planted import accepted, give_keys, plant, serve
 
 sys.path.append(str(REPOSITORY / "roles/dtls_common/module_utils"))
-import dtls_keys  # noqa: E402 - as Ansible finds it
+import dtls_keys
 
 ROTATE, REVOKE = REPOSITORY / "playbooks/rotate.yml", REPOSITORY / "playbooks/revoke.yml"
 KEY_FILE, PREVIOUS = "/etc/dtls/psk", "/etc/dtls/psk.previous"

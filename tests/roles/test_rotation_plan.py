@@ -10,7 +10,7 @@ import pytest
 from tests.lab.fleet import REPOSITORY
 
 sys.path.append(str(REPOSITORY / "roles/dtls_common/module_utils"))
-import dtls_rotation as rotation  # noqa: E402 - as Ansible finds it
+import dtls_rotation as rotation
 
 MASTER = secrets.token_hex(32)
 DEFAULTS = {"dtls_psk_source": "derived", "dtls_psk_master": "", "dtls_psk_keys": {}, "dtls_psk_length": 32}
@@ -191,8 +191,10 @@ def test_the_report_says_why_each_one_is_not_done():
     told = rotation.report(plan, met)
     assert (told["devices"], told["steady"]) == (1, 0)
     assert told["pending"] == [
-        "meter: overlap: generation 2 is accepted beside another key, and it used generation 1 last, at "
-        "2026-01-01T00:00:00.000Z (a); it could not be reached in this run: its key file cannot be looked at"
+        (
+            "meter: overlap: generation 2 is accepted beside another key, and it used generation 1 last, at "
+            "2026-01-01T00:00:00.000Z (a); it could not be reached in this run: its key file cannot be looked at"
+        )
     ]
 
 

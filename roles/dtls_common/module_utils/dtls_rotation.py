@@ -392,7 +392,7 @@ MET = (
 def _went_well(result: Mapping[str, Any] | None) -> bool:
     if result is None or result.get("skipped") or result.get("unreachable"):
         return False
-    return bool(result.get("reached")) and "differing" in result or result.get("rc") == 0
+    return (bool(result.get("reached")) and "differing" in result) or result.get("rc") == 0
 
 
 def report(planned: Mapping[str, Any], met: Mapping[str, Any]) -> dict[str, Any]:
