@@ -19,6 +19,7 @@ from tests.roles.packets import (
     counters,
     counters_of_iptables,
     lose_rules,
+    on,
     opens,
     reaches,
     ruleset,
@@ -359,9 +360,17 @@ def test_a_flood_from_many_sources_leaves_what_is_established_alone(lab, service
 
 
 def test_a_flood_costs_no_entry_of_conntrack(lab):
-    with Flood(lab.fleet.network.controller, many("10.79.1."), lab.endpoint.address) as flood:
-        flood.wait_until_sent(2_000)
-    seen = run(*within(lab.endpoint.namespace), "conntrack", "-L", "-p", "udp", "--dport", "5684")
+    # Somebody else's firewall, which makes the kernel track connections.
+    chain = "type filter hook input priority 10 ; policy accept ; ct state established accept ;"
+    run(*on(lab.endpoint), "nft", f"table inet somebody {{ chain in {{ {chain} }} ; }}")
+    try:
+        with Flood(lab.fleet.network.controller, many("10.79.1."), lab.endpoint.address) as flood:
+            flood.wait_until_sent(2_000)
+        lab.endpoint.ssh("true")
+        seen = run(*within(lab.endpoint.namespace), "conntrack", "-L")
+    finally:
+        run(*on(lab.endpoint), "nft", "delete", "table", "inet", "somebody")
+    assert "dport=22 " in seen, "it tracks"
     assert "dport=5684" not in seen
 
 
