@@ -213,7 +213,8 @@ class UdpTable(SinkTable):
     proxy_protocol: Literal["off", "every", "first"] = "off"
     """A header with identity and address of the device (PROXY protocol version 2, ``endpoint.forward.proxy``). Off, as a
     plain server takes it for nonsense. ``every``: in front of each datagram, which is what servers expect that
-    have no connections. ``first``: in front of the first of each socket, and when the device has moved."""
+    have no connections. ``first``: in front of the first of each socket, when the device has moved, and when one did not arrive, as far
+    as that is known."""
 
     @property
     def has_way_back(self) -> bool:
