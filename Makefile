@@ -3,17 +3,21 @@
 #   make run      start an endpoint with a demo key and two simulated sensors
 #   make test     lint, types, import rules, all tests, coverage gate
 #   make docs     write docs/configuration.md and docs/metrics.md out of the code that they tell of
+#   make lab      a fleet in network namespaces: deployed, keyed, protected and upgraded under traffic; needs root
 #   make bench    cost per handshake and per datagram, beside trio's DTLSEndpoint
 
 PYTHON ?= python3
 # What `make test` installs beside the endpoint; .ci/run may add to it.
-DEV_GROUPS ?= test lint
+DEV_GROUPS ?= test lint ansible
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 INSTALL := $(PIP) install --constraint constraints.txt --build-constraint constraints.txt
 TYPED := $(wildcard sansdtls endpoint tests benchmarks)
-STYLED := $(TYPED)
+STYLED := $(TYPED) $(wildcard roles)
+PLAYED := $(wildcard roles playbooks inventory galaxy.yml)
+# Its cache stays out of the way, and other programs of this environment are found.
+ANSIBLE := ANSIBLE_HOME=$(CURDIR)/.venv/ansible PATH=$(CURDIR)/$(BIN):$(PATH)
 
 empty :=
 space := $(empty) $(empty)
@@ -22,13 +26,16 @@ VENV := .venv/.stamp-venv
 RUN := .venv/.stamp-run
 DEV := .venv/.stamp-dev-$(subst $(space),-,$(strip $(DEV_GROUPS)))
 
-.PHONY: run test bench docs lint format clean
+.PHONY: run test lab bench docs lint format clean
 
 run: $(RUN)
 	@$(BIN)/python -m endpoint.demo
 
 test: lint
 	$(BIN)/pytest --cov
+
+lab: $(DEV)
+	@$(BIN)/python -m tests.lab
 
 bench: $(DEV)
 	$(BIN)/python -m benchmarks
@@ -44,14 +51,16 @@ lint: $(DEV)
 	$(BIN)/ruff format --quiet --check $(STYLED) || { echo "make format puts that right"; exit 1; }
 	$(BIN)/mypy $(TYPED)
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/yamllint --strict .
+	$(ANSIBLE) $(BIN)/ansible-lint -q $(PLAYED)
 
 format: $(DEV)
 	$(BIN)/ruff check --fix $(STYLED)
 	$(BIN)/ruff format $(STYLED)
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* htmlcov dist
-	find sansdtls endpoint tests -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf .venv .ansible .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* htmlcov dist
+	find sansdtls endpoint tests roles -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV): constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed"; exit 1; }

@@ -5,7 +5,8 @@ Commands of the admin socket, for ``dtls-endpoint keys``. Identities are text as
     key_use     identity               use (fingerprint, which, when: seconds since 1970; null if nothing is known),
                                        live and frozen: associations made with a pre-shared key
     key_uses    after, limit           uses: a list of the same with identity, in the order of their bytes; more
-    end         identity               live and frozen: associations made with a pre-shared key that are ended
+    end         identity, accepted     live and frozen: associations made with a pre-shared key that are ended; accepted
+                                       (fingerprints, may be left out): not those that were made with one of these keys
 """
 
 from __future__ import annotations
@@ -127,7 +128,12 @@ class Rotation:
         return {"uses": uses, "more": len(uses) < len(page) or len(page) == limit}
 
     async def _end(self, request: Mapping[str, Any]) -> Mapping[str, object]:
-        ended = self._engine().end_associations(_identity(request, "identity"), None, Ending.DROP)
+        identity, accepted = _identity(request, "identity"), request.get("accepted")
+        if accepted is not None and not (
+            isinstance(accepted, list) and all(isinstance(one, str) for one in accepted)
+        ):
+            raise CommandError("accepted: a list of fingerprints is needed")
+        ended = self._engine().end_associations(identity, accepted, Ending.DROP)
         return {"live": ended.live, "frozen": ended.frozen}
 
 

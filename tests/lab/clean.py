@@ -48,7 +48,11 @@ def leftovers():
 def _dead():
     with contextlib.suppress(FileNotFoundError):
         for place in CLAIMS.iterdir():
-            with contextlib.suppress(FileNotFoundError), place.open() as held, contextlib.suppress(BlockingIOError):
+            with (
+                contextlib.suppress(FileNotFoundError),
+                place.open() as held,
+                contextlib.suppress(BlockingIOError),
+            ):
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if held.read():
                     yield place.name
@@ -135,7 +139,7 @@ def remove_groups(group):
 
 
 def unused_images():
-    """Remove the images that no host uses at the moment; the next lab makes what it needs anew."""
+    """Remove what is kept in ``var/lab`` and no host uses at the moment; the next lab makes what it needs anew."""
     used = Path("/proc/mounts").read_text()
     gone = []
     for folder in sorted(images.BUILD.glob("*-*")) if images.BUILD.is_dir() else []:
@@ -148,7 +152,7 @@ def unused_images():
 def main():
     """The command; its exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.lab.clean", description=__doc__.partition("\n")[0])
-    parser.add_argument("--images", action="store_true", help="the images that are not in use, too")
+    parser.add_argument("--images", action="store_true", help="also images and wheels, unless hosts use them")
     options = parser.parse_args()
     if os.geteuid() != 0:
         print("what a lab leaves belongs to root; remedy: sudo", file=sys.stderr)

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -31,7 +32,7 @@ class Fleet:
     def __init__(self, *, endpoints=2, devices=3, suite="bookworm", controller="here"):
         images.require()
         self._counts = endpoints, devices
-        self._suite = suite
+        self.suite = suite
         self.controller = controller_named(controller)
         self._stem = f"lab-{os.getpid()}-{next(_numbers)}"
         self._undo = contextlib.ExitStack()
@@ -50,7 +51,7 @@ class Fleet:
                 *((f"device-{n}", FIRST_DEVICE + n - 1, Device) for n in range(1, devices + 1)),
             ]
             for name, number, kind in kinds:
-                image = images.debian(self._suite) if kind is SystemdHost else images.device()
+                image = images.debian(self.suite) if kind is SystemdHost else images.device()
                 host = kind(name, number, network=self.network, folder=self.folder, image=image)
                 undo.callback(host.close)
                 self.hosts[name] = host
@@ -103,6 +104,17 @@ class Fleet:
         place.write_text(json.dumps(told, indent=1))
         return place
 
+    def vault(self, **values):
+        """Arguments for a playbook that give it ``values`` out of an encrypted file, as an operator keeps secrets."""
+        password, place = self.folder / "vault-password", self.folder / "vault.yml"
+        for path, text in ((password, secrets.token_hex(16)), (place, json.dumps(values))):
+            path.touch(mode=0o600)
+            path.write_text(text)
+        process = self.start("ansible-vault", "encrypt", "--vault-password-file", password, place)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 0, output
+        return ["--vault-password-file", str(password), "--extra-vars", f"@{place}"]
+
     def environment(self):
         """What Ansible is started with: our roles, no configuration of this machine, one short-lived control folder."""
         control, temporary = self.folder / "control", self.folder / "tmp"
@@ -142,7 +154,9 @@ class Fleet:
             "ansible-playbook", "-i", inventory or self.inventory(), playbook, *arguments, **environment
         )
 
-    def playbook(self, playbook, *arguments, inventory=None, status=0, timeout=300, record=False, **environment):
+    def playbook(
+        self, playbook, *arguments, inventory=None, status=0, timeout=300, record=False, **environment
+    ):
         """Run a playbook to its end; its output, or with ``record`` what each task did.
 
         ``status`` is what it has to end with.

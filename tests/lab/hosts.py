@@ -19,6 +19,9 @@ from tests.lab.network import PREFIX4, PREFIX6, run, within
 BOOT_TIME = 60.0
 """Seconds; two hosts take 1.5 on an idle machine."""
 
+NODES = {"null": "1 3", "zero": "1 5", "urandom": "1 9", "tty": "5 0"}
+"""Of a device: those that a shell and dropbear ask for."""
+
 
 class Host:
     """What both kinds have."""
@@ -202,10 +205,14 @@ class Device(Host):
     kind = "device"
 
     def boot(self):
+        nodes = "".join(
+            f"[ -c /dev/{name} ] || mknod -m 666 /dev/{name} c {numbers}; " for name, numbers in NODES.items()
+        )
         start = (
-            f"hostname {self.name}; mount -t proc proc /proc; mkdir -p /dev/pts; mount -t devpts devpts /dev/pts; "
-            "[ -c /dev/null ] || mknod -m 666 /dev/null c 1 3; [ -c /dev/urandom ] || mknod -m 666 /dev/urandom c 1 9; "
-            "for script in /etc/rc.local /etc/init.d/S*; do [ -x $script ] && $script start; done; "
+            f"hostname {self.name}; mount -t proc proc /proc; "
+            # A terminal is what Ansible asks for with `raw`.
+            "mkdir -p /dev/pts; mount -t devpts -o ptmxmode=666 devpts /dev/pts; ln -sf pts/ptmx /dev/ptmx; "
+            f"{nodes}for script in /etc/rc.local /etc/init.d/S*; do [ -x $script ] && $script start; done; "
             "exec dropbear -F -E -R -s -p 22"
         )
         with (self.folder / "console").open("ab") as console:
@@ -238,4 +245,3 @@ class Device(Host):
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._process = None
-

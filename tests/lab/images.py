@@ -44,7 +44,9 @@ DEBIAN = (
     "sudo,systemd,systemd-sysv"
 )
 """What a host has before any role comes: python3-minimal would not be enough for Ansible's modules."""
-REMEDY = "remedy: see whether `apt-get update` reaches the mirror of Debian that this machine is configured for"
+REMEDY = (
+    "remedy: see whether `apt-get update` reaches the mirror of Debian that this machine is configured for"
+)
 DEVICE = ("dropbear", "nft", "xtables-legacy-multi", "conntrack")
 SUITES = ("bookworm", "trixie")
 MAKING_TIME = 420.0
@@ -215,7 +217,9 @@ def _assemble(folder):
 def _program(name):
     path = shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin")
     if path is None:
-        raise Impossible(f"the program {name} is missing; remedy: apt-get install {' '.join(PROGRAMS.values())}")
+        raise Impossible(
+            f"the program {name} is missing; remedy: apt-get install {' '.join(PROGRAMS.values())}"
+        )
     return path
 
 

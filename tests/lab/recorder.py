@@ -197,13 +197,15 @@ def _tasks(nodes, role, file, lines, *, handler):
 
 def never_seen(roles, results):
     """Lines that say which task was never seen in which state; what ran in check mode does not count."""
-    seen = {}
+    seen: dict[str, set[str]] = {}
     for result in results:
         if not result.check:
             # One that failed and was expected to is as good as one that went well: it ran.
-            seen.setdefault(_place(result.place), set()).add("failed" if result.state == "ignored" else result.state)
-    lines = []
-    for task in tasks_of(roles):
-        if missing := task.wanted() - seen.get(task.place, set()):
-            lines.append(f"{task}: never {' and never '.join(sorted(missing))}")
-    return lines
+            seen.setdefault(_place(result.place), set()).add(
+                "failed" if result.state == "ignored" else result.state
+            )
+    return [
+        f"{task}: never {' and never '.join(sorted(missing))}"
+        for task in tasks_of(roles)
+        if (missing := task.wanted() - seen.get(task.place, set()))
+    ]

@@ -8,12 +8,15 @@ The firmware's rules, which `dtls_psk` counts on:
 
 - the key file is read when the program starts, and when the reload command (``touch /run/sensor.reload``) was given;
 - a new key is tried at once, with a new handshake; the old association is closed when that has succeeded;
-- if it fails, the key of ``psk.previous`` is tried.
+- if it fails, the key of ``psk.previous`` is tried;
+- while the endpoint is silent it sends more slowly: what waits for it has to fit into the kernel's buffers, in both
+  directions, or the lab would count datagrams that a burst has cost;
+- an association on which nothing comes back for a while is given up, and a new one made.
 """
 
 import contextlib
-import ctypes
 import threading
+import time
 from pathlib import Path
 
 import attrs
@@ -22,15 +25,20 @@ import trio
 from endpoint import open_dtls
 from endpoint.channel import HandshakeFailed
 from sansdtls import ClientConfig, ConnectionIdPolicy, RetransmitPolicy
+from tests.lab.by_hand import enter
 
-CLONE_NEWNET = 0x40000000
 KEY_FILE = "etc/dtls/psk"
 RELOAD = "run/sensor.reload"
 PORT = 5684
 INTERVAL = 0.02
 """Seconds between two datagrams of a device."""
-ANSWER_TIME = 10.0
+WINDOW, PROBE = 40, 0.5
+"""After so many datagrams without an echo, the next ones come in such intervals."""
+PATIENCE = 20.0
 """Seconds that an echo may take: longer than a restart of the service on a busy machine."""
+HANDSHAKE_TIME = 20.0
+END_TIME = 30.0
+"""Seconds after which something that has to come has not."""
 
 
 @attrs.define
@@ -45,44 +53,71 @@ class Figures:
     ended: int = 0
     """Associations that ended without the device having asked for it."""
     reloads: int = 0
+    """Reload commands that have led to a new association."""
     identity: str = ""
     key: str = attrs.field(default="", repr=False)
     """The key of the association that it has now."""
+    overflowed: int = 0
+    """Of what is lost, datagrams that came back and found the kernel's buffer full: this machine was too slow."""
     why: list[str] = attrs.Factory(list)
     """What went wrong, in words."""
 
 
-class Stopped(Exception):
+class _Stopped(Exception):
     """The end came while there was no association."""
 
 
 class Sensor:
     """One device's firmware, in a thread of its own."""
 
-    def __init__(self, device, target, *, port=PORT):
+    def __init__(self, device, target, *, port=PORT, patience=PATIENCE, handshake_time=HANDSHAKE_TIME):
         self.device = device
         self.figures = Figures()
         self._target = target
         self._port = port
+        self._patience = patience
+        self._handshake_time = handshake_time
         self._unanswered = {}
-        self._stop = trio.Event()
+        self._heard = 0.0
+        self._behind = 0
+        """Datagrams since the last echo."""
+        self._stopping = False
+        self._connecting = None
+        self._channels = []
         self._ready = threading.Event()
         self._token = None
+        self._error = None
         self._thread = threading.Thread(target=self._run, name=device.name, daemon=True)
 
     def start(self):
         """Begin; :meth:`wait_until_connected` says when there is an association."""
         self._thread.start()
 
-    def wait_until_connected(self, seconds=30):
+    def wait_until_connected(self, seconds=END_TIME):
         """Return when the first handshake has succeeded."""
-        assert self._ready.wait(seconds), f"{self.device.name} does not connect: {self.figures}"
+        self.wait_until(lambda figures: figures.handshakes, seconds)
+
+    def wait_until(self, condition, seconds=END_TIME):
+        """Return when ``condition`` holds of the figures."""
+        end = time.monotonic() + seconds
+        while not condition(self.figures):
+            assert self._thread.is_alive(), f"{self.device.name} has ended: {self._error!r}: {self.figures}"
+            assert time.monotonic() < end, f"{self.device.name}: not within {seconds:g} s: {self.figures}"
+            time.sleep(0.005)
 
     def stop(self):
         """Send no more, wait for the last echoes, end."""
+        self._stopping = True
+        self._ready.wait(1)
         if self._token is not None:
-            self._token.run_sync_soon(self._stop.set)
-        self._thread.join(ANSWER_TIME + 30)
+            with contextlib.suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._give_up)
+        self._thread.join(self._patience + END_TIME)
+
+    def assert_sound(self):
+        """Fail if the sensor itself broke, because then its figures say nothing."""
+        assert self._error is None, f"{self.device.name}: {self._error!r}"
+        assert not self._thread.is_alive(), f"{self.device.name} does not end"
 
     @property
     def lost(self):
@@ -90,92 +125,122 @@ class Sensor:
         return self.figures.sent - self.figures.echoed
 
     def _run(self):
-        libc = ctypes.CDLL(None, use_errno=True)
-        with (Path("/run/netns") / self.device.namespace).open("rb") as descriptor:
-            assert libc.setns(descriptor.fileno(), CLONE_NEWNET) == 0
-        trio.run(self._live)
+        try:
+            enter(self.device.namespace)
+            trio.run(self._live)
+        except Exception as error:
+            self._error = error
+
+    def _give_up(self):
+        if self._connecting is not None:
+            self._connecting.cancel()
 
     async def _live(self):
         self._token = trio.lowlevel.current_trio_token()
-        with contextlib.suppress(Stopped):
-            await self._send_on_and_on()
+        self._ready.set()
+        try:
+            with contextlib.suppress(_Stopped):
+                await self._send_on_and_on()
+        finally:
+            self.figures.overflowed = _overflowed()
+            for channel in self._channels:
+                await channel.aclose()
 
     async def _send_on_and_on(self):
+        stamp = self._stamp()
         channel = await self._connect()
-        while not self._stop.is_set():
-            stamp = self._stamp()
+        while not self._stopping:
             over = await self._stream(channel, stamp)
             if over == "reload":
-                self.figures.reloads += 1
+                stamp = self._stamp()
                 fresh = await self._connect()
+                self.figures.reloads += 1
                 await self._answers(channel)
                 await channel.aclose()
                 channel = fresh
             elif over == "ended":
                 self.figures.ended += 1
                 await channel.aclose()
+                stamp = self._stamp()
                 channel = await self._connect()
         await self._answers(channel)
         await channel.aclose()
 
     async def _stream(self, channel, stamp):
         """Send and take echoes until there is a reason to stop; which."""
-        while not self._stop.is_set():
+        self._unanswered = {}
+        self._heard = trio.current_time()
+        self._behind = 0
+        while not self._stopping:
             number = str(self.figures.sent).encode()
             try:
                 await channel.send(number)
                 self._unanswered[number] = trio.current_time()
                 self.figures.sent += 1
+                self._behind += 1
                 with trio.move_on_after(INTERVAL):
                     while True:
                         self._take(await channel.receive())
-            except (trio.EndOfChannel, trio.BrokenResourceError) as error:
+                if self._behind >= WINDOW:
+                    with trio.move_on_after(PROBE):
+                        self._take(await channel.receive())
+            except (trio.EndOfChannel, trio.BrokenResourceError, OSError) as error:
                 self.figures.why.append(f"the association ended: {error}")
+                return "ended"
+            if (
+                trio.current_time() - max(self._heard, min(self._unanswered.values(), default=0.0))
+                > self._patience
+            ):
+                self.figures.why.append(f"nothing came back for {self._patience:g} s")
                 return "ended"
             if self._stamp() != stamp:
                 return "reload"
         return "stop"
 
     async def _answers(self, channel):
-        with trio.move_on_after(ANSWER_TIME):
+        with trio.move_on_after(self._patience):
             try:
                 while self._unanswered:
                     self._take(await channel.receive())
-            except (trio.EndOfChannel, trio.BrokenResourceError):
+            except (trio.EndOfChannel, trio.BrokenResourceError, OSError):
                 pass
 
     def _take(self, data):
         if self._unanswered.pop(data, None) is not None:
             self.figures.echoed += 1
+            self._heard = trio.current_time()
+            self._behind = 0
 
     async def _connect(self):
         """Try the key, then the previous one, until one works."""
-        while True:
-            for name in (KEY_FILE, f"{KEY_FILE}.previous"):
-                if self._stop.is_set():
-                    raise trio.Cancelled._create()
-                credential = self._read(name)
-                if credential is None:
-                    continue
-                identity, key = credential
-                config = ClientConfig(
-                    psk_identity=identity.encode(),
-                    psk_key=bytes.fromhex(key),
-                    connection_id=ConnectionIdPolicy(length=0),
-                    retransmit=RetransmitPolicy(handshake_timeout=20.0),
-                )
-                try:
-                    channel = await open_dtls(self._target, self._port, config=config)
-                except (HandshakeFailed, OSError) as error:
-                    self.figures.failed += 1
-                    self.figures.why.append(f"{name}: {error}")
-                    await trio.sleep(0.2)
-                    continue
-                self.figures.handshakes += 1
-                self.figures.identity, self.figures.key = identity, key
-                self._ready.set()
-                return channel
-            await trio.sleep(0.05)
+        with trio.CancelScope() as self._connecting:
+            while not self._stopping:
+                for name in (KEY_FILE, f"{KEY_FILE}.previous"):
+                    if credential := self._read(name):
+                        channel = await self._try(name, *credential)
+                        if channel is not None:
+                            return channel
+                await trio.sleep(0.05)
+        raise _Stopped
+
+    async def _try(self, name, identity, key):
+        config = ClientConfig(
+            psk_identity=identity.encode(),
+            psk_key=bytes.fromhex(key),
+            connection_id=ConnectionIdPolicy(length=0),
+            retransmit=RetransmitPolicy(handshake_timeout=self._handshake_time),
+        )
+        try:
+            channel = await open_dtls(self._target, self._port, config=config)
+        except (HandshakeFailed, OSError) as error:
+            self.figures.failed += 1
+            self.figures.why.append(f"{name}: {error}")
+            await trio.sleep(0.2)
+            return None
+        self._channels.append(channel)
+        self.figures.handshakes += 1
+        self.figures.identity, self.figures.key = identity, key
+        return channel
 
     def _read(self, name):
         try:
@@ -192,21 +257,38 @@ class Sensor:
             return 0
 
 
-class Streams:
-    """A sensor for each device of a fleet; use it in a ``with`` statement, and :meth:`check` after it."""
+def _overflowed():
+    """UDP datagrams that the namespace of this thread has dropped for want of room."""
+    heads, values = (
+        line.split()
+        for line in Path("/proc/thread-self/net/snmp").read_text().splitlines()
+        if line.startswith("Udp:")
+    )
+    return int(values[heads.index("RcvbufErrors")])
 
-    def __init__(self, fleet, *, port=PORT):
+
+class Streams:
+    """A sensor for each device of a fleet; use it in a ``with`` statement, and :meth:`check` after it.
+
+    ``how`` goes to each :class:`Sensor`.
+    """
+
+    def __init__(self, fleet, **how):
         endpoints = fleet.endpoints
         self.sensors = {
-            device.name: Sensor(device, endpoints[number % len(endpoints)].address, port=port)
+            device.name: Sensor(device, endpoints[number % len(endpoints)].address, **how)
             for number, device in enumerate(fleet.devices)
         }
 
     def __enter__(self):
         for sensor in self.sensors.values():
             sensor.start()
-        for sensor in self.sensors.values():
-            sensor.wait_until_connected()
+        try:
+            for sensor in self.sensors.values():
+                sensor.wait_until_connected()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_):
@@ -216,13 +298,24 @@ class Streams:
     def __getitem__(self, name):
         return self.sensors[name]
 
+    def wait_until_echoed(self, more=20):
+        """Return when each device has had so many more echoes."""
+        marks = {name: sensor.figures.echoed + more for name, sensor in self.sensors.items()}
+        for name, sensor in self.sensors.items():
+            sensor.wait_until(lambda figures, mark=marks[name]: figures.echoed >= mark)
+
+    def totals(self):
+        """Sums over all devices."""
+        names = ("sent", "echoed", "handshakes", "failed", "ended", "reloads")
+        sums = {name: sum(getattr(one.figures, name) for one in self.sensors.values()) for name in names}
+        return sums | {"lost": sum(sensor.lost for sensor in self.sensors.values())}
+
     def check(self, *, ended=0, failed=0, lost=0):
         """Fail unless so many associations were lost, handshakes failed and numbers never came back, in all."""
+        for sensor in self.sensors.values():
+            sensor.assert_sound()
         figures = {name: sensor.figures for name, sensor in self.sensors.items()}
-        seen = {
-            "ended": sum(one.ended for one in figures.values()),
-            "failed": sum(one.failed for one in figures.values()),
-            "lost": sum(sensor.lost for sensor in self.sensors.values()),
-        }
+        totals = self.totals()
+        seen = {name: totals[name] for name in ("ended", "failed", "lost")}
         assert seen == {"ended": ended, "failed": failed, "lost": lost}, figures
         assert all(one.sent for one in figures.values()), figures

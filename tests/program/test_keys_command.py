@@ -1,5 +1,6 @@
 """``dtls-endpoint keys`` on files and on SQLite, as an operator or a playbook calls it."""
 
+import io
 import json
 import os
 import pty
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -583,3 +585,67 @@ def test_nothing_is_changed_where_a_service_is_to_be_asked_and_cannot(files, cap
     error = configured(files, *arguments, status=2, capfd=capfd).err
     assert "remedy: add state.admin_socket" in error
     assert files.keys == {"a": (OLD,)}
+
+
+# --- for those who look after several endpoints ---------------------------------------------------------
+
+
+def given(monkeypatch, text):
+    """The name of standard input with this text."""
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(text.encode())))
+    return "-"
+
+
+def test_next_keys_of_a_fleet_are_imported_beside_the_current_ones(home, monkeypatch):
+    home.fill(a=(OLD,), b=(OLD, NEW), c=(NEW,))
+    lines = "".join(f"{identity}:{NEW.hex()}\n" for identity in "abcd")
+    out, _ = home.run("import", "--next", "--json", given(monkeypatch, lines))
+    assert home.keys == {"a": (OLD, NEW), "b": (OLD, NEW), "c": (NEW,), "d": (NEW,)}
+    told = {entry["identity"]: entry["what"] for entry in json.loads(out)["identities"]}
+    assert told == {"a": "given a next key", "b": "unchanged", "c": "unchanged", "d": "added"}
+    out, _ = home.run("import", "--next", "--json", given(monkeypatch, lines))
+    assert json.loads(out)["changed"] is False
+
+
+def test_a_third_key_is_not_imported_and_nothing_else_either(home, monkeypatch):
+    home.fill(a=(OLD, NEW), b=(OLD,))
+    lines = f"a:{OTHER.hex()}\nb:{NEW.hex()}\n"
+    _, error = home.run("import", "--next", given(monkeypatch, lines), status=1)
+    assert '"a": has another next key already; remedy: keys retire' in error
+    assert home.keys == {"a": (OLD, NEW), "b": (OLD,)}
+    lines = f"b:{NEW.hex()}\nb:{OTHER.hex()}\n"
+    _, error = home.run("import", "--next", given(monkeypatch, lines), status=1)
+    assert '"b": has two keys in FILE' in error
+    home.run("import", "--next", "--replace", given(monkeypatch, lines), status=2)
+
+
+def test_each_is_left_with_the_key_that_is_named_by_its_fingerprint(home, monkeypatch):
+    home.fill(a=(OLD, NEW), b=(OLD, NEW), c=(NEW,), other=(OLD, NEW))
+    lines = f"a:{fingerprint(NEW)}\nb:{fingerprint(OLD)}\nc:{fingerprint(NEW)}\n"
+    out, _ = home.run("retire", "--left-with", given(monkeypatch, lines), "--json")
+    assert home.keys == {"a": (NEW,), "b": (OLD,), "c": (NEW,), "other": (OLD, NEW)}
+    assert [entry["what"] for entry in json.loads(out)["identities"]] == [
+        "left with one key",
+        "left with one key",
+        "unchanged",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "what"),
+    [
+        (f"a:{fingerprint(OTHER)}\n", 1, '"a": has no key'),
+        (f"b:{fingerprint(OLD)}\nstranger:{fingerprint(OLD)}\n", 1, '"stranger": is not known'),
+        (f"a:{OLD.hex()}\n", 2, "standard input:1: is not IDENTITY:FINGERPRINT"),
+        (f"a:{fingerprint(OLD)}\na:{fingerprint(NEW)}\n", 2, "standard input:2: an identity comes twice"),
+    ],
+)
+def test_nobody_is_left_with_a_key_that_is_not_its_own(home, monkeypatch, text, status, what):
+    home.fill(a=(OLD, NEW), b=(OLD, NEW))
+    _, error = home.run("retire", "--left-with", given(monkeypatch, text), status=status)
+    assert what in error
+    no_secret(error, OLD)
+    assert home.keys == {"a": (OLD, NEW), "b": (OLD, NEW)}
+    _, error = home.run("retire", "a", "--left-with", "-", status=2)
+    assert "--left-with names the identities itself" in error
+    home.run("retire", "--left-with", home.path / "nothing", status=2)

@@ -1,6 +1,7 @@
 """``dtls-endpoint keys`` beside a running service: a rotation with devices, and those that are removed."""
 
 import json
+import secrets
 
 import pytest
 import trio
@@ -10,6 +11,7 @@ from endpoint.admin import ask
 from endpoint.cli import main
 from endpoint.keystore.database import KeyDatabase
 from endpoint.keystore.file import load_psk
+from endpoint.keystore.fingerprint import fingerprint
 from tests.program.running import Running
 from tests.program.test_service import Home
 
@@ -205,3 +207,72 @@ def test_reloading_is_asked_of_the_service_and_what_it_refuses_is_told(home):
         assert "the keys are changed, but the service goes on with those before:" in told
         assert "holds no identity now" in told
         assert service.end() == 0
+
+
+def test_associations_of_a_key_that_leaked_end_at_once_and_those_of_the_new_one_go_on(home):
+    """A command that is asked again after an accident has the service read what an earlier one has written."""
+    (old,) = home.keys_of("meter")
+    new = secrets.token_bytes(32)
+    with home.serve_fleet() as service:
+        where = service.listening()
+
+        async def device():
+            async with await open_dtls(*where, config=home.client(old.hex(), b"meter")) as channel:
+                # Killed before it could tell the service:
+                (home.path / "psk.txt").write_text(f"meter:{new.hex()}\n")
+                (home.path / "new.txt").touch(0o600)
+                (home.path / "new.txt").write_text(f"meter:{new.hex()}\n")
+                given = [
+                    "import",
+                    str(home.path / "new.txt"),
+                    "--replace",
+                    "--drop",
+                    "--config",
+                    "endpoint.toml",
+                ]
+                told = await trio.to_thread.run_sync(lambda: home.run_keys(*given))
+                assert "1 identity unchanged" in told
+                assert "meter: 1 live and 0 frozen associations ended" in told
+                with pytest.raises(trio.EndOfChannel):
+                    await channel.receive()
+            async with await open_dtls(*where, config=home.client(new.hex(), b"meter")) as channel:
+                told = await trio.to_thread.run_sync(lambda: home.run_keys(*given))
+                assert "ended" not in told
+                retiring = ["retire", "meter", "--drop", "--config", "endpoint.toml"]
+                assert "ended" not in await trio.to_thread.run_sync(lambda: home.run_keys(*retiring))
+                await channel.send(b"x")
+                assert await channel.receive() == b"x"
+
+        trio.run(device)
+        assert service.end() == 0
+
+
+def test_the_list_says_what_the_running_service_accepts_and_who_is_there(home):
+    (old,) = home.keys_of("meter")
+    new = secrets.token_bytes(32)
+    home.run_keys("list", "--running", "--json", "--psk-file", "psk.txt", status=2)
+    with home.serve_fleet() as service:
+        where = service.listening()
+        home.run_keys("list", "--running", "--config", "endpoint.toml", status=2)
+
+        def listed():
+            told = home.run_keys("list", "--running", "--json", "--config", "endpoint.toml")
+            return {entry["identity"]: entry for entry in json.loads(told.splitlines()[0])["identities"]}
+
+        async def device():
+            async with await open_dtls(*where, config=home.client(old.hex(), b"meter")):
+                (home.path / "psk.txt").write_text(
+                    f"meter:{old.hex()}\nmeter:{new.hex()}\nother:{new.hex()}\n"
+                )
+                told = await trio.to_thread.run_sync(listed)
+                assert told["meter"]["accepted"] == [fingerprint(old)]
+                assert told["meter"]["next"] == fingerprint(new)
+                assert (told["meter"]["live"], told["meter"]["frozen"]) == (1, 0)
+                assert told["other"]["accepted"] == []
+                (home.path / "psk.txt").write_text(f"other:{new.hex()}\n")
+                told = await trio.to_thread.run_sync(listed)
+                assert (told["meter"]["current"], told["meter"]["accepted"]) == (None, [fingerprint(old)])
+
+        trio.run(device)
+        assert service.end() == 0
+    home.run_keys("list", "--running", "--json", "--config", "endpoint.toml", status=1)

@@ -18,3 +18,9 @@ def fleet(request):
     require_lab()
     with Fleet(**getattr(request.module, "FLEET", SMALL)) as fleet:
         yield fleet
+
+
+@pytest.fixture(scope="session")
+def lab():
+    """A machine that can boot the lab. Where it cannot, the tests are skipped, and under CI they fail."""
+    require_lab()

@@ -8,6 +8,9 @@ A rotation, device by device or all at once::
     keys retire ID…      the next key becomes the current one, and the old one is gone; refused while it may still be
     needed
 
+With several endpoints, whoever has asked all of them: ``keys import --next -`` takes next keys from elsewhere, and
+``keys retire --left-with -`` says which key of each identity is to stay.
+
 No key is taken from the command line, which every user of the machine can read, and none is printed unless ``--show``
 says so. Each change is whole: all that a command does, or nothing (several files of one directory: one after the
 other). Exit status 0: done, or there was nothing to do. 1: refused, and nothing was changed. 2: the command line, the
@@ -26,6 +29,7 @@ from endpoint.keystore.file import MAX_KEY_BYTES, MIN_KEY_BYTES
 if TYPE_CHECKING:
     from endpoint.commands.common import Commands
 
+_DROP = "have the running service read the keys again, and end associations that were made with other keys"
 DEFAULT_LENGTH = 32
 """Bytes of a key that is made: 256 bits, more than any cipher suite here keeps of it."""
 
@@ -70,6 +74,12 @@ def _list(what: Commands) -> None:
     _identities(parser, "*")
     parser.add_argument("--in-rotation", action="store_true", help="only those with a next key")
     parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument(
+        "--running",
+        action="store_true",
+        help="with --json, also which keys the running service accepts, and how many associations there are; "
+        "exit status 1 if it does not answer",
+    )
     parser.set_defaults(run=listing.show, changes=False)
 
 
@@ -99,6 +109,13 @@ def _retire(what: Commands) -> None:
         action="store_true",
         help="also of devices that have not used their next key: they may be locked out",
     )
+    parser.add_argument(
+        "--left-with",
+        metavar="FILE",
+        help="instead of ID: lines IDENTITY:FINGERPRINT, the key that each is left with, whatever is known here of its use; "
+        "refused of identities without such a key; - = standard input",
+    )
+    parser.add_argument("--drop", action="store_true", help=_DROP)
     _changing(parser, changing.retire)
 
 
@@ -121,10 +138,17 @@ def _import(what: Commands) -> None:
     parser.add_argument(
         "source", metavar="FILE", help="a PSK file or a directory of such files; - = standard input"
     )
-    parser.add_argument(
+    known = parser.add_mutually_exclusive_group()
+    known.add_argument(
         "--replace", action="store_true", help="give identities that are there the keys of FILE"
     )
+    known.add_argument(
+        "--next",
+        action="store_true",
+        help="give identities that are there the key of FILE as their next one, beside the current one",
+    )
     parser.add_argument("--force", action="store_true", help="take weak keys as well")
+    parser.add_argument("--drop", action="store_true", help=_DROP)
     _file(parser)
     _changing(parser, carrying.bring)
 

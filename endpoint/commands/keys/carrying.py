@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING
 
 from endpoint.commands.common import WRONG_USE, CommandFailed
 from endpoint.commands.keys.places import explained, named, setting, shown
-from endpoint.commands.keys.telling import UNCHANGED, Done, note, progress, refuse, require_service, tell
+from endpoint.commands.keys.telling import (
+    UNCHANGED,
+    Done,
+    end_others,
+    note,
+    progress,
+    refuse,
+    require_service,
+    tell,
+)
 from endpoint.files import MAX_FILE_BYTES
 from endpoint.keystore.editing import cannot_be_written, line_for
 from endpoint.keystore.file import PskReader, load_psk, refuse_mistakes
@@ -38,20 +47,39 @@ def bring(options: argparse.Namespace) -> int:
     with explained(), store.place.change() as changes:
         for identity, value in progress(keys.items(), len(keys), "importing"):
             before = changes.lookup(identity)
-            if before == value:
+            if before == value or (options.next and value[0] in before and len(value) == 1):
                 done.append(Done(identity, UNCHANGED))
-            elif before and not options.replace:
-                problems.append(f"{shown(identity)}: is known already, with other keys; remedy: --replace")
-            else:
+                continue
+            problem = _why_not_taken(before, value, options)
+            if problem is None:
                 try:
-                    changes.set(identity, value)
+                    changes.set(identity, (*before, *value) if options.next else value)
                 except ValueError as error:
-                    problems.append(f"{shown(identity)}: {error}")
-                done.append(Done(identity, "replaced" if before else "added", value[0]))
+                    problem = str(error)
+            if problem is not None:
+                problems.append(f"{shown(identity)}: {problem}")
+                continue
+            known = "given a next key" if options.next else "replaced"
+            done.append(Done(identity, known if before else "added", value[0]))
         if problems:
             raise refuse(*problems)
     tell(options, store, done, brief=True)
+    if options.drop and not options.dry_run:
+        end_others(store, keys)
     return 0
+
+
+def _why_not_taken(
+    before: tuple[bytes, ...], value: tuple[bytes, ...], options: argparse.Namespace
+) -> str | None:
+    if options.next:
+        if len(value) > 1:
+            return "has two keys in FILE; remedy: with --next, only the next one"
+        if len(before) > 1:
+            return "has another next key already; remedy: keys retire, or --replace instead of --next"
+    elif before and not options.replace:
+        return "is known already, with other keys; remedy: --replace"
+    return None
 
 
 def _source(name: str) -> Mapping[bytes, tuple[bytes, ...]]:

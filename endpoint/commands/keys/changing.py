@@ -10,11 +10,21 @@ from typing import TYPE_CHECKING
 
 from endpoint.admin import AdminError
 from endpoint.commands.common import PROGRAM, WRONG_USE, CommandFailed
-from endpoint.commands.keys.evidence import Evidence, answer, gathered
+from endpoint.commands.keys.evidence import Evidence, answer, gathered, read_fingerprints
 from endpoint.commands.keys.places import REFUSED, Changes, explained, named, setting, shown
-from endpoint.commands.keys.telling import UNCHANGED, Done, note, progress, refuse, require_service, tell
+from endpoint.commands.keys.telling import (
+    UNCHANGED,
+    Done,
+    end_others,
+    note,
+    progress,
+    refuse,
+    require_service,
+    tell,
+)
 from endpoint.files import RefusedFileError, read_private
 from endpoint.keystore.file import MAX_KEY_BYTES, MIN_KEY_BYTES
+from endpoint.keystore.fingerprint import fingerprint
 from endpoint.keystore.strength import weakness
 from endpoint.text import show_bytes, show_text
 
@@ -163,6 +173,8 @@ def _why_not_rotated(
 
 def retire(options: argparse.Namespace) -> int:
     """Forget old keys."""
+    if options.left_with is not None:
+        return _left_with(options)
     identities = _these_or_all(options, "--all-confirmed")
     store = setting(options)
     require_service(options, store)
@@ -170,6 +182,7 @@ def retire(options: argparse.Namespace) -> int:
     if evidence.source is None and not options.force:
         raise refuse(f"{evidence.remedy}; remedy: --force, which may lock devices out")
     done, aside, problems = [], [], []
+    left: dict[bytes, tuple[bytes, ...]] = {}
     with explained(), store.place.change() as changes:
         chosen = (
             identities
@@ -182,8 +195,10 @@ def retire(options: argparse.Namespace) -> int:
                 problems.append(f"{shown(identity)}: is not known")
             elif len(keys) == 1:
                 done.append(Done(identity, UNCHANGED))
+                left[identity] = keys
             elif options.force or evidence.confirmed(identity, keys[1]):
                 problems += _set(changes, identity, keys[1:])
+                left[identity] = keys[1:]
                 done.append(Done(identity, "left with its next key", keys[1]))
             elif identities is None:
                 aside.append((identity, f"not confirmed: it {evidence.doubt(identity)}"))
@@ -192,6 +207,38 @@ def retire(options: argparse.Namespace) -> int:
                 problems.append(f"{shown(identity)}: {doubt}; remedy: wait, or --force")
         _refuse(problems)
     tell(options, store, done, aside=aside)
+    if options.drop and not options.dry_run:
+        end_others(store, left)
+    return 0
+
+
+def _left_with(options: argparse.Namespace) -> int:
+    """Leave each identity with the key that somebody names who knows more than this endpoint."""
+    if options.identity or options.all_confirmed:
+        raise CommandFailed(WRONG_USE, f"{PROGRAM} keys retire: --left-with names the identities itself")
+    store = setting(options)
+    require_service(options, store)
+    wanted = read_fingerprints(options.left_with)
+    left: dict[bytes, tuple[bytes, ...]] = {}
+    done, problems = [], []
+    with explained(), store.place.change() as changes:
+        for identity, named_ in progress(wanted.items(), len(wanted), "retiring keys"):
+            keys = changes.lookup(identity)
+            kept = tuple(key for key in keys if fingerprint(key) == named_)
+            if not keys:
+                problems.append(f"{shown(identity)}: is not known")
+            elif not kept:
+                problems.append(f"{shown(identity)}: has no key {named_}, so nothing of it is retired")
+            elif kept == keys:
+                done.append(Done(identity, UNCHANGED))
+            else:
+                problems += _set(changes, identity, kept)
+                done.append(Done(identity, "left with one key", kept[0]))
+            left[identity] = kept
+        _refuse(problems)
+    tell(options, store, done)
+    if options.drop and not options.dry_run:
+        end_others(store, left)
     return 0
 
 
@@ -214,7 +261,6 @@ def remove(options: argparse.Namespace) -> int:
                 problems.append(f"{shown(identity)}: is not known; remedy: --missing-ok")
         _refuse(problems)
         empty = next(iter(changes.items()), None) is None
-    options.reload = options.reload or options.drop
     tell(options, store, done)
     if empty and not store.live and not options.dry_run:
         note("no identity is left: a reload refuses that, a restart does not")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from endpoint.admin import AdminError, ask
+from endpoint.commands.common import WRONG_USE, CommandFailed
+from endpoint.files import MAX_FILE_BYTES
 from endpoint.keystore.fingerprint import fingerprint
 from endpoint.text import UtcStamps, read_shown, show_bytes, show_text
 from endpoint.usage_file import KeyUse, UsageFile, UsageFileError
@@ -21,6 +26,7 @@ PATIENCE = 10.0
 FEW = 50
 """Identities that are asked for one by one; for more all are fetched, page by page."""
 PAGE = 1_000
+_FINGERPRINT = re.compile(rb"[0-9a-f]{16}")
 
 
 @attrs.frozen
@@ -105,6 +111,29 @@ def _read(setting: Setting, identities: Iterable[bytes] | None) -> dict[bytes, K
             found.update(page)
             after = page[-1][0]
         return found
+
+
+def read_fingerprints(name: str) -> dict[bytes, str]:
+    """Lines ``identity:fingerprint`` of a file, ``-`` = standard input; :class:`CommandFailed` for one mistake or more."""
+    where = "standard input" if name == "-" else show_text(name)
+    try:
+        content = sys.stdin.buffer.read(MAX_FILE_BYTES) if name == "-" else Path(name).read_bytes()
+    except OSError as error:
+        raise CommandFailed(WRONG_USE, f"{where}: {(error.strerror or str(error)).lower()}") from None
+    found: dict[bytes, str] = {}
+    problems = []
+    for number, line in enumerate(content.splitlines(), 1):
+        identity, _, named = line.rpartition(b":")
+        if not identity or not _FINGERPRINT.fullmatch(named):
+            # Nothing of the line: somebody may have taken a file of keys for one of fingerprints.
+            problems.append(
+                f"{where}:{number}: is not IDENTITY:FINGERPRINT, 16 hex digits as keys list shows them"
+            )
+        elif found.setdefault(identity, named.decode()) != named.decode():
+            problems.append(f"{where}:{number}: an identity comes twice, with different keys")
+    if problems:
+        raise CommandFailed(WRONG_USE, *problems[:FEW])
+    return found
 
 
 def answer(

@@ -19,7 +19,7 @@ from endpoint.text import show_bytes, show_text
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from endpoint.commands.keys.places import Setting
 
@@ -80,9 +80,11 @@ def tell(
         _print_counts(options, done)
     else:
         _print(options, done, aside, show=show)
-    if not changed or options.dry_run:
+    # With --drop also if nothing was changed: who asks again after an accident has a service that has read nothing yet.
+    dropping = getattr(options, "drop", False)
+    if options.dry_run or not (changed or dropping):
         return
-    if options.reload:
+    if options.reload or dropping:
         reload(setting)
     elif setting.config is not None and not setting.live:
         note("a running service uses this after a reload (--reload, or SIGHUP)")
@@ -161,8 +163,10 @@ def note(line: str) -> None:
 
 
 def require_service(options: argparse.Namespace, setting: Setting) -> None:
-    """Before anything is changed: :class:`CommandFailed` if ``--reload`` or ``--drop`` has nobody to ask."""
-    wanted = "--drop" if getattr(options, "drop", False) else "--reload" if options.reload else None
+    """Before anything is done: :class:`CommandFailed` if ``--reload``, ``--drop`` or ``--running`` has nobody to ask."""
+    wanted = next(
+        (f"--{name}" for name in ("drop", "reload", "running") if getattr(options, name, False)), None
+    )
     if wanted and setting.admin_socket is None:
         remedy = "add state.admin_socket" if setting.config else "give --config"
         raise CommandFailed(WRONG_USE, f"{PROGRAM} keys: {wanted}: no service can be asked; remedy: {remedy}")
@@ -180,6 +184,19 @@ def reload(setting: Setting) -> None:
             REFUSED, "the keys are changed, but the service goes on with those before:", *shortened(errors)
         )
     note("the running service uses them")
+
+
+def end_others(setting: Setting, keys: Mapping[bytes, tuple[bytes, ...]]) -> None:
+    """Have the service end associations of these identities that were made with other keys than these."""
+    for identity, value in keys.items():
+        accepted = [fingerprint(key) for key in value]
+        try:
+            found = answer(setting, "end", identity=show_bytes(identity), accepted=accepted)
+        except AdminError as error:
+            raise CommandFailed(REFUSED, f"the keys are changed, but associations go on: {error}") from None
+        live, frozen = found.get("live", 0), found.get("frozen", 0)
+        if live or frozen:
+            note(f"{show_bytes(identity)}: {live} live and {frozen} frozen associations ended")
 
 
 def progress(things: Iterable[T], total: int, what: str) -> Iterator[T]:
