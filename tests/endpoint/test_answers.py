@@ -304,6 +304,7 @@ async def test_a_store_that_hangs_is_not_waited_for(autojump_clock):
         ({}, "an identity or an address is needed"),
         ({"identity": "a\\q"}, "identity: a backslash is written"),
         ({"identity": 3}, "identity:"),
+        ({"identity": "a\ud800"}, "identity: it holds half a character$"),
         ({"address": "meter-1"}, "address: 'meter-1' is no IP address"),
     ],
 )

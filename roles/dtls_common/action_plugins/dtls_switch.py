@@ -41,7 +41,11 @@ class ActionModule(ShellAction):
     """The action."""
 
     SPEC: ClassVar[dict[str, Any]] = {
-        "state": {"type": "str", "default": "current", "choices": ["current", "previous", "verified", "absent"]},
+        "state": {
+            "type": "str",
+            "default": "current",
+            "choices": ["current", "previous", "verified", "absent"],
+        },
         "release": {"type": "str", "default": ""},
         "endpoint": {"type": "dict", "default": {}, "options": ENDPOINT, "apply_defaults": True},
         "purge": {"type": "list", "elements": "str", "default": []},

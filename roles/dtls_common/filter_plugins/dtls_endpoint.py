@@ -28,7 +28,9 @@ def endpoint_listeners(texts: Iterable[Any]) -> list[dict[str, Any]]:
         raise AnsibleFilterError(f"dtls_endpoint_listen: {error}") from None
 
 
-def endpoint_settings(given: Mapping[str, Any], listen: Iterable[Any], *, systemd: Any = True) -> dict[str, Any]:
+def endpoint_settings(
+    given: Mapping[str, Any], listen: Iterable[Any], *, systemd: Any = True
+) -> dict[str, Any]:
     """What is given over defaults that are safe."""
     try:
         return dtls_settings.settings(given, listen=listen, systemd=bool(systemd))

@@ -1,10 +1,6 @@
 # A release of the endpoint's program beside the others; action_plugins/dtls_release.py sends it. POSIX sh.
 # Standard input: an archive of wheels, where one is to be installed.
 
-say() { printf 'dtls: %s\n' "$*"; }
-drain() { cat >/dev/null 2>&1; }
-fail() { drain; say failed "$*"; exit 0; }
-done_() { drain; say done; exit 0; }
 last() { tail -n 12 -- "$1" | tr '\n' '|'; }
 
 # It is there, whole, and its interpreter has not gone with an upgrade of the host.
@@ -50,23 +46,23 @@ main() {
     export LC_ALL
     if whole; then
         say there yes
-        done_
+        leave
     fi
-    [ "$what" = install ] || done_
+    [ "$what" = install ] || leave
     mkdir -p "$base/releases" || fail "$base/releases cannot be made; remedy: become"
     # Of a run whose controller was killed the host may still be at work.
     exec 9>"$base/lock"
     flock -w 300 9 || fail "another run holds $base/lock; remedy: wait for it to end"
     if whole; then
         say there yes
-        done_
+        leave
     fi
     # What is left of a run that ended half-way.
     rm -rf "$release"
     unpack
     install
     say installed yes
-    done_
+    leave
 }
 
 main "$@"

@@ -65,7 +65,9 @@ def settings(given: Mapping[str, Any], *, listen: Iterable[Any], systemd: bool) 
     mine = given.get("listen") or {}
     twice = sorted({"address", "port", "also"} & set(mine))
     if twice:
-        raise ValueError(f"listen.{twice[0]}: is what dtls_endpoint_listen says, which the socket unit needs, too")
+        raise ValueError(
+            f"listen.{twice[0]}: is what dtls_endpoint_listen says, which the socket unit needs, too"
+        )
     told = given.get("state") or {}
     state: dict[str, Any] = {"store": "sqlite", "file": f"{STATE}/associations.db"}
     if told.get("store", "sqlite") != "sqlite":
@@ -105,7 +107,8 @@ def _without_none(table: Mapping[str, Any]) -> dict[str, Any]:
 
 def network(table: Mapping[str, Any]) -> dict[str, Any]:
     """Why the service needs a network of its own besides the sockets it is given, if it does, and how much of one."""
-    why, far = [], False
+    why: list[str] = []
+    far = False
     credentials = table.get("credentials") or {}
     server = str(credentials.get("psk_valkey") or "")
     if server and not server.startswith("unix:"):

@@ -5,8 +5,6 @@
 # from comparing that with what is there now, so a run that ended half-way is taken up by the next one. It all happens
 # here, on the host, so that the controller may vanish at any moment: either the new one serves, or the old one.
 
-say() { printf 'dtls: %s\n' "$*"; }
-fail() { say failed "$*"; exit 0; }
 line() { tail -n "$1" | tr '\n' '|'; }
 now() { date +%s; }
 
@@ -67,8 +65,6 @@ reasons() {
 }
 
 # --- what is done -----------------------------------------------------------------------------------------
-
-to_disk() { sync -- "$1" 2>/dev/null || sync; }
 
 point() {
     ln -sfn "releases/$1" "$base/.current.$$" && mv -fT "$base/.current.$$" "$base/current" || return 1
@@ -257,8 +253,7 @@ switch() {
     said=$(printf '%s' "$said" | line 4)
     undo
     say refused "$said"
-    say done
-    exit 0
+    leave
 }
 
 main() {
@@ -271,16 +266,14 @@ main() {
     cat >/dev/null
     if [ "$what" = absent ]; then
         remove
-        say done
-        exit 0
+        leave
     fi
     if [ "$what" = verified ]; then
         id=$(named confirmed)
         say release "$id"
-        [ -n "$id" ] || { say absent yes; say done; exit 0; }
+        [ -n "$id" ] || { say absent yes; leave; }
         if probe "$id"; then say serves yes; else say still "$said"; fi
-        say done
-        exit 0
+        leave
     fi
     if [ "$what" = previous ]; then
         id=$(named previous)
@@ -297,8 +290,7 @@ main() {
     reasons
     if [ "$check" = yes ]; then
         say changes "$why"
-        say done
-        exit 0
+        leave
     fi
     if [ -n "$why" ]; then
         switch
@@ -306,7 +298,7 @@ main() {
         reload
     fi
     prune
-    say done
+    leave
 }
 
 main "$@"
