@@ -31,6 +31,7 @@ MILLISECONDS = 1e3
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.flood", description=__doc__)
     parser.add_argument("--times", type=float, default=20.0, help="the flood, in capacities (default 20)")
+    parser.add_argument("--rate", type=float, help="the flood, in hellos a second, instead of --times")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long each part takes (default 20)")
     parser.add_argument(
         "--devices", type=int, default=100, help="honest ones, half of them live (default 100)"
@@ -103,13 +104,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         flood.ask("start")
         server.handshake(QUICK)
         microseconds = server.handshake(FULL)
-        rate = options.times * 1e6 / microseconds
+        capacity = 1e6 / microseconds
+        rate = options.rate or options.times * capacity
         buffer = server.process.facts()["sockets"][0]["receive_buffer"]
         print(", ".join(f"{name} {value}" for name, value in facts.items()))
         print(f"{ENGINE_CCM_8.name}, {ENGINE_CCM_8.suite}, receive buffer {buffer:,} bytes")
-        print(f"a handshake takes {microseconds:.0f} us of CPU: capacity {1e6 / microseconds:,.0f} a second")
+        print(f"a handshake takes {microseconds:.0f} us of CPU: capacity {capacity:,.0f} a second")
         _print("in peace", _watch(server, flood, 0.0, options), options.seconds)
-        _print(f"{options.times:g} times", _watch(server, flood, rate, options), options.seconds)
+        title = f"{rate / capacity:.0f} times"
+        _print(title, _watch(server, flood, rate, options), options.seconds)
     return 0
 
 

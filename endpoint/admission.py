@@ -194,10 +194,10 @@ class Admission:
             handshake.identity = verdict
 
     def _lookup_failed(self, what: str, identity: bytes, reason: str) -> None:
-        self._observer.trouble(what, identity=identity, reason=reason)
+        self._tell(self._observer.trouble, what, identity=identity, reason=reason)
 
     def _verification_failed(self, reason: str) -> None:
-        self._observer.trouble("verifier failed", reason=reason)
+        self._tell(self._observer.trouble, "verifier failed", reason=reason)
 
     # --- the end ------------------------------------------------------------------------------------
 

@@ -21,9 +21,9 @@ from typing import Any, Literal
 
 import attrs
 
-from endpoint.structure import within
 from endpoint.tables.lookup import LookupPolicy
 from endpoint.tables.valkey import ValkeyAddress, ValkeyKeys, server_address
+from endpoint.values import within
 from sansdtls.pki import IdentitySource
 
 

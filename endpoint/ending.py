@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from endpoint.association import Association
     from endpoint.roster import Roster
     from endpoint.sleepers import Sleepers
-    from sansdtls import Connection, Server
+    from sansdtls import Connection, Event, Server
 
 BATCH = 64
 """Associations closed before other tasks get a turn."""
@@ -62,14 +62,16 @@ class Endings:
         entropy: Callable[[int], bytes],
         clock: Callable[[], float],
         settle: Callable[[], None],
+        deliver: Callable[[list[Event], float], None],
     ) -> None:
-        """``settle``: to be called after the core was."""
+        """``settle``: to be called after the core was, or ``deliver`` with the events that it gave."""
         self._server = server
         self._roster = roster
         self._sleepers = sleepers
         self._entropy = entropy
         self._clock = clock
         self._settle = settle
+        self._deliver = deliver
         self._due: list[tuple[float, int, Connection]] = []
         self._waiting: set[Connection] = set()
         """Those in ``_due``, so that each is there once."""
@@ -92,6 +94,7 @@ class Endings:
             return Ended(len(new), 0)
         for association in doomed:
             association.connection.close(now=now)
+        self._deliver(self._server.handle_timeout(now=now), now)
         frozen = 0
         for handle, digest in self._sleepers.keyed(identity):
             if is_over(digest, accepted):
@@ -99,7 +102,8 @@ class Endings:
                 if connection is not None:  # else it is damaged, or there is no room to wake it
                     connection.close(now=now)
                     frozen += 1
-        self._settle()
+                    # Out of the table at once, or those that follow would need the places of others.
+                    self._deliver(self._server.handle_timeout(now=now), now)
         return Ended(len(doomed), frozen)
 
     async def run(self) -> None:

@@ -12,6 +12,9 @@ The tasks, however many peers there are::
 After every call into the core two things follow, and :meth:`Engine.settle` is where they do: send
 ``datagrams_to_send()`` and arm ``next_timeout()``. Within a turn they follow once, at its end.
 
+What becomes of an event stands in :mod:`endpoint.handling`, what comes of sending in :mod:`endpoint.sending`, and the
+figures in :mod:`endpoint.counting`.
+
 The timer is armed only to *earlier* deadlines. Most data move some deadline later, which costs nothing:
 the timer then fires once too early, finds nothing due and takes the next deadline.
 """
@@ -24,13 +27,15 @@ import time
 from collections import Counter
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
 from endpoint.admission import Admission
+from endpoint.counting import CountingEngine
 from endpoint.ending import EndingEngine, Endings
+from endpoint.handling import HandlingEngine
 from endpoint.intake import Intake
 from endpoint.population import Population
 from endpoint.quotas import Quotas
@@ -39,35 +44,19 @@ from endpoint.sending import SendingEngine
 from endpoint.sleepers import Sleepers
 from endpoint.turnstile import Turnstile
 from endpoint.verification import reject_all
-from sansdtls import (
-    ConnectionFrozen,
-    ConnectionOffered,
-    ConnectionTerminated,
-    ConnectionThawed,
-    DataReceived,
-    HandshakeCompleted,
-    MemoryStore,
-    PathChanged,
-    PathChangeRequested,
-    PeerCertificateReceived,
-    PeerRawKeyReceived,
-    PskRequested,
-    SecretDerived,
-    Server,
-)
+from sansdtls import DataReceived, MemoryStore, Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from endpoint.addresses import Address, Path
-    from endpoint.association import Association
     from endpoint.keystore import KeyStore
     from endpoint.observer import Observer
     from endpoint.quotas import QuotaPolicy
     from endpoint.sockets import UdpSocket
     from endpoint.tap import Tap
     from endpoint.verification import Verify
-    from sansdtls import Connection, Event, FrozenStore, ServerConfig
+    from sansdtls import Connection, FrozenStore, ServerConfig
 
 DEFAULT_TURN = 64
 """Datagrams read before timers and other tasks get a turn: about 1.3 ms of echoes. What takes longer is the
@@ -83,7 +72,7 @@ DRAIN_BATCH = 64
 """Associations closed before other tasks get a turn."""
 
 
-class Engine(SendingEngine, EndingEngine):
+class Engine(HandlingEngine, SendingEngine, EndingEngine, CountingEngine):
     """Serves one ``Server`` on ``sockets`` until :meth:`run` is cancelled. Does not close the sockets."""
 
     def __init__(
@@ -98,7 +87,7 @@ class Engine(SendingEngine, EndingEngine):
         verify: Verify = reject_all,
         entropy: Callable[[int], bytes] = os.urandom,
         clock: Callable[[], float] = trio.current_time,
-        timer: Callable[[], float] = time.thread_time,
+        timer: Callable[[], float] = time.perf_counter,
         turn: int = DEFAULT_TURN,
         store: FrozenStore | None = None,
         generation: int = 0,
@@ -164,6 +153,7 @@ class Engine(SendingEngine, EndingEngine):
             entropy=entropy,
             clock=clock,
             settle=self.settle,
+            deliver=self._take,
         )
         self._intake = Intake(
             quotas,
@@ -329,11 +319,6 @@ class Engine(SendingEngine, EndingEngine):
         """The engine's clock; within a turn it stands still."""
         return self._turn_now if self._in_turn else self._clock()
 
-    def confirm_path(self, request: PathChangeRequested) -> None:
-        """For :class:`~endpoint.association.Association`."""
-        now = self.now()
-        self._take(request.connection.confirm_path(request, now=now), now)
-
     def socket_of(self, path: Path) -> UdpSocket:
         """The socket that ``path`` goes through."""
         return self._at[path[0]]
@@ -350,98 +335,6 @@ class Engine(SendingEngine, EndingEngine):
                 self._timer.deadline = self._on_trios_clock(deadline)
         if self._server.checkpoint_due and self.on_checkpoint_due is not None:
             self.on_checkpoint_due()
-
-    # --- events ---
-
-    def _data_received(self, event: DataReceived, now: float) -> None:
-        association = self._roster.get(event.connection)
-        if association is None:
-            return  # a newcomer that was not let in, whose data came with its Finished
-        if not event.data:
-            self._keep_alives += 1
-        if self._quotas.limits_data:
-            exceeded = association.budget.exceeded
-            reason = self._quotas.admit_data(association.budget, len(event.data), now)
-            if reason is not None:
-                self._quotas.blame(reason, association, now)
-                association.dropped += 1
-                self._dropped["quota"] += 1
-                if not exceeded:
-                    self._tell(self._observer.refused, association.path, reason)
-                return
-        else:
-            association.budget.refilled = now
-        try:
-            self._observer.received(association, event.data)
-        except Exception as error:  # noqa: BLE001 - see Observer: it must not end the service for all others
-            self._observer_failed("received", error)
-
-    def _handle(self, event: Event, now: float) -> None:
-        # A chain, not a table: the order is that of a connection's life, and mypy checks each branch.
-        if isinstance(event, ConnectionOffered):
-            connection = self._admission.offer(event, now)
-            if connection is not None and self.tap is not None:
-                self._tapped("began", connection, event)
-        elif isinstance(event, PskRequested):
-            if self.tap is not None:
-                self._tapped("identified", event.connection, event.identity)
-            self._admission.psk_requested(event, now)
-        elif isinstance(event, PeerCertificateReceived | PeerRawKeyReceived):
-            self._admission.peer_requested(event, now)
-        elif isinstance(event, HandshakeCompleted):
-            self._completed(event.connection, now)
-        elif isinstance(event, DataReceived):
-            self._data_received(event, now)
-        elif isinstance(event, PathChanged):
-            self._population.moved(event)
-        elif isinstance(event, PathChangeRequested):
-            self._population.move_requested(event)
-        elif isinstance(event, ConnectionThawed):
-            self._population.thawed(event, now)
-        elif isinstance(event, ConnectionFrozen):
-            self._population.frozen(event)
-        elif isinstance(event, ConnectionTerminated):
-            self._terminated(event)
-        elif isinstance(event, SecretDerived) and self.tap is not None:
-            self._tapped("secret", event, self._admission.identity_of(event.connection))
-        # AlertReceived needs no answer: ConnectionTerminated carries its consequence.
-
-    def _completed(self, connection: Connection, now: float) -> None:
-        admitted = self._admission.complete(connection, now)
-        if admitted is not None:
-            handshake, identity = admitted
-            self._population.completed(connection, handshake.path, handshake.prefix, identity, now)
-
-    def _terminated(self, event: ConnectionTerminated) -> None:
-        if not self._population.terminated(event.connection, event.cause):
-            self._admission.end(event.connection, event.cause)
-            if self.tap is not None:
-                self._tapped("ended", event.connection)
-
-    def _take(self, events: list[Event], now: float) -> None:
-        for event in events:
-            self._handle(event, now)
-        self.settle()
-
-    # --- observer and tap ---
-
-    def _tapped(self, method: str, *arguments: object) -> None:
-        """Tell the tap. One that fails is taken off: it hears every datagram, and would fail as often."""
-        try:
-            getattr(self.tap, method)(*arguments)
-        except Exception as error:  # noqa: BLE001 - see Tap: nobody is to notice that there is one
-            self.tap = None
-            self._observer.trouble("tap failed", method=method, reason=type(error).__name__)
-
-    def _tell(self, method: Callable[..., None], *arguments: object) -> None:
-        try:
-            method(*arguments)
-        except Exception as error:  # noqa: BLE001 - see Observer
-            self._observer_failed(method.__name__, error)
-
-    def _observer_failed(self, method: str, error: Exception) -> None:
-        self._observer_failures += 1
-        self._observer.trouble("observer failed", method=method, reason=repr(error))
 
     # --- the end ---
 
@@ -484,50 +377,3 @@ class Engine(SendingEngine, EndingEngine):
     def _connections(self) -> Iterator[Connection]:
         yield from (association.connection for association in self._roster)
         yield from self._admission.connections
-
-    # --- figures ---
-
-    @property
-    def quotas(self) -> Quotas:
-        """What is refused, and to whom. For looking at."""
-        return self._quotas
-
-    def associations(self, identity: bytes | None = None) -> list[Association]:
-        """The live associations, of one identity or all."""
-        return list(self._roster) if identity is None else self._roster.of(identity)
-
-    def frozen_of(self, identity: bytes) -> int:
-        """How many frozen associations an identity has."""
-        return len(self._sleepers.of(identity))
-
-    def identities(self) -> list[bytes]:
-        """All that have an association, live or frozen, in no order and perhaps twice."""
-        return [*self._roster.names(), *self._sleepers.names()]
-
-    def statistics(self) -> dict[str, Any]:
-        """Counters and gauges as plain nested dicts, for logs, metrics and tests."""
-        server = attrs.asdict(self._server.statistics)
-        server["records_discarded"] = {
-            reason.value: count for reason, count in self._server.statistics.records_discarded.items()
-        }
-        return {
-            "server": server,
-            "handshakes": len(self._admission),
-            "associations": len(self._roster),
-            "frozen": self._server.frozen,
-            "keep_alives": self._keep_alives,
-            "identities": self._roster.identities,
-            "lookups": self._admission.lookups.pending,
-            "lookup_failures": self._admission.lookups.failures,
-            "lookups_unavailable": self._admission.lookups.unavailable,
-            "lookup_seconds": self._admission.lookups.seconds.statistics(),
-            "handshake_seconds": self._admission.seconds(),
-            "verifications": self._admission.verifications.pending,
-            "verification_failures": self._admission.verifications.failures,
-            "refused": dict(self._quotas.refused),
-            "quotas": self._quotas.statistics(now=self.now()),
-            "datagrams_dropped": {**self._dropped, **self._intake.drops_by_stage},
-            "intake": self._intake.statistics(),
-            "observer_failures": self._observer_failures,
-            "sockets": [udp.statistics() for udp in self.sockets],
-        }

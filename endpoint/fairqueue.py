@@ -9,7 +9,7 @@ What is handed out has a price, which is known only afterwards. A source whose d
 
 When there is no room the *longest* source loses: the others keep what they have. Who is about to become the longest is
 not let in; else the one that became it last loses the path that has waited least, with all that waits there, because
-what is left of a flight is of little use. Each operation takes constant time, whatever waits.
+what is left of a flight is of little use. Each operation takes the same time, whatever waits.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class Source:
     """What waits from one place."""
 
     key: Hashable
-    paths: OrderedDict[Path, Waiting] = attrs.field(factory=OrderedDict)
+    # A plain dict: most sources have one path, and an OrderedDict is five times as large.
+    paths: dict[Path, Waiting] = attrs.field(factory=dict)
     datagrams: int = 0
     sits_out: int = 0
 
@@ -73,7 +74,7 @@ class FairQueue:
         self.longest = 0
         """Datagrams of the source that has most."""
         self._sources: OrderedDict[Hashable, Source] = OrderedDict()
-        self._by_length: dict[int, OrderedDict[Source, None]] = {}
+        self._by_length: dict[int, dict[Source, None]] = {}
 
     def __len__(self) -> int:
         """Datagrams that wait."""
@@ -118,7 +119,7 @@ class FairQueue:
         waiting = next(iter(source.paths.values()))
         _, data = waiting.datagrams.pop(0)
         if waiting.datagrams:
-            source.paths.move_to_end(waiting.path)
+            source.paths[waiting.path] = source.paths.pop(waiting.path)  # to the end
         else:
             del source.paths[waiting.path]
         self.grow(waiting, -1, -len(data))
@@ -155,7 +156,7 @@ class FairQueue:
         if length:
             same_now = by_length.get(length)
             if same_now is None:
-                same_now = by_length[length] = OrderedDict()
+                same_now = by_length[length] = {}
             same_now[source] = None
             self.longest = max(self.longest, length)
         else:

@@ -19,6 +19,7 @@ failures are in the log.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
@@ -264,14 +265,20 @@ class History(Quiet):
         return (name for name, _ in self._names.proved)
 
     def rejections_naming(self, text: str) -> list[Failure]:
-        """Failures of certificates and raw keys, which have no identity, whose reason has ``text`` in it."""
+        """Failures of certificates and raw keys, which have no identity, whose reason has ``text`` in it, as a whole name."""
+        if not text:
+            return []
         wanted = text.casefold()
+        # As a whole: what is said of meter-17 is not about meter-1.
+        whole = re.compile(rf"(?<![\w.-]){re.escape(wanted)}(?![\w-]|\.\w)")
         return [
             failure
             for table in (self._places.proved, self._places.others)
             for _, record in table
             for failure in record.failures
-            if failure.problem is not None and wanted in failure.reason.casefold()
+            if failure.problem is not None
+            and wanted in (reason := failure.reason.casefold())
+            and whole.search(reason)
         ]
 
     def statistics(self) -> dict[str, int]:

@@ -35,7 +35,7 @@ Properties
 Construction
     A turn of the engine gives the core what is live (``Server.receive_live``) and the rest to :meth:`Intake.take`. While
     there is credit and nothing waits, that goes on at once; else it is put into a queue. A task of its own
-    (:meth:`Intake.serve`) hands over what waits, a slice at a time. Credit is seconds of the processor, by a timer that
+    (:meth:`Intake.serve`) hands over what waits, a slice at a time. Credit is seconds, taken from a timer that
     the caller brings: a full slice while every socket has been read until it was empty; while one has not,
     there may be readings in it, and each second of other work earns ``share / (1 - share)`` seconds for handshakes.
     What a datagram has taken is charged to credit, class and source. Classes have clocks that run by what was
@@ -126,7 +126,7 @@ class Intake:
         kind_of: Callable[[bytes, Path], DatagramKind],
         frozen_handle: Callable[[bytes, Path], Hashable],
         source_of: Callable[[Path], Hashable],
-        timer: Callable[[], float] = time.thread_time,
+        timer: Callable[[], float] = time.perf_counter,
     ) -> None:
         """``receive(data, path, now)`` hands a datagram to the core; ``timer`` gives the seconds by which work is measured."""
         self._receive = receive

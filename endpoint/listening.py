@@ -125,7 +125,9 @@ async def listen(
         sockets: list[UdpSocket] = []
         for number, place in enumerate(config.places):
             key = "listen.also" if number else None
-            for udp in await _bind(config, place, handed, key=key, on_retry=on_retry):
+            # One that is there already is found again where a second name leads to its address. Any port is another one.
+            there = [one.udp for one in handed if one.udp not in sockets] + (sockets if place[1] else [])
+            for udp in await _bind(config, place, there, key=key, on_retry=on_retry):
                 if udp in sockets:
                     raise ListenError(
                         key or "listen.address",
@@ -157,7 +159,7 @@ async def listen(
 async def _bind(
     config: Listen,
     place: tuple[str, int],
-    handed: Sequence[HandedSocket],
+    there: Sequence[UdpSocket],
     *,
     key: str | None,
     on_retry: Callable[[ListenError, float], None] | None,
@@ -174,7 +176,7 @@ async def _bind(
             receive_buffer=config.receive_buffer,
             retry=RetryPolicy(total=config.retry) if config.retry else None,
             on_retry=note,
-            handed=[one.udp for one in handed],
+            handed=there,
             path_mtu_discovery=config.path_mtu_discovery,
         )
     except ListenError as error:

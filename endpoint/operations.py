@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from endpoint.admin import Command
     from endpoint.config import EndpointConfig
     from endpoint.engine import Engine
-    from endpoint.forward import Forwarder
+    from endpoint.forward.router import Router
     from endpoint.keystore import KeyStore
     from endpoint.metrics.server import MetricsServer
     from endpoint.observer import Observer
@@ -104,7 +104,7 @@ class Operations:
         *,
         engine: Engine,
         credentials: CredentialsInUse,
-        forwarder: Forwarder,
+        forwarder: Router,
         succession: Succession,
         usage: KeyUsage | None = None,
         more: Mapping[str, Callable[[], Mapping[str, Any]]] | None = None,
@@ -237,9 +237,8 @@ async def _store_down(keystore: KeyStore) -> dict[str, str]:
     return {} if reason is None else {"key_store": reason}
 
 
-def _sinks_down(forwarder: Forwarder) -> dict[str, str]:
-    sinks = forwarder.statistics()["sinks"]
-    down = [name for name, figures in sinks.items() if figures.get("over") or figures.get("down")]
+def _sinks_down(forwarder: Router) -> dict[str, str]:
+    down = forwarder.unusable()
     return {"forward": f"sinks that are down: {', '.join(down)}"} if down else {}
 
 

@@ -19,6 +19,7 @@ from endpoint.sockets import errno_name
 
 if TYPE_CHECKING:
     from collections import Counter
+    from collections.abc import Callable
 
     import trio
 
@@ -48,6 +49,7 @@ class SendingEngine(KeepingEngine):
         def now(self) -> float: ...
         def _handle(self, event: Event, now: float) -> None: ...
         def _tapped(self, method: str, *arguments: object) -> None: ...
+        def _tell(self, method: Callable[..., None], /, *arguments: object, **facts: object) -> None: ...
 
     def _send_all(self) -> None:
         """Send what the server has to send, and what comes of paths that turn out to be narrow."""
@@ -90,6 +92,5 @@ class SendingEngine(KeepingEngine):
         if code not in self._errnos_told:
             # Once per errno: an unreachable network fails for every peer, many times a second.
             self._errnos_told.add(code)
-            self._observer.trouble(
-                "send failed", error=errno_name(code), reason=os.strerror(code), path=address_text(address)
-            )
+            facts = {"error": errno_name(code), "reason": os.strerror(code), "path": address_text(address)}
+            self._tell(self._observer.trouble, "send failed", **facts)

@@ -10,7 +10,8 @@ operator says what is to happen, for each of the two::
 
 Looked at are: after a reload, those whose keys have changed, or where the store cannot tell which, all; after a start
 with ``drop``, all that were taken over; and each that wakes. The datagram that woke it is still handed on. A store that
-cannot answer removes nobody: after a reload it is asked again until it can, of one that wakes nothing more is asked.
+cannot answer removes nobody: after a reload it is asked again until it can, of one that wakes nothing more is asked. Nor
+does a record that cannot be used; the others are looked at nevertheless.
 
 Facts of the log::
 
@@ -28,7 +29,7 @@ import trio
 
 from endpoint.association import CredentialKind
 from endpoint.ending import Ended, Ending, is_over
-from endpoint.keystore import StoreUnavailable
+from endpoint.keystore import KeyDataError, StoreUnavailable, why_no_keys
 from endpoint.keystore.file import FileKeyStore
 from endpoint.keystore.fingerprint import fingerprint
 from endpoint.observer import Quiet
@@ -154,6 +155,7 @@ class Standing(Quiet):
             if answer is None:
                 answer = self._keystore().lookup(identity)
             keys = await answer if isinstance(answer, Awaitable) else answer
+            _require_keys(keys)
         except Exception as error:  # noqa: BLE001 - whatever a store raises, nobody is removed for it
             self._not_known(identity, error)
             return None
@@ -169,7 +171,8 @@ class Standing(Quiet):
             await trio.sleep(RETRY_PAUSE)
 
     def _not_known(self, identity: bytes, error: Exception) -> None:
-        self._down = isinstance(error, StoreUnavailable)
+        # A damaged record is that way until somebody mends it; the others must not wait for that.
+        self._down = isinstance(error, StoreUnavailable) and not isinstance(error, KeyDataError)
         if not self._told:
             # Once: the same store is down for many.
             self._told = True
@@ -185,6 +188,8 @@ class Standing(Quiet):
             return  # woken in order to end
         try:
             answer = self._keystore().lookup(association.identity)
+            if not isinstance(answer, Awaitable):
+                _require_keys(answer)
         except Exception as error:  # noqa: BLE001 - as above
             self._not_known(association.identity, error)
             return
@@ -217,6 +222,12 @@ class Standing(Quiet):
     def statistics(self) -> dict[str, Any]:
         """Counters."""
         return {"standings_unasked": self._unasked}
+
+
+def _require_keys(answer: object) -> None:
+    wrong = why_no_keys(answer)
+    if wrong is not None:
+        raise TypeError(wrong)
 
 
 def _accepted(keys: Keys) -> list[str] | None:

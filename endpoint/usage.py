@@ -140,6 +140,7 @@ class KeyUsage(Quiet):
             await self._news.wait()
             await trio.sleep(WRITE_PAUSE)
             if not await self._write():
+                self._news.set()  # there is something to write, though nobody comes
                 await trio.sleep(RETRY_PAUSE)
 
     async def flush(self, seconds: float) -> bool:

@@ -184,7 +184,7 @@ class Verifications:
                     answer = self._refusal(error)
         finally:
             self.pending -= 1
-        if not scope.cancelled_caught:
+        if not scope.cancel_called:  # nor was it too late to be cancelled, as the verdict had come already
             now = self._clock()
             self._deliver(self._tell(request, answer, now), now)
 

@@ -77,6 +77,11 @@ def test_the_rules_ask_for_metrics_that_there_are():
     assert "dtls_handshakes_failed_total" in asked
 
 
+def test_the_rules_match_vectors_with_vectors_only():
+    # Prometheus takes none of the rules of a file that has one which it cannot parse.
+    assert not re.findall(r"[0-9.]+ *[-+*/<>=]+ *(?:on|ignoring) *\(", RULES)
+
+
 def test_grafana_finds_the_fields_that_it_needs():
     for field in ("title", "uid", "schemaVersion", "panels", "templating", "time", "annotations", "version"):
         assert field in DASHBOARD

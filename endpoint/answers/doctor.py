@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 SIMILAR = 5
 """Similar names that are told."""
+TRIED = 5
+"""Of the unknown names like it that were tried, the last ones are told; strangers make them up, as many and as long as they like."""
 LIVE = 20
 """Live associations that are told of; the number says how many there are."""
 REJECTIONS = 5
@@ -58,7 +60,7 @@ async def _about_identity(parts: Parts, identity: bytes) -> dict[str, Any]:
     proved = bool(live or frozen or (record is not None and record.success))
     known = True if keys.fingerprints or proved else (None if keys.unavailable else False)
     alike = [] if known else await _similar(parts, identity)
-    tried = list(_tried_as(parts, identity)) if known is not False else []
+    tried = _tried_as(parts, identity) if known is not False else []
     refusals = [*_refusals(parts, record), *_refused_of_late(parts, identity)]
     rejections = parts.history.rejections_naming(show_bytes(identity)) if not keys.fingerprints else []
     answer: dict[str, Any] = {
@@ -71,7 +73,8 @@ async def _about_identity(parts: Parts, identity: bytes) -> dict[str, Any]:
         "frozen": frozen,
         **_remembered(record),
         "similar": [{"identity": show_bytes(name), "differs_in": how} for name, how in alike],
-        "tried_as": tried,
+        "tried_as": [_tried(*one) for one in tried[:TRIED]],
+        "tried_as_count": len(tried),
         "refusals": refusals,
         "rejections": [_failure(one) for one in rejections[-REJECTIONS:]],
     }
@@ -97,6 +100,9 @@ def _findings(parts: Parts, answer: Mapping[str, Any], keys: Keys, record: Recor
             f"somebody tried {times} as {one['identity']}, which is unknown and the same but for {one['differs_in']}; "
             f"last {one['when']} from {one['path']}: correct the name on the device"
         )
+    more = answer["tried_as_count"] - len(answer["tried_as"])
+    if more:
+        yield f"{more} more such names were tried: somebody seems to be guessing"
     for one in answer["rejections"]:
         yield _words(one)
     for refusal in answer["refusals"]:
@@ -135,24 +141,34 @@ def _words(failure: Mapping[str, Any]) -> str:
 
 async def _similar(parts: Parts, identity: bytes) -> list[tuple[bytes, str]]:
     """In a thread: a fleet has 100,000 names, and each takes a few microseconds."""
-    known = {*await parts.names.all(), *parts.engine.identities(), *parts.history.identities()}
-    return await trio.to_thread.run_sync(partial(similar, identity, known, limit=SIMILAR))
+    known = [await parts.names.all(), list(parts.engine.identities()), list(parts.history.identities())]
+    return await trio.to_thread.run_sync(partial(_similar_of, identity, known))
 
 
-def _tried_as(parts: Parts, identity: bytes) -> Iterator[dict[str, Any]]:
-    """The names that are nobody's, somebody used and are like this one."""
-    for name, record in parts.history.strangers():
-        how = likeness(name, identity)
-        if how is not None and record.failures:
-            last = record.failures[-1]
-            yield {
-                "identity": show_bytes(name),
-                "differs_in": how,
-                "failed": record.failed,
-                "when": stamp(last.when),
-                "path": last.path,
-                "reason": last.reason,
-            }
+def _similar_of(identity: bytes, known: list[list[bytes]]) -> list[tuple[bytes, str]]:
+    return similar(identity, set().union(*known), limit=SIMILAR)
+
+
+def _tried_as(parts: Parts, identity: bytes) -> list[tuple[bytes, str, Record]]:
+    """The names that are nobody's, somebody used and are like this one, the last first; and how they are."""
+    found = [
+        (name, how, record)
+        for name, record in parts.history.strangers()
+        if record.failures and (how := likeness(name, identity)) is not None
+    ]
+    return found[::-1]
+
+
+def _tried(name: bytes, how: str, record: Record) -> dict[str, Any]:
+    last = record.failures[-1]
+    return {
+        "identity": show_bytes(name),
+        "differs_in": how,
+        "failed": record.failed,
+        "when": stamp(last.when),
+        "path": last.path,
+        "reason": last.reason,
+    }
 
 
 def _refusals(parts: Parts, record: Record | None) -> list[dict[str, Any]]:
@@ -188,9 +204,11 @@ def _refusals_at(host: str, record: Record | None) -> list[dict[str, Any]]:
 def _about_address(parts: Parts, path: str) -> dict[str, Any]:
     host = _host_of(path)
     try:
-        ipaddress.ip_address(host)
+        address = ipaddress.ip_address(host)
     except ValueError:
         raise CommandError(f"address: {host[:80]!r} is no IP address") from None
+    # As the kernel writes it, which is how it is remembered.
+    host = str(getattr(address, "ipv4_mapped", None) or address)
     record = parts.history.near(host)
     answer = {
         "address": host,

@@ -99,7 +99,8 @@ class Backlog(Generic[T]):
         """The first ``count`` of what was taken are handed on."""
         self._release(count)
         self.handed_on += count
-        if self._dropping and self.held <= self._limit // 2:
+        # What was lost makes room, too; but only what went through shows that it goes on.
+        if count and self._dropping and self.held <= self._limit // 2:
             self._dropping = False
             self._tell("forward_resumed", dropped=self._dropped_now)
             self._dropped_now = 0
@@ -108,6 +109,14 @@ class Backlog(Generic[T]):
         """The first ``count`` of what was taken are lost. ``event`` is told, unless dropping has been told of already."""
         self._release(count)
         self._drop(count, why, event, **facts)
+
+    def give_up(self, why: str) -> None:
+        """All that is held is lost, as nothing will be handed on any more. Not told: the end of the sink is."""
+        self.drops[why] += len(self._taken) + len(self._waiting)
+        self._taken.clear()
+        self._waiting.clear()
+        self._taken_size = self.held = 0
+        self._emptied.unpark_all()
 
     def put_back(self) -> None:
         """What is left of what was taken comes first next time."""

@@ -27,12 +27,11 @@ class Reach:
         self.down = False
 
     def lost(self, reason: str) -> None:
-        """It cannot be reached."""
-        if self.down:
-            return
+        """It cannot be reached. To be called now and then while that is so."""
         self.down = True
         now = trio.current_time()
-        if now - self._told_at >= QUIET:
+        # Said again and again, or a second loss soon after the first would stay untold for as long as it lasts.
+        if not self._told and now - self._told_at >= QUIET:
             self._told, self._told_at = True, now
             self._tell("forward_down", **self._facts, reason=reason)
 

@@ -151,6 +151,10 @@ class Router(Sink):
         for outlet in self._outlets:
             outlet.close()
 
+    def unusable(self) -> list[str]:
+        """The names of the sinks that take nothing now, as far as is known."""
+        return [outlet.route.name for outlet in self._outlets if outlet.over or not outlet.route.sink.usable]
+
     def statistics(self) -> dict[str, Any]:
         """The sums, and ``sinks`` with each one's own; there ``drops`` is by reason."""
         sinks = {outlet.route.name: outlet.statistics() for outlet in self._outlets}

@@ -162,6 +162,11 @@ class UnixDatagrams(Sink):
         else:
             self._devices.send(identity, data)
 
+    @property
+    def usable(self) -> bool:
+        """Whether the other program is there."""
+        return not self._reach.down
+
     async def flush(self) -> None:
         """Return when the buffer is sent."""
         await self._backlog.flushed()

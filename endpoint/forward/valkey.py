@@ -37,7 +37,7 @@ import trio
 from endpoint.forward import ForwardError, Sink
 from endpoint.forward.backlog import Backlog
 from endpoint.forward.downlink import Downlink
-from endpoint.forward.reach import Reach
+from endpoint.forward.reach import QUIET, Reach
 from endpoint.text import UtcStamps
 from endpoint.valkey import ServerAway, ServerRefused, ValkeyLink
 from endpoint.valkey_access import AccessError, load_access
@@ -116,7 +116,7 @@ class ValkeyStream(Sink):
 
     async def _send(self) -> None:
         while True:
-            await self._link.wait_connected()
+            await self._connected()
             entries = await self._backlog.take(BATCH_SIZE, BATCH)
             try:
                 await self._send_some(entries)
@@ -129,6 +129,13 @@ class ValkeyStream(Sink):
                 await trio.sleep(REFUSED_PAUSE)
             else:
                 self._note(None)
+
+    async def _connected(self) -> None:
+        while True:
+            with trio.move_on_after(QUIET):
+                await self._link.wait_connected()
+                return
+            self._note(self._link.reason)
 
     async def _send_some(self, entries: list[list[Value]]) -> None:
         with trio.move_on_after(PATIENCE) as patience:
@@ -164,6 +171,11 @@ class ValkeyStream(Sink):
             self._downlink.away(association)
 
     frozen = disconnected
+
+    @property
+    def usable(self) -> bool:
+        """Whether the server is there and takes what it gets."""
+        return not self._reach.down
 
     async def flush(self) -> None:
         """Return when the server has all that was delivered."""

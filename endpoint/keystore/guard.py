@@ -349,15 +349,21 @@ class GuardedStore:
         return f"no answer within {self.policy.timeout:g} seconds" if patience.cancelled_caught else reason
 
     def statistics(self) -> dict[str, Any]:
-        """``lookups`` by outcome; gauges; ``store`` where it has figures of its own."""
+        """``lookups`` by outcome; gauges; ``store`` where it has figures of its own, or why they are not to be had."""
         inner = getattr(self.store, "statistics", None)
+        own: dict[str, Any] = {}
+        if inner is not None:
+            try:
+                own = {"store": inner()}
+            except Exception as error:  # noqa: BLE001 - somebody else's store must not end the service
+                own = {"store": {"failed": repr(error)}}
         return {
             "lookups": dict(self.outcomes),
             "in_flight": len(self._flights),
             "negative_cache": len(self._unknown),
             "down": int(self._down_since is not None),
             "outages": self._outages,
-            **({} if inner is None else {"store": inner()}),
+            **own,
         }
 
 

@@ -9,8 +9,9 @@ Properties
        a while. hypercorn's own server would fail as a whole when one connection does, so its connections are
        served one by one here, from a listener of ours.
     2. Bounded: so many connections, each for so long, with so many bytes received, no body, no second request at a time.
-       What is answered is made by one request at a time, so that a flood of requests gets one turn of the loop
-       where devices get one.
+       Metrics are made for one request at a time, so that a flood of requests gets one turn of the loop where devices
+       get one; and the endpoint's parts are asked whether they are ready for one at a time. Neither waits for the other:
+       a key store that hangs must not make a supervisor, who asks for the health alone, restart the endpoint.
     3. A reader that does not read cannot hold up a stop: hypercorn shields what it sends from being cancelled, so
        the socket is closed under it.
     4. Answers hold counts and the state of this program's parts, no identity and no peer's address. ``Host`` and
@@ -26,6 +27,7 @@ import contextlib
 import errno
 import socket
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -92,7 +94,8 @@ class MetricsServer:
         self._registry = registry
         self._ready = ready
         self._trouble = trouble
-        self._one_at_a_time = trio.Lock()
+        self._making_metrics = trio.Lock()
+        self._asking_parts = trio.Lock()
         self._connections = 0
         self._requests: Counter[str] = Counter()
         self._refused = 0
@@ -181,7 +184,8 @@ class MetricsServer:
         if scope["type"] != "http":
             await send({"type": "websocket.close"})  # there are none: 403
             return
-        status, content_type, body = await self._answered(scope["method"], scope["path"])
+        accept = b",".join(value for name, value in scope["headers"] if name == b"accept").decode("latin-1")
+        status, content_type, body = await self._answered(scope["method"], scope["path"], accept)
         self._requests[str(status)] += 1
         headers = [
             (b"content-type", content_type.encode()),
@@ -194,22 +198,26 @@ class MetricsServer:
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
-    async def _answered(self, method: str, path: str) -> Answer:
-        answers = {"/metrics": self._metrics, "/healthz": self._health, "/readyz": self._readiness}
+    async def _answered(self, method: str, path: str, accept: str) -> Answer:
+        answers = {
+            "/metrics": partial(self._metrics, accept),
+            "/healthz": self._health,
+            "/readyz": self._readiness,
+        }
         answer = answers.get(path)
         if answer is None:
             return 404, _TEXT, b"there are /metrics, /healthz and /readyz\n"
         if method not in ("GET", "HEAD"):
             return 405, _TEXT, b"GET or HEAD\n"
-        async with self._one_at_a_time:
-            try:
-                return await answer()
-            except Exception as error:  # noqa: BLE001 - see property 1
-                self._failed(error)
-                return 500, _TEXT, b"failed; the log says why\n"
+        try:
+            return await answer()
+        except Exception as error:  # noqa: BLE001 - see property 1
+            self._failed(error)
+            return 500, _TEXT, b"failed; the log says why\n"
 
-    async def _metrics(self) -> Answer:
-        body, content_type = render(self._registry(), "")
+    async def _metrics(self, accept: str) -> Answer:
+        async with self._making_metrics:
+            body, content_type = render(self._registry(), accept)
         return 200, content_type, body
 
     async def _health(self) -> Answer:
@@ -217,7 +225,8 @@ class MetricsServer:
 
     async def _readiness(self) -> Answer:
         with trio.move_on_after(REQUEST_TIME):
-            reasons = await self._ready()
+            async with self._asking_parts:
+                reasons = await self._ready()
             return _readiness(reasons)
         return _readiness({"service": f"does not say within {REQUEST_TIME:g} s"})
 

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 import attrs
 
-from endpoint.structure import StructureError, choice, structure
-from endpoint.tables.sinks import KINDS, JsonlTable, SinkTable
+from endpoint.structure import structure
+from endpoint.tables.sinks import KINDS, JsonlTable, SinkTable, UnixTable
 from endpoint.text import show_text
+from endpoint.values import StructureError, choice
 
 DEFAULT_KIND = JsonlTable.kind
 
@@ -70,6 +71,7 @@ class Forward:
     def contradictions(self, alpn_protocols: Sequence[bytes]) -> Iterator[tuple[str, str]]:
         """What does not go together, as (key, text) pairs. ``alpn_protocols`` are those that are negotiated."""
         seen: set[str] = set()
+        listening: dict[Path, str] = {}
         for sink in self.sinks:
             where = self.key_of(sink)
             if sink.label in seen:
@@ -82,6 +84,11 @@ class Forward:
                     f"can never match, as no such protocol is negotiated; remedy: [dtls] alpn_protocols = [{shown}]",
                 )
             yield from ((f"{where}{key}", what) for key, what in sink.contradictions())
+            if isinstance(sink, UnixTable) and sink.listen is not None:
+                if sink.listen in listening:
+                    other = listening[sink.listen]
+                    yield f"{where}listen", f'is that of the sink "{other}" too; remedy: name another'
+                listening.setdefault(sink.listen, sink.label)
         if sum(isinstance(sink, JsonlTable) for sink in self.sinks) > 1:
             yield "sinks", "only one sink can write to standard output; remedy: one of kind jsonl"
 

@@ -11,10 +11,10 @@ from typing import Any, ClassVar, Literal
 
 import attrs
 
-from endpoint.structure import within
 from endpoint.tables.names import MAX_SOCKET_NAME, file_name, seconds
 from endpoint.tables.valkey import ValkeyAddress, ValkeyLogin, key_prefix, server_address
 from endpoint.text import show_text
+from endpoint.values import within
 
 
 def _version(host: str) -> int | None:
@@ -213,12 +213,22 @@ class UdpTable(SinkTable):
     proxy_protocol: Literal["off", "every", "first"] = "off"
     """A header with identity and address of the device (PROXY protocol version 2, ``endpoint.forward.proxy``). Off, as a
     plain server takes it for nonsense. ``every``: in front of each datagram, which is what servers expect that
-    have no connections. ``first``: in front of the first of each socket, and when the device has moved."""
+    have no connections. ``first``: in front of the first of each socket, when the device has moved, and when one did not arrive, as far
+    as that is known."""
 
     @property
     def has_way_back(self) -> bool:
         """Whether what its other side sends goes to the devices."""
         return True
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        """What does not go together, as (key, text) pairs."""
+        there = _version(host_and_port(self.upstream)[0])
+        if self.bind is not None and there is not None and there != _version(self.bind):
+            yield (
+                "bind",
+                f'"{self.bind}" cannot reach "{show_text(self.upstream)}"; remedy: an address of the same version of IP',
+            )
 
     def in_words(self) -> str:
         """What it does with a datagram."""

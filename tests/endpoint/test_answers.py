@@ -22,7 +22,15 @@ from endpoint.observer import Observers
 from endpoint.tally import Tally
 from endpoint.text import json_line, show_bytes
 from endpoint.usage_file import KeyUse
-from sansdtls import CipherSuite, ClientConfig, RetransmitPolicy, ServerConfig
+from endpoint.verification import PeerRejected
+from sansdtls import (
+    AuthenticationFailed,
+    AuthenticationProblem,
+    CipherSuite,
+    ClientConfig,
+    RetransmitPolicy,
+    ServerConfig,
+)
 from tests.endpoint.devices import KEY, Recorder, serving
 
 OTHER_KEY = bytes(range(100, 116))
@@ -149,6 +157,55 @@ async def test_a_nul_at_the_end_is_seen(autojump_clock):
     assert answer["tried_as"][0]["differs_in"] == "a NUL at the end"
 
 
+async def test_invented_names_make_the_answer_neither_long_nor_unreadable():
+    async with observed() as bench:
+        bench.parts.history._names.others._size = 1_024
+        cause = AuthenticationFailed(AuthenticationProblem.UNKNOWN_IDENTITY)
+        for number in range(200):
+            name = b"Meter-17" + bytes(number + 1)
+            bench.parts.history.handshake_failed((0, ("192.0.2.7", 1)), name, cause, None)
+        answer = await bench.about(b"Meter-17")
+    assert len(answer["tried_as"]) == 5
+    assert answer["tried_as_count"] == 200
+    # The newest, as those are what an operator has just seen.
+    assert answer["tried_as"][0]["identity"] == "Meter-17" + "\\x00" * 200
+    assert sum("somebody tried" in one for one in answer["findings"]) == 5
+    assert "195 more such names were tried" in answer["findings"][-1]
+
+
+async def test_a_certificate_that_names_another_device_is_not_told_of_this_one():
+    def rejected(detail):
+        problem = AuthenticationFailed(AuthenticationProblem.PEER_REJECTED)
+        bench.parts.history.handshake_failed(
+            (0, ("192.0.2.7", 1)), None, problem, PeerRejected("expired", detail)
+        )
+
+    async with observed() as bench:
+        rejected("the certificate of CN=pump-17 has expired")
+        rejected("the certificate of CN=pump-1.example has expired")
+        answer = await bench.about(b"pump-1")
+        assert (answer["rejections"], (await bench.about(b""))["rejections"]) == ([], [])
+        rejected("the certificate of CN=PUMP-1 has expired")
+        answer = await bench.about(b"pump-1")
+    assert [one["reason"] for one in answer["rejections"]] == ["the certificate of CN=PUMP-1 has expired"]
+
+
+@pytest.mark.parametrize("asked", ["2001:DB8:0::7", "[2001:db8::7]:40000", "2001:db8:0:0:0:0:0:7"])
+async def test_an_address_is_found_however_it_is_written(asked):
+    async with observed() as bench:
+        bench.parts.history.refused((0, ("2001:db8::7", 1)), "max_half_open")
+        answer = await doctor(bench.parts, {"address": asked})
+    assert (answer["address"], answer["refusals"][0]["count"]) == ("2001:db8::7", 1)
+
+
+async def test_an_address_of_ipv4_is_found_as_a_mapped_one_too():
+    async with observed() as bench:
+        bench.parts.history.refused((0, ("::ffff:192.0.2.7", 1)), "max_half_open")
+        for asked in ("192.0.2.7", "::ffff:192.0.2.7", "[::ffff:c000:207]:9"):
+            answer = await doctor(bench.parts, {"address": asked})
+            assert (answer["address"], answer["refusals"][0]["count"]) == ("192.0.2.7", 1)
+
+
 async def test_no_common_cipher_suite_is_told_with_what_was_offered(autojump_clock):
     suites = (CipherSuite.TLS_PSK_WITH_AES_128_CCM,)
     async with observed(config=ServerConfig(cipher_suites=suites)) as bench:
@@ -247,6 +304,7 @@ async def test_a_store_that_hangs_is_not_waited_for(autojump_clock):
         ({}, "an identity or an address is needed"),
         ({"identity": "a\\q"}, "identity: a backslash is written"),
         ({"identity": 3}, "identity:"),
+        ({"identity": "a\ud800"}, "identity: it holds half a character$"),
         ({"address": "meter-1"}, "address: 'meter-1' is no IP address"),
     ],
 )

@@ -428,6 +428,18 @@ async def test_the_stores_own_life_is_run_and_run_again_if_it_fails(autojump_clo
     assert isinstance(guarded.guard, ManagedStore)
 
 
+async def test_a_store_whose_figures_fail_costs_its_figures_and_nothing_else(make):
+    class Broken(AsyncStore):
+        def statistics(self):
+            raise ZeroDivisionError
+
+    guarded = await make(Broken())
+    await guarded.ask()
+    figures = guarded.guard.statistics()
+    assert figures["lookups"]["known"] == 1
+    assert figures["store"] == {"failed": "ZeroDivisionError()"}
+
+
 @given(
     st.lists(
         st.tuples(

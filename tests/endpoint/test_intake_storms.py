@@ -101,10 +101,11 @@ def test_a_flood_from_one_address_costs_the_others_nothing():
     assert_readings_flow(machine)
 
 
-def test_invented_cookies_silence_nobody_either():
+def test_invented_cookies_cost_them_no_more_than_that():
     machine = flood(20, 4.0, forged=COOKIE)
-    assert set(machine.intake.dropped) <= {"hello_with_cookie", "hello_again"}
-    assert len(machine.waits) >= 35  # of 50, while eighty times as much comes as there is time for
+    assert machine.intake.dropped["hello_with_cookie"] > 10_000
+    assert machine.all_connected
+    assert max(machine.waits) < 1.5
     assert_readings_flow(machine)
 
 
@@ -123,7 +124,6 @@ def test_every_datagram_of_a_flood_is_accounted_for():
     handed = len(machine.handed)
     forged = handed + intake.dropped.total() + intake.superseded + len(intake) + machine.lost.total() - came
     assert forged == pytest.approx(20 / HANDSHAKE, rel=0.05)
-    assert handed == intake.waited.total() + (handed - intake.waited.total())
     assert intake.statistics()["seconds_spent"] <= machine.now
 
 

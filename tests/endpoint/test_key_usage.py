@@ -255,6 +255,21 @@ async def test_a_disk_that_fails_is_told_once_and_nothing_is_lost(usage, path, t
         assert {identity for identity, _ in file.page(b"", 9)} == {METER, b"later"}
 
 
+async def test_what_a_disk_refused_is_written_when_it_takes_it_though_no_device_comes(
+    usage, path, troubles, autojump_clock
+):
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(usage.run)
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            usage._file._writer.execute("PRAGMA busy_timeout = 0")
+            usage.completed(Handshake(METER))
+            await until(lambda: troubles)
+        with trio.fail_after(1000):
+            await until(lambda: not usage.statistics()["key_uses_unwritten"])
+        nursery.cancel_scope.cancel()
+
+
 def test_looking_at_it_changes_nothing(path):
     look_at_usage_file(path)
     assert not path.exists()

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import structlog
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 
 from endpoint.clock import LastingClock
 from endpoint.config import ConfigFileError, parse_config
@@ -213,6 +215,29 @@ async def test_a_name_that_turns_out_to_be_a_place_that_is_there_is_explained(mo
     )
 
 
+async def test_the_same_without_a_socket_that_was_handed_down(monkeypatch):
+    async def one_address(host, at, **_):
+        return [(socket.AF_INET, socket.SOCK_DGRAM, 17, "", ("127.0.0.1", at))]
+
+    monkeypatch.setattr(trio.socket, "getaddrinfo", one_address)
+    port = free_port()
+    with pytest.raises(
+        ListenError, match=f"^listen.also: gw.example:{port} is 127.0.0.1:{port}, which is there already;"
+    ):
+        await listen(Listen(address="127.0.0.1", port=port, also=(f"gw.example:{port}",)))
+
+
+async def test_any_port_twice_is_two_sockets_of_which_one_may_be_handed_down():
+    one = handed()
+    listeners = await listen(Listen(port=0, also=("127.0.0.1:0",)), [one])
+    try:
+        first, second = listeners.sockets
+        assert first is one.udp
+        assert listeners.bound_here == (second,)
+    finally:
+        closing(listeners)
+
+
 async def test_sockets_that_were_handed_down_are_matched_to_the_places_they_are_bound_to():
     first, second, third = handed("127.0.0.3"), handed("127.0.0.1"), handed("127.0.0.2")
     config = Listen(
@@ -277,6 +302,25 @@ def test_each_listener_has_the_index_that_it_had_and_no_other_listener_takes_it(
     found = places(at(*now), before)
     assert {index: udp.local_text for index, udp in found.items()} == expected
     assert list(found) == sorted(found)
+
+
+TEXTS = st.lists(
+    st.sampled_from([A, B, C, "192.0.2.1:1", "192.0.2.9:5684", "[2001:db8::1]:1", "198.51.100.1:7"]),
+    unique=True,
+    max_size=6,
+)
+
+
+@given(runs=st.lists(TEXTS.filter(bool), min_size=1, max_size=6))
+def test_through_any_changes_a_listener_that_stays_keeps_its_index_and_none_has_two(runs):
+    before: list[str] = []
+    for now in runs:
+        found = {index: udp.local_text for index, udp in places(at(*now), before).items()}
+        assert sorted(found.values()) == sorted(now)
+        for index, text in enumerate(before):
+            if text in now and before.index(text) == index:
+                assert found.get(index) == text
+        before = [found.get(index) or before[index] for index in range(max(len(before), 1 + max(found)))]
 
 
 def test_places_of_long_ago_are_used_again_before_there_are_too_many():

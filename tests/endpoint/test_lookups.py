@@ -6,7 +6,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from endpoint.keystore import DictKeyStore
 from sansdtls import AuthenticationFailed, AuthenticationProblem, Limits, RetransmitPolicy, ServerConfig
-from tests.endpoint.devices import IDENTITY, KEY, KEYS, serving
+from tests.endpoint.devices import IDENTITY, KEY, KEYS, Recorder, serving
 
 
 class SlowStore:
@@ -121,3 +121,35 @@ async def test_the_key_store_may_be_exchanged_while_the_engine_runs():
     async with serving(keystore=DictKeyStore()) as served:
         served.engine.use_keystore(DictKeyStore(KEYS))
         assert (await served.device().connect()).connected
+
+
+async def test_an_answer_that_comes_in_the_moment_in_which_its_handshake_ends_is_dropped():
+    store = SlowStore([KEY])
+    async with serving(keystore=store) as served, trio.open_nursery() as nursery:
+        nursery.start_soon(served.device().connect)
+        await store.asked.wait()
+        store.go.set()  # the task that waits will run with the answer, and is not cancelled any more
+        assert await served.engine.drain(5) == 0
+        await wait_all_tasks_blocked()
+        assert served.idle
+        assert served.observer.troubles == []
+        nursery.cancel_scope.cancel()
+
+
+class Unable(Recorder):
+    """An observer that cannot even be told of trouble."""
+
+    def trouble(self, what, **facts):
+        super().trouble(what, **facts)
+        raise OSError("no space left on device")
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_failure_that_the_observer_cannot_tell_ends_nobody_else(autojump_clock, late):
+    slow = SlowStore(ConnectionError("database down"))
+    slow.go.set()
+    async with serving(keystore=slow if late else FixedStore(ValueError()), observer=Unable()) as served:
+        assert not (await served.device().connect()).connected
+        served.engine.use_keystore(DictKeyStore(KEYS))
+        assert (await served.device().connect()).connected
+        assert served.engine.statistics()["observer_failures"] == 1

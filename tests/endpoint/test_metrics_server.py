@@ -6,6 +6,7 @@ import socket
 import pytest
 import trio
 import trio.testing
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from endpoint.metrics import server as module
@@ -84,6 +85,22 @@ async def test_metrics_are_prometheus_text(bench):
     assert got["dtls_associations"].samples[0].value == 3
 
 
+async def test_metrics_are_openmetrics_where_that_is_asked_for(bench):
+    def asking(accept):
+        return GET.replace(b"Host: x", b"Host: x\r\nAccept: " + accept)
+
+    wanted = b"application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.3"
+    status, headers, body = await bench.get(b"/metrics", asking(wanted))
+    assert status == 200
+    assert headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+    got = {family.name: family for family in parse_openmetrics(body.decode())}
+    assert got["dtls_associations"].samples[0].value == 3
+    # A version that is none is nobody's fault here.
+    status, headers, _ = await bench.get(b"/metrics", asking(b"application/openmetrics-text;version=x.y"))
+    assert (status, headers["content-type"].partition(";")[0]) == (200, "text/plain")
+    assert bench.troubles == []
+
+
 async def test_health_is_that_the_loop_turns(bench):
     assert (await bench.get(b"/healthz"))[::2] == (200, b'{"status": "alive"}\n')
 
@@ -102,6 +119,28 @@ async def test_a_question_that_takes_too_long_is_answered_with_no(bench, autojum
     bench.hang = True
     status, _, body = await bench.get(b"/readyz")
     assert (status, json.loads(body)["reasons"]) == (503, {"service": "does not say within 5 s"})
+
+
+async def test_a_readiness_that_takes_long_holds_up_neither_health_nor_metrics(
+    bench, autojump_clock, nursery
+):
+    bench.hang = True
+    for _ in range(3):
+        nursery.start_soon(bench.get, b"/readyz")
+    await trio.testing.wait_all_tasks_blocked()
+    began = trio.current_time()
+    assert (await bench.get(b"/healthz"))[0] == 200
+    assert (await bench.get(b"/metrics"))[0] == 200
+    assert trio.current_time() == began
+
+
+async def test_who_asks_for_readiness_while_others_do_is_answered_in_time_too(bench, autojump_clock, nursery):
+    bench.hang = True
+    nursery.start_soon(bench.get, b"/readyz")
+    await trio.testing.wait_all_tasks_blocked()
+    began = trio.current_time()
+    assert (await bench.get(b"/readyz"))[0] == 503
+    assert trio.current_time() - began <= module.REQUEST_TIME
 
 
 async def test_head_has_the_length_and_no_body(bench):

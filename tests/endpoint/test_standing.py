@@ -6,19 +6,21 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from endpoint.credentials import Credentials
 from endpoint.ending import Ended, Ending, is_over
-from endpoint.keystore import DictKeyStore, StoreUnavailable
+from endpoint.keystore import DictKeyStore, KeyDataError, StoreUnavailable
 from endpoint.keystore.file import FileKeyStore, PskSet
 from endpoint.keystore.fingerprint import fingerprint
 from endpoint.observer import Observers
+from endpoint.quotas import QuotaPolicy
 from endpoint.sleepers import Sleepers
 from endpoint.standing import Standing
-from sansdtls import ConnectionIdPolicy, LocalClose, ServerConfig
+from sansdtls import ConnectionIdPolicy, Limits, LocalClose, ServerConfig
 from tests.endpoint.devices import Device, Recorder, serving
 from tests.endpoint.test_engine_freezing import LONG, SLEEPY
 from tests.endpoint.test_engine_succession import bound, engine_on, running
@@ -35,11 +37,14 @@ class LateStore:
     def __init__(self, keys):
         self.keys = keys
         self.down: Exception | None = None
+        self.damaged: set[bytes] = set()
 
     async def lookup(self, identity):
         await trio.sleep(0.5)
         if self.down:
             raise self.down
+        if identity in self.damaged:
+            raise KeyDataError("the current key is not an even number of hex digits")
         return self.keys.get(identity, ())
 
 
@@ -154,6 +159,21 @@ async def test_drop_wakes_frozen_ones_of_removed_identities_to_end_them(autojump
         assert there.asleep == 1
         await sleeper.until(lambda: sleeper.cause is not None)
         assert there.log.facts("associations_ended")[0]["frozen"] == 1
+
+
+async def test_drop_ends_more_frozen_ones_than_may_be_live_and_takes_nobody_elses_place(autojump_clock):
+    config = attrs.evolve(SLEEPY, limits=Limits(max_associations=3, stale_after=10.0))
+    async with serving(config=config, quotas=QuotaPolicy(associations_per_identity=None)) as served:
+        for _ in range(4):
+            for _ in range(3):
+                await served.roamer(identity=b"meter-1").connect()
+            await trio.sleep(LONG)
+        other = await served.roamer(identity=b"meter-2").connect()
+        await trio.sleep(20)
+        assert served.engine.end_associations(b"meter-1", None, Ending.DROP) == Ended(0, 12)
+        await other.send(b"still here")
+        assert served.observer.data == [b"still here"]
+        assert served.engine.statistics()["frozen"] == 0
 
 
 async def test_rehandshake_is_spread_over_time(autojump_clock):
@@ -272,6 +292,48 @@ async def test_a_store_that_is_down_at_a_reload_is_asked_until_it_answers_and_to
         await trio.sleep(60)
         assert there.live == {B}
         assert len(there.log.facts("associations_ended")) == 1
+
+
+async def test_a_damaged_record_is_no_reason_to_let_removed_identities_stay(autojump_clock):
+    async with fleet(ALL, removed="drop", late=True, config=ServerConfig()) as there:
+        for identity in (A, B, C):
+            await there.device(identity)
+        there.store.damaged.add(A)
+        await there.reload({A: (OLD,), B: (OLD, NEW)})
+        assert there.live == {A, B}
+        assert there.troubles == ["standing not known"]
+
+
+@pytest.mark.parametrize("nonsense", [[1], ["a key"], 7, b"0123456789abcdef", {OLD: 1}, None])
+async def test_a_store_that_answers_nonsense_ends_nobody_neither_device_nor_service(autojump_clock, nonsense):
+    async with fleet(ALL, removed="drop", rotated="drop", late=True) as there:
+        await there.device(A)
+        sleeper = await there.device(B)
+        await there.reload({A: nonsense, B: nonsense})
+        assert there.live == {A, B}
+        await trio.sleep(LONG)
+        await sleeper.send(b"awake")
+        await trio.sleep(10)
+        assert there.live == {B}
+        assert there.asleep == 1
+        assert there.troubles == ["standing not known"]
+        await there.reload({A: (OLD,), B: ()})
+        assert there.live == set()
+
+
+async def test_nonsense_that_comes_at_once_ends_nobody_who_wakes_either(autojump_clock):
+    class Nonsense:
+        def lookup(self, identity):
+            return None
+
+    async with fleet(ALL, removed="drop", rotated="drop") as there:
+        sleeper = await there.device(A)
+        await trio.sleep(LONG)
+        there.store = Nonsense()
+        await sleeper.send(b"awake")
+        await trio.sleep(10)
+        assert there.live == {A}
+        assert there.troubles == ["standing not known"]
 
 
 async def test_wakes_while_the_store_is_down_are_told_once_and_end_nobody(autojump_clock):

@@ -9,6 +9,7 @@ import attrs
 import pytest
 import trio
 
+from endpoint import supervised
 from endpoint.clock import ClockSources
 from endpoint.handoff import HandoffError
 from endpoint.handoff_places import STORED_ASSOCIATIONS
@@ -479,3 +480,17 @@ def test_a_database_that_takes_nothing_in_time_is_told(database, monkeypatch):
 
     trio.run(end, clock=trio.testing.MockClock(autojump_threshold=0.05))
     one.close()
+
+
+def test_a_manager_is_asked_for_more_time_while_associations_are_read_and_written(manager, monkeypatch):
+    monkeypatch.setattr(supervised, "ASK_EVERY", 0.0)
+    monkeypatch.setattr(supervised, "LOOK_EVERY", 1)
+    runs = Runs(State(), manager=manager)
+    runs.whole(b"one", b"two")
+    runs.settle()
+    asked = [message for message in manager.messages if "EXTEND_TIMEOUT_USEC" in message]
+    assert len(asked) == 2
+    assert runs.whole() == [b"one", b"two"]
+    runs.settle()
+    asked = [message for message in manager.messages if "EXTEND_TIMEOUT_USEC" in message]
+    assert len(asked) == 2 + 2 + 2

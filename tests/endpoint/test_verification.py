@@ -266,6 +266,19 @@ async def test_a_verification_ends_with_its_handshake(autojump_clock):
         nursery.cancel_scope.cancel()
 
 
+async def test_a_verdict_that_comes_in_the_moment_in_which_its_handshake_ends_is_dropped():
+    late = Late(b"meter")
+    async with serving(config=server_config(), verify=late) as served, trio.open_nursery() as nursery:
+        nursery.start_soon(served.device(config=client_config(own(METER))).connect)
+        await late.asked.wait()
+        late.go.set()  # the task that waits will run with the verdict, and is not cancelled any more
+        assert await served.engine.drain(5) == 0
+        await wait_all_tasks_blocked()
+        assert served.idle
+        assert served.observer.troubles == []
+        nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [

@@ -199,7 +199,7 @@ def _assemble(folder):
             place.symlink_to("/bin/busybox")
     for name in DEVICE:
         _copy_program(Path(_program(name)), folder)
-    for alias in ("iptables-legacy", "ip6tables-legacy", "iptables-legacy-save", "iptables-legacy-restore"):
+    for alias in (f"{version}tables-legacy{end}" for version in ("ip", "ip6") for end in ("", "-save", "-restore")):
         place = folder / "usr/sbin" / alias
         place.unlink(missing_ok=True)
         place.symlink_to("xtables-legacy-multi")

@@ -30,6 +30,11 @@ TASKS = """
   ansible.builtin.file:
     path: /etc/never
     state: absent
+- name: Look whether it would be written # never changed: it is right already
+  ansible.builtin.file:
+    path: /etc/written
+    mode: "0644"
+  check_mode: true
 - name: Go on at once
   ansible.builtin.meta: flush_handlers
 """
@@ -75,6 +80,7 @@ def test_what_each_task_did_is_recorded_and_what_never_happened_is_told(fleet, r
         ("Look at it", "ok"),
         ("Refuse it", "skipped"),
         ("Remove what is never there", "ok"),
+        ("Look whether it would be written", "ok"),
         ("Tell of it", "changed"),
     ]
     assert {result.role for result in first.results} == {"writer"}

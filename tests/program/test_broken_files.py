@@ -245,6 +245,39 @@ def metrics_port_is_none(home):
     home.config(PSK + '[metrics]\nport = "on"\n')
 
 
+def network_is_none(home):
+    home.config(PSK + '[quotas]\nnetworks = ["10.0.0.0/33"]\n')
+
+
+def url_has_a_password(home):
+    home.config(f'[credentials]\npsk_valkey = "redis://u:{KEY}@localhost/0"\n')
+
+
+def two_sinks_have_one_name(home):
+    sink = '[[forward.sinks]]\nkind = "echo"\nname = "a"\n'
+    home.config(PSK + sink + sink)
+
+
+def lookups_have_no_time(home):
+    home.config(PSK + "[credentials.lookup]\ntimeout = 0\n")
+
+
+def module_is_not_there(home):
+    home.config('[credentials]\npsk_module = "no.such:thing"\n')
+
+
+def directory_of_usage_is_not_there(home):
+    home.config(PSK + '[state]\nusage_file = "nowhere/usage"\n')
+
+
+def captures_cannot_be_switched(home):
+    home.config(PSK + '[state]\ncapture_directory = "captures"\n')
+
+
+def policy_is_a_typing_mistake(home):
+    home.config(PSK + 'when_removed = "kill"\n')
+
+
 def place_has_no_port(home):
     home.config(PSK + '[listen]\nalso = ["192.0.2.1"]\n')
 
@@ -307,7 +340,33 @@ BROKEN: list[tuple[Callable[[Home], None], list[tuple[str, str]]]] = [
         ],
     ),
     (forward_has_no_target, [("endpoint.toml: forward", "remedy: ")]),
-    (metrics_port_is_none, [("endpoint.toml: metrics.port: ", "is not one of off")]),
+    (metrics_port_is_none, [("endpoint.toml: metrics.port: ", 'neither a whole number nor "off"')]),
+    (
+        network_is_none,
+        [('endpoint.toml: quotas.networks."10.0.0.0/33": ', 'remedy: write it like "100.64.0.0/10"')],
+    ),
+    (
+        url_has_a_password,
+        [("endpoint.toml: credentials.psk_valkey: ", "remedy: put them under username and ")],
+    ),
+    (two_sinks_have_one_name, [('endpoint.toml: forward.sinks."a".name: ', "remedy: give each its own")]),
+    (
+        lookups_have_no_time,
+        [("endpoint.toml: credentials.lookup.timeout: ", "is not within 0.01 to 60 seconds")],
+    ),
+    (
+        module_is_not_there,
+        [("endpoint.toml: credentials.psk_module: no.such:thing: ", "remedy: install it where")],
+    ),
+    (
+        directory_of_usage_is_not_there,
+        [("endpoint.toml: state.usage_file: ", "remedy: make it, for the service")],
+    ),
+    (
+        captures_cannot_be_switched,
+        [("endpoint.toml: state.capture_directory: ", "remedy: add  admin_socket = ")],
+    ),
+    (policy_is_a_typing_mistake, [("endpoint.toml: credentials.when_removed: ", "is not one of keep, ")]),
     (psk_file_is_a_socket, [("psk.txt: ", "remedy: name a file, or a directory of files")]),
 ]
 

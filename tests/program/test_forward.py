@@ -161,6 +161,34 @@ async def test_a_full_disk_costs_its_lines_and_no_more(autojump_clock):
             nursery.cancel_scope.cancel()
 
 
+async def test_a_disk_that_stays_full_is_told_once_and_that_it_has_room_when_it_has(
+    monkeypatch, autojump_clock, pipe
+):
+    _, writing, _ = pipe
+    told = Told()
+    write, room = os.write, [b""]
+
+    def full_disk(descriptor, data):
+        if descriptor == writing and room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", full_disk)
+    lines = JsonLines(writing, limit=10_000, tell=told)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lines.run)
+        for _ in range(5):
+            lines.deliver(device(), b"x")
+            await lines.flush()
+            await trio.sleep(10)
+        assert [event for event, _ in told.facts] == ["forward_write_failed"]
+        room.clear()
+        lines.deliver(device(), b"x")
+        await lines.flush()
+        nursery.cancel_scope.cancel()
+    assert told.facts[1:] == [("forward_resumed", {"dropped": 5})]
+
+
 async def test_a_line_that_was_torn_by_a_failure_does_not_spoil_the_next(monkeypatch, autojump_clock, pipe):
     reading, writing, _ = pipe
     told = Told()
@@ -205,6 +233,22 @@ async def test_a_stop_does_not_wait_for_a_blocked_reader(pipe):
     with trio.move_on_after(0.05) as scope:
         await run_briefly(lines, lines.flush)
     assert scope.cancelled_caught
+
+
+async def test_what_a_reader_that_has_gone_did_not_get_is_counted(pipe):
+    reading, writing, close = pipe
+    told = Told()
+    lines = JsonLines(writing, limit=100_000, tell=told)
+    close(reading)
+    for _ in range(50):
+        lines.deliver(device(), BIG)
+    delivered = 50 - lines.statistics()["forward_dropped"]
+    assert delivered > 20, "more than are written at once"
+    with pytest.raises(ForwardError):
+        await lines.run()
+    assert lines.statistics() == {"forwarded": 0, "forward_dropped": 50, "forward_held": 0}
+    assert lines.drops["write_failed"] == delivered
+    await lines.flush()
 
 
 async def test_a_closed_reader_is_an_error_that_says_so(pipe):

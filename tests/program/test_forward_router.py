@@ -307,3 +307,23 @@ async def test_that_the_other_side_is_away_is_told_at_most_once_a_minute(autojum
     down = ("forward_down", {"output": "there", "reason": "refused"})
     assert told.facts == [down, ("forward_up", {"output": "there"})] * 3
     assert states == [True, False] * 130
+
+
+async def test_one_that_stays_away_is_told_of_though_it_was_away_a_moment_before(autojump_clock):
+    told = Told()
+    reach = Reach(told)
+    reach.lost("refused")
+    reach.found()
+    await trio.sleep(10)
+    for _ in range(60):
+        reach.lost("refused again")
+        await trio.sleep(1)
+    assert told.events == ["forward_down", "forward_up", "forward_down"]
+
+
+async def test_the_router_names_the_sinks_that_take_nothing():
+    class Away(Collector):
+        usable = False
+
+    router = Router([Route(name="a", sink=Collector()), Route(name="b", sink=Away())], tell=Told())
+    assert router.unusable() == ["b"]

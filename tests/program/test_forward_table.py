@@ -275,6 +275,19 @@ def test_check_of_a_running_service_does_not_mind_its_socket(check, home):
             f'[forward]\n{UDP}bind = "eth0"',
             ['forward.bind: "eth0" is no IP address; remedy: one of this host'],
         ),
+        (
+            f'[forward]\n{UDP}bind = "::1"',
+            [
+                'forward.bind: "::1" cannot reach "127.0.0.1:5683"; remedy: an address of the same version of IP'
+            ],
+        ),
+        (
+            (
+                '[[forward.sinks]]\nkind = "unix"\npath = "x"\nlisten = "back"\nalso = true\n'
+                '[[forward.sinks]]\nname = "b"\nkind = "unix"\npath = "y"\nlisten = "back"'
+            ),
+            ['forward.sinks."b".listen: is that of the sink "unix" too; remedy: name another'],
+        ),
         (f"[forward]\n{UDP}idle = 0", ["forward.idle: 0 is not within 0.001 to 31536000 seconds"]),
         (
             f"[forward]\n{UDP}max_upstreams = 0",

@@ -320,7 +320,7 @@ def check_time():
     ("line", "message"),
     [
         ("port = 70000", "metrics.port: 70000 is not within 0 to 65535"),
-        ('port = "on"', 'metrics.port: "on" is not one of off'),
+        ('port = "on"', 'metrics.port: "on" is neither a whole number nor "off"'),
         ("port = true", "metrics.port: a whole number is needed, not true or false (true)"),
         (
             'address = "localhost"',

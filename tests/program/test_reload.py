@@ -88,6 +88,11 @@ def test_a_reload_says_what_changed_or_every_mistake_and_the_manager_hears_of_it
         assert (done.returncode, done.stdout) == (0, "asked for; the log says what comes of it\n")
         service.wait_until(lambda: len(service.facts("reload_failed")) == 3, "it logs the third failure")
         assert service.stop() == 0
+        assert [name for message in service.messages[-2:] for name in message] == [
+            "EXTEND_TIMEOUT_USEC",
+            "STOPPING",
+            "STATUS",
+        ]
         log = service.errors.read_text()
         assert not any(key in log + done.stdout + done.stderr for key in (K1, K2))
 

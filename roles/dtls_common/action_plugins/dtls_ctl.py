@@ -59,7 +59,7 @@ class ActionModule(ShellAction):
             }
         given = options["stdin"]
         if not isinstance(given, (str, bytes)):
-            raise AnsibleActionFail(f"stdin: is no text, but a {type(given).__name__}")
+            raise AnsibleActionFail("stdin: is no text; remedy: quotes")
         data = given if isinstance(given, bytes) else given.encode("utf-8", "surrogateescape")
         answer = self.shell("dtls_ctl", *self._line(options, name, words, check=check), data=data)
         about = f"{Path(options['program']).name} {' '.join(name)}"

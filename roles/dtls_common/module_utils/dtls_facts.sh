@@ -1,8 +1,5 @@
 # What a host is and has, in one go; action_plugins/dtls_facts.py sends it. POSIX sh; busybox will do.
 
-say() { printf 'dtls: %s\n' "$*"; }
-has() { command -v "$1" >/dev/null 2>&1; }
-
 init() {
     if [ -d /run/systemd/system ]; then
         echo systemd
@@ -24,25 +21,7 @@ version() {
     "$@" 2>/dev/null </dev/null | sed -n '1s/^[^0-9]*\([0-9][0-9A-Za-z.]*\).*/\1/p'
 }
 
-# sudo keeps no SSH_CONNECTION; the shell of the login above it has one.
-connection() {
-    if [ -n "$SSH_CONNECTION" ]; then
-        echo "$SSH_CONNECTION"
-        return
-    fi
-    process=$$
-    while [ "${process:-0}" -gt 1 ] && [ -r "/proc/$process/environ" ]; do
-        told=$(tr '\0' '\n' <"/proc/$process/environ" 2>/dev/null | sed -n 's/^SSH_CONNECTION=//p')
-        if [ -n "$told" ]; then
-            echo "$told"
-            return
-        fi
-        process=$(sed -n 's/^PPid:[[:space:]]*//p' "/proc/$process/status" 2>/dev/null)
-    done
-}
-
 main() {
-    PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
     say init "$(init)"
     say nft "$(version nft --version)"
     # "iptables" may be either of the two.
@@ -75,7 +54,7 @@ main() {
     say uid "$(id -u)"
     # Beside the shell's own; without them the plugins cannot do their work.
     missing=''
-    for program in awk cat chmod chown cut dirname grep head id ln ls mkdir mv rm sed sha256sum sync tail tr wc; do
+    for program in awk cat chmod chown cut dirname grep head id ln ls mkdir mv rm sed sha256sum sort sync tail tr wc; do
         has $program || missing="$missing $program"
     done
     say missing "$missing"

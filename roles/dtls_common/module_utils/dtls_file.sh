@@ -1,11 +1,5 @@
 # Puts one file, directory or link in place; action_plugins/dtls_file.py sends it. POSIX sh; busybox will do.
 # Standard input: a key for digests (a line, may be empty), the digest wanted (a line), then the content.
-# Every way out reads standard input to its end: ssh takes a reader that has gone for a lost host.
-
-say() { printf 'dtls: %s\n' "$*"; }
-drain() { cat >/dev/null 2>&1; }
-fail() { drain; say failed "$*"; exit 0; }
-done_() { drain; say done; exit 0; }
 
 digest() {
     # echo, not printf: a builtin everywhere, so that the key stands in no process list.
@@ -103,8 +97,6 @@ sweep() {
     done
 }
 
-to_disk() { sync -- "$1" 2>/dev/null || sync; }
-
 own() {
     [ -z "$want_uid" ] || chown -h -- "$want_uid" "$1" 2>/dev/null || fail "cannot be given to $owner; remedy: become"
     [ -z "$want_gid" ] || chgrp -h -- "$want_gid" "$1" 2>/dev/null || fail "cannot be given to group $group; remedy: become"
@@ -127,7 +119,7 @@ put() {
     [ -d "$dir" ] || fail "the directory $dir is not there; remedy: a task with state=directory before"
     begin
     # noclobber: nobody else has put a file or link there.
-    (set -C && cat >"$temporary") 2>/dev/null || fail "$dir cannot be written, or is full"
+    (set -C && cat >"$temporary") 2>/dev/null || fail "$dir cannot be written; remedy: become, or make room"
     [ "$(digest "$temporary")" = "$want" ] || fail "what arrived is not what was sent; remedy: run it again"
     own "$temporary"
     if [ -n "$validate" ]; then
@@ -187,9 +179,9 @@ main() {
         head -c "$size" -- "$dest"
         echo
     fi
-    [ "$check" = no ] || done_
+    [ "$check" = no ] || leave
     [ ! -d "$dir" ] || sweep
-    [ -n "$changes" ] || done_
+    [ -n "$changes" ] || leave
     known
     case $state in
     absent)
@@ -208,7 +200,7 @@ main() {
         esac
         ;;
     esac
-    done_
+    leave
 }
 
 main "$@"

@@ -23,8 +23,13 @@ if TYPE_CHECKING:
 MARK = b"dtls: "
 """Before each line that a script reports; a login may print others."""
 _END = "#dtls-end"
-# `read` takes one byte at a time of a pipe, so that what follows the script is left for it.
-_BOOTSTRAP = f': sansdtls {{name}}; eval "$(while IFS= read -r l && [ "$l" != "{_END}" ]; do printf "%s\\n" "$l"; done)"'
+# `read` takes one byte at a time of a pipe, so that what follows the script is left for it. A script may keep itself.
+_BOOTSTRAP = (
+    f': sansdtls {{name}}; dtls_script="$(while IFS= read -r l && [ "$l" != "{_END}" ]; do printf "%s\\n" "$l"; done)"; '
+    'eval "$dtls_script"'
+)
+ALIVE = "-o ServerAliveInterval=5 -o ServerAliveCountMax=3"
+"""For ssh: a host that goes away in the middle of something is missed after 20 s, not after a quarter of an hour."""
 _SCRIPTS = Path(__file__).parent
 
 
@@ -66,6 +71,7 @@ class ShellAction(ActionBase):  # type: ignore[misc]
         result: dict[str, Any] = super().run(tmp, task_vars)
         choice = {"type": "str", "default": "fail", "choices": ["fail", "result"]}
         _, options = self.validate_argument_spec({**self.SPEC, "unreachable": choice})
+        self._stay_alert()
         try:
             result.update(self.act(options, task_vars or {}))
         except AnsibleConnectionFailure as error:
@@ -83,15 +89,23 @@ class ShellAction(ActionBase):  # type: ignore[misc]
         """Do the task; its result."""
         raise NotImplementedError
 
+    def _stay_alert(self) -> None:
+        if getattr(self._connection, "transport", "") != "ssh":
+            return
+        names = ("ssh_args", "ssh_common_args", "ssh_extra_args")
+        given = [str(self._connection.get_option(name) or "") for name in names]
+        if not any("ServerAliveInterval" in arguments for arguments in given):
+            self._connection.set_option("ssh_extra_args", f"{given[-1]} {ALIVE}".strip())
+
     def host(self, task_vars: Mapping[str, Any] | None) -> str:
         """The host's name in the inventory, for messages."""
         return str((task_vars or {}).get("inventory_hostname", "the host"))
 
     def shell(self, name: str, *arguments: str, data: bytes = b"") -> Answer:
         """Run the script ``name`` of this folder with ``arguments``; it reads ``data`` from its standard input."""
-        script = (_SCRIPTS / f"{name}.sh").read_text(encoding="utf-8")
+        script = "".join(_script(file) for file in ("dtls_lib", name))
         words = " ".join(shlex.quote(argument) for argument in arguments)
-        sent = f"set -- {words}\n{script.rstrip()}\n{_END}\n"
+        sent = f"set -- {words}\n{script}{_END}\n"
         done = self._low_level_execute_command(
             _BOOTSTRAP.format(name=name),
             in_data=sent.encode("utf-8", "surrogateescape") + data,
@@ -105,6 +119,12 @@ class ShellAction(ActionBase):  # type: ignore[misc]
         problem = answer.problem()
         if problem is not None:
             raise AnsibleActionFail(f"{self.host(task_vars)}: {about}: {problem}")
+
+
+def _script(name: str) -> str:
+    """A script of this folder without what is only for readers."""
+    lines = (_SCRIPTS / f"{name}.sh").read_text(encoding="utf-8").splitlines()
+    return "".join(f"{line}\n" for line in lines if line.strip() and not line.lstrip().startswith("#"))
 
 
 def reported(output: bytes) -> tuple[dict[str, str], bytes]:

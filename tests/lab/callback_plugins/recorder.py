@@ -7,6 +7,7 @@ import os
 import time
 from pathlib import Path
 
+from ansible import context
 from ansible.plugins.callback import CallbackBase
 
 DOCUMENTATION = """
@@ -60,7 +61,8 @@ class CallbackModule(CallbackBase):
             "place": task.get_path(),
             "host": host,
             "state": state,
-            "check": bool(task.check_mode),
+            # Of the run: a task that only looks, and so has it for itself, did what it does.
+            "check": bool(context.CLIARGS.get("check")) and bool(task.check_mode),
             "seconds": None if began is None else round(time.monotonic() - began, 3),
         }
         with Path(self._place or os.devnull).open("a", encoding="utf-8") as file:

@@ -1,0 +1,142 @@
+"""Wheelhouses for the lab: the project and what it needs, as an operator would make them, and such with a release that is broken.
+
+Dependencies are fetched once, in the versions of ``constraints.txt``; the project's own wheel is built from the sources
+as they are. Both are kept under ``var/lab``, by what they were made of.
+"""
+
+import fcntl
+import hashlib
+import subprocess
+import sys
+import tempfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+from tests.lab import images
+
+REPOSITORY = Path(__file__).parents[2]
+PYTHONS = {"bookworm": "3.11", "trixie": "3.13"}
+SOURCES = ("sansdtls", "endpoint", "pyproject.toml", "README.md", "LICENSE")
+
+_SERVE = "def _run(options: argparse.Namespace) -> int:\n"
+EXITS = ("endpoint/commands/serve.py", _SERVE, f"{_SERVE}    return 2\n")
+"""A release that takes the configuration and ends as soon as it is to serve, so that systemd does not try again."""
+MUTE = (
+    "sansdtls/handshake/server12.py",
+    'OUR_LABEL = b"server finished"',
+    'OUR_LABEL = b"server finishes"',
+)
+"""A release that starts and says that it is ready, and whose handshakes fail."""
+
+
+def wheelhouse(suite="bookworm", *, version=None, patch=None):
+    """A folder of wheels for the Python of that Debian.
+
+    ``version``: of ours, another one than it has. ``patch``: (file, old text, new text).
+    """
+    own = _ours()
+    dependencies = _dependencies(suite)
+    name = hashlib.sha256(f"{own}{dependencies}{version}{patch}".encode()).hexdigest()[:12]
+    folder = images.BUILD / f"wheelhouse-{name}"
+    if not folder.is_dir():
+        with tempfile.TemporaryDirectory(dir=images.BUILD) as draft:
+            made = Path(draft) / "made"
+            made.mkdir()
+            for wheel in dependencies.glob("*.whl"):
+                (made / wheel.name).hardlink_to(wheel)
+            _changed(next(own.glob("*.whl")), made, version, patch)
+            _put(made, folder)
+    return folder
+
+
+def _put(made, folder):
+    try:
+        made.rename(folder)
+    except OSError:
+        # Another run was faster.
+        if not folder.is_dir():
+            raise
+
+
+def _dependencies(suite):
+    python = PYTHONS[suite]
+    project = (REPOSITORY / "pyproject.toml").read_bytes()
+    constraints = (REPOSITORY / "constraints.txt").read_bytes()
+    told = tomllib.loads(project.decode())["project"]
+    wanted = [*told["dependencies"], *told["optional-dependencies"]["endpoint"], "pip"]
+    name = hashlib.sha256(f"{wanted}{python}".encode() + constraints).hexdigest()[:12]
+    folder = images.BUILD / f"wheels-{python}-{name}"
+    with (images.BUILD / f"wheels-{python}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            with tempfile.TemporaryDirectory(dir=images.BUILD) as draft:
+                made = Path(draft) / "made"
+                subprocess.run(
+                    [
+                        sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(made), "--only-binary", ":all:",
+                        "--constraint", str(REPOSITORY / "constraints.txt"),
+                        "--python-version", python, "--implementation", "cp", "--abi", f"cp{python.replace('.', '')}",
+                        "--abi", "abi3", "--abi", "none",
+                        *(word for number in (17, 28, 34) for word in ("--platform", f"manylinux_2_{number}_x86_64")),
+                        "--platform", "manylinux2014_x86_64", *wanted,
+                    ],
+                    check=True, capture_output=True,
+                )  # fmt: skip
+                _put(made, folder)
+    return folder
+
+
+def _ours():
+    digest = hashlib.sha256()
+    for source in SOURCES:
+        for path in sorted([REPOSITORY / source, *(REPOSITORY / source).rglob("*")]):
+            if path.is_file() and path.suffix != ".pyc":
+                digest.update(str(path.relative_to(REPOSITORY)).encode() + path.read_bytes())
+    folder = images.BUILD / f"own-{digest.hexdigest()[:12]}"
+    with (images.BUILD / "own.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            with tempfile.TemporaryDirectory(dir=images.BUILD) as draft:
+                made = Path(draft) / "made"
+                command = [
+                    sys.executable,
+                    "-m",
+                    "pip",
+                    "wheel",
+                    "--quiet",
+                    "--no-deps",
+                    "--wheel-dir",
+                    str(made),
+                    ".",
+                ]
+                subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
+                _put(made, folder)
+    return folder
+
+
+def _changed(wheel, folder, version, patch):
+    """The wheel, with another version or one file changed: what a build of such sources would give, in no time."""
+    _, old, rest = wheel.name.split("-", 2)
+    new = version or old
+    todo = {patch[0]} if patch else set()
+    with (
+        zipfile.ZipFile(wheel) as source,
+        zipfile.ZipFile(folder / f"sansdtls-{new}-{rest}", "w", zipfile.ZIP_DEFLATED) as made,
+    ):
+        for entry in source.infolist():
+            content = source.read(entry)
+            if entry.filename.endswith("/METADATA"):
+                content = content.replace(f"\nVersion: {old}\n".encode(), f"\nVersion: {new}\n".encode())
+            if entry.filename.endswith("/RECORD"):
+                content = content.replace(
+                    f"sansdtls-{old}.dist-info".encode(), f"sansdtls-{new}.dist-info".encode()
+                )
+            if entry.filename in todo:
+                todo.remove(entry.filename)
+                assert content.count(patch[1].encode()) == 1, patch
+                content = content.replace(patch[1].encode(), patch[2].encode())
+            made.writestr(
+                entry.filename.replace(f"sansdtls-{old}.dist-info", f"sansdtls-{new}.dist-info"), content
+            )
+    assert not todo, todo
