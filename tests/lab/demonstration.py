@@ -32,6 +32,7 @@ ALWAYS = {
     "dtls_endpoint_config": {"forward": {"kind": "echo"}},
 }
 """What stands in the inventory from the beginning."""
+WIDTH = 132
 FEW = 20
 """Datagrams of each device that have to come back after a step: what it broke is then seen in its own line."""
 
@@ -66,7 +67,9 @@ class Outcome:
     """What a step came to."""
 
     step: Step
-    result: str
+    result: str = "done"
+    """Or ``failed``, or ``missing``."""
+    why: str = ""
     seconds: float = 0.0
     changed: dict[str, int] = attrs.Factory(dict)
     """Of each host, how many tasks changed something."""
@@ -105,8 +108,9 @@ class Demonstration:
             with self._console.status(step.name):
                 outcome = self._one(step, vault)
             self.outcomes.append(outcome)
-            self._console.print(f"{step.name}: {outcome.result}, {outcome.seconds:.1f} s", highlight=False)
-            if outcome.result.startswith("failed"):
+            told = [f"{step.name}: {outcome.result} after {outcome.seconds:.1f} s", outcome.why]
+            self._console.print("; ".join(filter(None, told)), highlight=False, soft_wrap=True)
+            if outcome.result == "failed":
                 break
         self._undo.close()
         return len(self.outcomes) == len(self._steps) and all(outcome.good for outcome in self.outcomes)
@@ -114,10 +118,10 @@ class Demonstration:
     def _one(self, step, vault):
         playbook = self._playbooks / step.playbook
         if not playbook.exists():
-            return Outcome(step, f"missing: there is no {playbook.name} in {self._playbooks}")
+            return Outcome(step, "missing", f"there is no {playbook.name} in {self._playbooks}")
         before = self._totals()
         began = time.monotonic()
-        outcome = Outcome(step, "done")
+        outcome = Outcome(step)
         try:
             self._variables |= step.changes(self._fleet)
             inventory = self._fleet.inventory(**self._variables)
@@ -129,12 +133,12 @@ class Demonstration:
         except AssertionError as error:
             LOGS.mkdir(parents=True, exist_ok=True)
             (LOGS / f"{step.name}.log").write_text(str(error))
-            outcome.result = f"failed, see {LOGS / f'{step.name}.log'}"
+            outcome.result, outcome.why = "failed", f"see {LOGS / f'{step.name}.log'}"
         outcome.seconds = time.monotonic() - began
         try:
             self._let_them_send()
         except AssertionError as error:
-            outcome.result = f"failed, devices do not get through: {error}"
+            outcome.result, outcome.why = "failed", f"devices do not get through: {error}"
         if before:
             after = self._totals()
             outcome.traffic = {name: after[name] - before[name] for name in after}
@@ -235,7 +239,8 @@ def main(arguments=None, *, console=None):
         "--stay", action="store_true", help="keep the fleet until Enter is pressed, to look around"
     )
     options = parser.parse_args(arguments)
-    console = console or Console()
+    # As a table in a file or a pipe, where nobody says how wide it is, it keeps its lines whole.
+    console = console or Console(width=None if sys.stdout.isatty() else WIDTH)
     try:
         images.require()
         with console.status("images, which takes a minute the first time"):
