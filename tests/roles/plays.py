@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -87,6 +88,39 @@ class Plays:
         )  # fmt: skip
         lines = place.read_text().splitlines() if place.exists() else []
         return Run(output, [Answer(**json.loads(line)) for line in lines])
+
+
+class Here:
+    """In place of a fleet: this machine as its own only host, ``localhost``, in a folder of the test."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def playbook(self, playbook, *arguments, inventory=None, status=0, timeout=120, **environment):
+        """As :meth:`Fleet.playbook`."""
+        words = [
+            str(Path(sys.executable).with_name("ansible-playbook")),
+            "-i",
+            inventory or "localhost,",
+            "-c",
+            "local",
+        ]
+        own = {
+            "PATH": f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": str(self.folder),
+            "LANG": "C.UTF-8",
+            "ANSIBLE_ROLES_PATH": str(ROLES),
+            "ANSIBLE_LOCAL_TEMP": str(self.folder / "ansible"),
+            "ANSIBLE_NOCOLOR": "True",
+            "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
+        }
+        done = subprocess.run(
+            [*words, str(playbook), *arguments],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            cwd=self.folder, env=own | environment, timeout=timeout, check=False,
+        )  # fmt: skip
+        assert done.returncode == status, f"status {done.returncode}, not {status}:\n{done.stdout}"
+        return done.stdout
 
 
 def task(action, *, name=None, keywords=None, **arguments):

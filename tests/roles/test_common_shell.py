@@ -143,7 +143,6 @@ def test_content_arrives_as_it_is(words, tmp_path, content):
 def test_content_that_arrives_in_part_changes_nothing(words, tmp_path):
     dest = tmp_path / "file"
     put(words, dest, b"old")
-    _, sent = command_and_input("dtls_file")
     for missing in (1, 2, 1000, 4096):
         answer = put(words, dest, bytes(5000), cut=-missing)
         assert "remedy" in answer.problem()
@@ -217,7 +216,7 @@ def test_directories_and_links_are_made_and_kept(words, tmp_path):
     for target in ("a/b c", "a"):
         for changes in ("content", ""):
             assert put(words, link, b"", state="link", target=target).report["changes"] == changes
-        assert os.readlink(link) == target
+        assert str(link.readlink()) == target
     for changes in ("state", ""):
         assert put(words, link, b"", state="absent").report["changes"] == changes
     assert folder.is_dir()

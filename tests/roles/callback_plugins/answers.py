@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 from ansible.plugins.callback import CallbackBase
 
@@ -49,5 +50,5 @@ class CallbackModule(CallbackBase):
             "state": state,
             "result": result.result,
         }
-        with open(self._place, "a", encoding="utf-8") as file:
+        with Path(self._place).open("a", encoding="utf-8") as file:
             file.write(json.dumps(told, default=str) + "\n")
