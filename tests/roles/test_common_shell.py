@@ -4,6 +4,7 @@ import os
 import shlex
 import shutil
 import subprocess
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from tests.conftest import require_program
 from tests.roles.plays import COMMON, load
 
 SHELL = load("module_utils/dtls_shell")
+ShellAction: Any = SHELL.ShellAction
 SECRETS = load("module_utils/dtls_secrets")
 FILE = load("action_plugins/dtls_file")
 SCRIPTS = sorted((COMMON / "module_utils").glob("*.sh"))
@@ -25,9 +27,9 @@ def words(request):
 
 def command_and_input(name, *arguments, data=b""):
     """What :meth:`ShellAction.shell` has a host run."""
-    seen = {}
+    seen: dict[str, Any] = {}
 
-    class Action(SHELL.ShellAction):
+    class Action(ShellAction):
         def __init__(self):
             pass
 
@@ -214,11 +216,11 @@ def test_directories_and_links_are_made_and_kept(words, tmp_path):
         assert put(words, folder, b"", state="directory", mode=0o750).report["changes"].split() == changes
     assert folder.stat().st_mode & 0o777 == 0o750
     for target in ("a/b c", "a"):
-        for changes in ("content", ""):
-            assert put(words, link, b"", state="link", target=target).report["changes"] == changes
+        for change in ("content", ""):
+            assert put(words, link, b"", state="link", target=target).report["changes"] == change
         assert str(link.readlink()) == target
-    for changes in ("state", ""):
-        assert put(words, link, b"", state="absent").report["changes"] == changes
+    for change in ("state", ""):
+        assert put(words, link, b"", state="absent").report["changes"] == change
     assert folder.is_dir()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
 
@@ -342,19 +344,21 @@ def test_arguments_are_quoted_for_a_shell():
     ],
 )
 def test_ssh_is_told_to_miss_a_host_that_goes_away(transport, given, told):
-    seen = {}
+    seen: dict[str, Any] = {}
 
     class Connection:
+        def __init__(self):
+            self.transport = transport
+
         def get_option(self, name):
             return given.get(name)
 
         def set_option(self, name, value):
             seen[name] = value
 
-    class Action(SHELL.ShellAction):
+    class Action(ShellAction):
         def __init__(self):
             self._connection = Connection()
-            self._connection.transport = transport
 
     Action()._stay_alert()
     assert seen.get("ssh_extra_args") == told
