@@ -158,18 +158,27 @@ def _bootstrap(suite, folder):
 
 def _sources(suite):
     """One line for apt: ``suite`` from the mirror that this machine has its Debian from."""
-    found = subprocess.run(
+    with _locked(BUILD / "apt.lock"):
+        found = _mirrors()
+        if not found:
+            # Images for containers come without apt's lists.
+            subprocess.run(["apt-get", "update", "-qq"], capture_output=True, check=False)
+            found = _mirrors()
+    if not found:
+        raise Impossible(f"apt knows no mirror of Debian; {REMEDY}")
+    site, _, key = found[0].partition(" ")
+    key = key.strip() if key.startswith("/") else "/usr/share/keyrings/debian-archive-keyring.gpg"
+    return f"deb [signed-by={key}] {site} {suite} main\n"
+
+
+def _mirrors():
+    return subprocess.run(
         [
             "apt-get", "indextargets", "--format", "$(SITE) $(SIGNED_BY)",
             "Created-By: Packages", "Origin: Debian", "Label: Debian",
         ],
         capture_output=True, text=True, check=False,
     ).stdout.splitlines()  # fmt: skip
-    if not found:
-        raise Impossible("apt knows no mirror of Debian; remedy: apt-get update")
-    site, _, key = found[0].partition(" ")
-    key = key.strip() if key.startswith("/") else "/usr/share/keyrings/debian-archive-keyring.gpg"
-    return f"deb [signed-by={key}] {site} {suite} main\n"
 
 
 def _assemble(folder):
@@ -199,7 +208,9 @@ def _assemble(folder):
             place.symlink_to("/bin/busybox")
     for name in DEVICE:
         _copy_program(Path(_program(name)), folder)
-    for alias in (f"{version}tables-legacy{end}" for version in ("ip", "ip6") for end in ("", "-save", "-restore")):
+    for alias in (
+        f"{version}tables-legacy{end}" for version in ("ip", "ip6") for end in ("", "-save", "-restore")
+    ):
         place = folder / "usr/sbin" / alias
         place.unlink(missing_ok=True)
         place.symlink_to("xtables-legacy-multi")

@@ -270,10 +270,12 @@ def _overflowed():
 class Streams:
     """A sensor for each device of a fleet; use it in a ``with`` statement, and :meth:`check` after it.
 
-    ``how`` goes to each :class:`Sensor`.
+    ``how`` goes to each :class:`Sensor`. They have an association when the ``with`` begins; with ``connected`` false they
+    may still wait for their keys, as new devices do.
     """
 
-    def __init__(self, fleet, **how):
+    def __init__(self, fleet, *, connected=True, **how):
+        self._connected = connected
         endpoints = fleet.endpoints
         self.sensors = {
             device.name: Sensor(device, endpoints[number % len(endpoints)].address, **how)
@@ -284,8 +286,9 @@ class Streams:
         for sensor in self.sensors.values():
             sensor.start()
         try:
-            for sensor in self.sensors.values():
-                sensor.wait_until_connected()
+            if self._connected:
+                for sensor in self.sensors.values():
+                    sensor.wait_until_connected()
         except BaseException:
             self.__exit__()
             raise
