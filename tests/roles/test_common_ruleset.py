@@ -51,16 +51,12 @@ def plays(fleet):
 
 @pytest.fixture(autouse=True)
 def bare(fleet):
-    """Every host without rules, before and after."""
-    for _ in range(2):
-        for host in fleet.hosts.values():
-            on(host, "nft flush ruleset")
-            for family in ("ip", "ip6"):
-                on(host, f"{family}tables-legacy -F; {family}tables-legacy -X", check=False)
-            shutil.rmtree(host.root / "etc/dtls-guard", ignore_errors=True)
-            host.ssh("rm -rf /run/dtls-guard")
-        if not _:
-            yield
+    """Every host without rules."""
+    for host in fleet.hosts.values():
+        on(host, "nft flush ruleset")
+        on(host, "for ip in ip ip6; do ${ip}tables-legacy -F; ${ip}tables-legacy -X; done", check=False)
+        shutil.rmtree(host.root / "etc/dtls-guard", ignore_errors=True)
+        host.ssh("rm -rf /run/dtls-guard")
 
 
 def on(host, command, *, check=True):

@@ -152,6 +152,15 @@ def test_content_that_arrives_in_part_changes_nothing(words, tmp_path):
         assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_without_the_comparison_half_a_file_would_take_its_place(words, tmp_path, monkeypatch):
+    """The protection taken out: the test before this one goes red."""
+    script, compared = SHELL._script, '[ "$(digest "$temporary")" = "$want" ]'
+    assert compared in script("dtls_file")
+    monkeypatch.setattr(SHELL, "_script", lambda name: script(name).replace(compared, "true"))
+    put(words, tmp_path / "file", bytes(5000), cut=-1000)
+    assert (tmp_path / "file").read_bytes() == bytes(4000)
+
+
 def test_check_mode_changes_nothing(words, tmp_path):
     dest = tmp_path / "file"
     assert put(words, dest, b"new", check="yes").report["changes"].split() == ["content", "mode"]
