@@ -20,13 +20,14 @@ import attrs
 
 from endpoint.credentials import Credentials
 from endpoint.quotas import QuotaPolicy
-from endpoint.structure import StructureError, structure
+from endpoint.structure import structure
 from endpoint.tables.forward import Forward
 from endpoint.tables.listen import Listen
 from endpoint.tables.log import Log
 from endpoint.tables.metrics import Metrics
 from endpoint.tables.state import State
 from endpoint.text import show_text
+from endpoint.values import StructureError
 from sansdtls import ServerConfig
 
 NOT_IN_DTLS = (

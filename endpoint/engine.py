@@ -153,6 +153,7 @@ class Engine(HandlingEngine, SendingEngine, EndingEngine, CountingEngine):
             entropy=entropy,
             clock=clock,
             settle=self.settle,
+            deliver=self._take,
         )
         self._intake = Intake(
             quotas,

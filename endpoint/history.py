@@ -265,7 +265,7 @@ class History(Quiet):
         return (name for name, _ in self._names.proved)
 
     def rejections_naming(self, text: str) -> list[Failure]:
-        """Failures of certificates and raw keys, which have no identity, whose reason has ``text`` in it."""
+        """Failures of certificates and raw keys, which have no identity, whose reason has ``text`` in it, as a whole name."""
         if not text:
             return []
         wanted = text.casefold()

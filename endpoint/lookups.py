@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from endpoint.histogram import LOOKUP_SECONDS, Histogram
-from endpoint.keystore import StoreUnavailable
+from endpoint.keystore import StoreUnavailable, why_no_keys
 from sansdtls import AlertDescription, UsageError
 
 if TYPE_CHECKING:
@@ -112,13 +112,10 @@ class Lookups:
         # RFC 5246 §7.2.2: internal_error "makes it impossible to continue" and accuses nobody.
         return request.connection.refuse_psk(request, AlertDescription.INTERNAL_ERROR, now=now)
 
-    def _provide(self, request: PskRequested, keys: object, now: float) -> list[Event]:
-        # bytes are a sequence too, of numbers: the likeliest mistake of a store deserves its own words.
-        if not isinstance(keys, Sequence) or isinstance(keys, (bytes, bytearray, str)):
-            self._failed(request, f"a list of keys is needed, not {type(keys).__name__}")
-            keys = ()
-        elif not all(isinstance(key, bytes) for key in keys):
-            self._failed(request, "a key is not bytes")
+    def _provide(self, request: PskRequested, keys: Keys, now: float) -> list[Event]:
+        wrong = why_no_keys(keys)
+        if wrong is not None:
+            self._failed(request, wrong)
             keys = ()
         self._answered(request.connection, keys)
         try:

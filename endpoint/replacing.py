@@ -69,6 +69,11 @@ def _lock(directory: Path, patience: float) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise ReplaceError(path, f"cannot be made: {_reason(error)}") from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_size or status.st_nlink > 1:
+        os.close(descriptor)
+        # Root would give it to the directory's owner, who may have put a file of root's there.
+        raise ReplaceError(path, "is no lock; remedy: remove it")
     until = time.monotonic() + patience
     while True:
         try:

@@ -29,7 +29,7 @@ import trio
 
 from endpoint.association import CredentialKind
 from endpoint.ending import Ended, Ending, is_over
-from endpoint.keystore import KeyDataError, StoreUnavailable
+from endpoint.keystore import KeyDataError, StoreUnavailable, why_no_keys
 from endpoint.keystore.file import FileKeyStore
 from endpoint.keystore.fingerprint import fingerprint
 from endpoint.observer import Quiet
@@ -155,6 +155,7 @@ class Standing(Quiet):
             if answer is None:
                 answer = self._keystore().lookup(identity)
             keys = await answer if isinstance(answer, Awaitable) else answer
+            _require_keys(keys)
         except Exception as error:  # noqa: BLE001 - whatever a store raises, nobody is removed for it
             self._not_known(identity, error)
             return None
@@ -187,6 +188,8 @@ class Standing(Quiet):
             return  # woken in order to end
         try:
             answer = self._keystore().lookup(association.identity)
+            if not isinstance(answer, Awaitable):
+                _require_keys(answer)
         except Exception as error:  # noqa: BLE001 - as above
             self._not_known(association.identity, error)
             return
@@ -219,6 +222,12 @@ class Standing(Quiet):
     def statistics(self) -> dict[str, Any]:
         """Counters."""
         return {"standings_unasked": self._unasked}
+
+
+def _require_keys(answer: object) -> None:
+    wrong = why_no_keys(answer)
+    if wrong is not None:
+        raise TypeError(wrong)
 
 
 def _accepted(keys: Keys) -> list[str] | None:

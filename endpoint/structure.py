@@ -1,14 +1,13 @@
 """TOML values into frozen attrs classes, with every mistake told at the key where it is.
 
-cattrs finds the hook for each type; the hooks here are stricter than its own, which would turn
-``"5684"`` into 5684 and ``2.9`` into 2, and they gather mistakes where cattrs stops at the first of
-a class. A class's own validators stay the only place that knows its ranges: they raise
+cattrs finds the hook for each type; the hooks here and in ``endpoint.values`` are stricter than its own,
+which would turn ``"5684"`` into 5684 and ``2.9`` into 2, and they gather mistakes where cattrs stops at the
+first of a class. A class's own validators stay the only place that knows its ranges: they raise
 ``ConfigError`` or ``ValueError`` with a text ``Class.field: what``, which is taken apart again here.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import difflib
 import enum
 import re
@@ -23,10 +22,26 @@ import cattrs
 
 from endpoint.quotas import NetworkQuota
 from endpoint.text import show_text
+from endpoint.values import (
+    StructureError,
+    choice,
+    cipher_suite,
+    is_needed,
+    list_of,
+    mistake,
+    show_value,
+    take_bytes,
+    take_flag,
+    take_number,
+    take_path,
+    take_protocol_name,
+    take_text,
+    take_whole_number,
+)
 from sansdtls import CipherSuite, ConfigError, RetransmitPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 T = TypeVar("T")
 
@@ -41,14 +56,6 @@ NO_TABLE = "off"
 """Stands for None where a whole table may be absent."""
 
 
-class StructureError(Exception):
-    """What is wrong, as (dotted key, text) pairs."""
-
-    def __init__(self, mistakes: Iterable[tuple[str, str]]):
-        self.mistakes = list(mistakes)
-        super().__init__("; ".join(f"{key}: {what}" for key, what in self.mistakes))
-
-
 def structure(table: Mapping[str, Any], cls: type[T], *, private: Sequence[str] = ()) -> T:
     """``table`` as an instance of ``cls``. Values below the keys in ``private`` are left out of messages."""
     try:
@@ -61,139 +68,20 @@ def structure(table: Mapping[str, Any], cls: type[T], *, private: Sequence[str] 
         ) from None
 
 
-def within(
-    low: float, high: float, unit: str, *, whole: bool = False
-) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
-    """A validator: a number from ``low`` to ``high``, both included."""
-
-    def check(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-        if whole and not isinstance(value, int):
-            raise ValueError(f"{attribute.name}: {value!r} is not a whole number")
-        if not low <= value <= high:
-            bounds = f"at least {low}" if high == float("inf") else f"within {low} to {high}"
-            raise ValueError(f"{attribute.name}: {value!r} is not {bounds} {unit}".rstrip())
-
-    return check
-
-
 # --- hooks: each raises StructureError with keys relative to its value ---------------------------------
-
-
-def _mistake(what: str, key: str = "") -> StructureError:
-    return StructureError([(key, what)])
-
-
-_TYPE_NAMES: Mapping[type, str] = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    list: "a list",
-    dict: "a table",
-    dt.datetime: "a date",
-    dt.date: "a date",
-    dt.time: "a time",
-}
-
-
-def _is_needed(needed: str, value: Any) -> StructureError:
-    shown = f" ({_shown(value)})" if isinstance(value, (bool, int, float, str)) else ""
-    return _mistake(f"{needed} is needed, not {_TYPE_NAMES.get(type(value), 'this')}{shown}")
-
-
-def _shown(value: Any) -> str:
-    """A value as it stands in the file, cut where it is long."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if not isinstance(value, str):
-        return str(value)
-    return f'"{show_text(value[:80])}{"…" if len(value) > 80 else ""}"'
-
-
-def _text(value: Any, _: Any) -> str:
-    if not isinstance(value, str):
-        raise _is_needed("text", value)
-    return value
-
-
-def _flag(value: Any, _: Any) -> bool:
-    if not isinstance(value, bool):
-        raise _is_needed("true or false", value)
-    return value
-
-
-def _whole_number(value: Any, _: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise _is_needed("a whole number", value)
-    return value
-
-
-def _number(value: Any, _: Any) -> float:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise _is_needed("a number", value)
-    return value
-
-
-def _path(value: Any, _: Any) -> Path:
-    if not isinstance(value, str):
-        raise _is_needed("the name of a file", value)
-    if not value:
-        raise _mistake("the name of a file is needed, not nothing")
-    return Path(value)
-
-
-def choice(value: Any, allowed: Sequence[str]) -> str:
-    """``value`` if it is one of ``allowed``; StructureError says which there are."""
-    if value not in allowed:
-        raise _mistake(f"{_shown(value)} is not one of {', '.join(allowed)}{_did_you_mean(value, allowed)}")
-    return typing.cast("str", value)
-
-
-def _list_of(what: str, member: Callable[[Any], T]) -> Callable[[Any, Any], tuple[T, ...]]:
-    """A hook for lists; ``member`` raises ValueError or StructureError for a member that is wrong."""
-
-    def hook(value: Any, _: Any) -> tuple[T, ...]:
-        if not isinstance(value, list):
-            raise _is_needed(f"a list of {what}", value)
-        members: list[T] = []
-        mistakes: list[tuple[str, str]] = []
-        for one in value:
-            try:
-                members.append(member(one))
-            except StructureError as error:
-                mistakes += error.mistakes
-            except ValueError as error:
-                mistakes.append(("", str(error)))
-        if mistakes:
-            raise StructureError(mistakes)
-        return tuple(members)
-
-    return hook
 
 
 def _members_of(kind: Any) -> Callable[[Any, Any], tuple[Any, ...]]:
     """The hook for a tuple of an enumeration: code points by their name, choices by their value."""
     (cls, _ellipsis) = typing.get_args(kind)
     if cls is CipherSuite:
-        return _list_of("cipher suites", cipher_suite)
+        return list_of("cipher suites", cipher_suite)
     by_name = issubclass(cls, int)
     known = {member.name.lower() if by_name else member.value: member for member in cls}
-    return _list_of(
+    return list_of(
         "names, each one of " + ", ".join(known),
         lambda value: known[choice(value.lower() if isinstance(value, str) else value, tuple(known))],
     )
-
-
-def _protocol_name(value: Any) -> bytes:
-    return _text(value, str).encode()
-
-
-def _bytes(value: Any, _: Any) -> bytes:
-    if not isinstance(value, str):
-        raise _is_needed("text in hex digits", value)
-    if not re.fullmatch(r"([0-9A-Fa-f]{2})*", value):
-        raise _mistake(f"{_shown(value)} is not an even number of hex digits")
-    return bytes.fromhex(value)
 
 
 def _named_tables(kind: Any) -> Callable[[Any, Any], dict[str, Any]]:
@@ -202,7 +90,7 @@ def _named_tables(kind: Any) -> Callable[[Any, Any], dict[str, Any]]:
 
     def hook(value: Any, _: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
-            raise _is_needed("a table", value)
+            raise is_needed("a table", value)
         made, mistakes = {}, []
         for name, inner in value.items():
             try:
@@ -230,33 +118,19 @@ def _networks(value: Any, kind: Any) -> tuple[NetworkQuota, ...]:
             return typing.cast("NetworkQuota", table(one, kind))
         except StructureError as error:
             named = one.get("network") if isinstance(one, dict) else None
-            where = f"{_shown(named)}." if isinstance(named, str) else ""
+            where = f"{show_value(named)}." if isinstance(named, str) else ""
             raise StructureError(
                 (f"{where}{key}".removesuffix(".network"), what) for key, what in error.mistakes
             ) from None
 
-    return _list_of("networks", network)(value, kind)
-
-
-def cipher_suite(name: object) -> CipherSuite:
-    """A cipher suite by its IANA name, with or without ``TLS_``; ValueError names the known ones."""
-    known = {suite.name: suite for suite in CipherSuite}
-    if isinstance(name, str):
-        plain = name.upper().replace("-", "_")
-        suite = known.get(plain) or known.get(f"TLS_{plain}")
-        if suite is not None:
-            return suite
-        hint = _did_you_mean(f"TLS_{plain.removeprefix('TLS_')}", known)
-        if hint:
-            raise ValueError(f"{_shown(name)} is not a cipher suite of this program{hint}")
-    raise ValueError(f"{_shown(name)} is not a cipher suite of this program; it has {', '.join(known)}")
+    return list_of("networks", network)(value, kind)
 
 
 def _retransmit(value: Any, cls: Any) -> RetransmitPolicy:
     if isinstance(value, str):
         return RETRANSMIT_PRESETS[choice(value, tuple(RETRANSMIT_PRESETS))]()
     if not isinstance(value, dict):
-        raise _is_needed('"default", "constrained" or a table', value)
+        raise is_needed('"default", "constrained" or a table', value)
     return typing.cast("RetransmitPolicy", _Table(RetransmitPolicy)(value, cls))
 
 
@@ -278,7 +152,7 @@ def _number_or_word(kind: Any) -> Callable[[Any, Any], Any]:
     def hook(value: Any, _: Any) -> Any:
         if isinstance(value, str) and value not in typing.get_args(words):
             told = " or ".join(f'"{word}"' for word in typing.get_args(words))
-            raise _mistake(f"{_shown(value)} is neither a whole number nor {told}")
+            raise mistake(f"{show_value(value)} is neither a whole number nor {told}")
         return _CONVERTER.structure(value, words if isinstance(value, str) else number)
 
     return hook
@@ -303,7 +177,7 @@ class _Table:
 
     def __call__(self, table: Any, _: Any) -> Any:
         if not isinstance(table, dict):
-            raise _is_needed("a table", table)
+            raise is_needed("a table", table)
         mistakes: list[tuple[str, str]] = []
         values: dict[str, Any] = {}
         for key, value in table.items():
@@ -367,11 +241,6 @@ def _taken_apart(text: str) -> tuple[str, str]:
     head, colon, what = text.partition(": ")
     name = head.rpartition(".")[2]
     return (name, what) if colon and name.isidentifier() else ("", text)
-
-
-def _did_you_mean(value: object, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(value), list(known), 1)
-    return f' (did you mean "{near[0]}"?)' if near else ""
 
 
 def _without_value(what: str) -> str:
@@ -455,12 +324,12 @@ def _is_named_choice(kind: Any) -> bool:
 def _make_converter() -> cattrs.Converter:
     converter = cattrs.Converter(detailed_validation=False, forbid_extra_keys=True)
     for kind, hook in (
-        (str, _text),
-        (bool, _flag),
-        (int, _whole_number),
-        (float, _number),
-        (Path, _path),
-        (bytes, _bytes),
+        (str, take_text),
+        (bool, take_flag),
+        (int, take_whole_number),
+        (float, take_number),
+        (Path, take_path),
+        (bytes, take_bytes),
     ):
         converter.register_structure_hook(kind, hook)
     # Later registrations are asked first.
@@ -468,10 +337,10 @@ def _make_converter() -> cattrs.Converter:
     converter.register_structure_hook_func(lambda kind: kind is RetransmitPolicy, _retransmit)
     converter.register_structure_hook_factory(_is_tuple_of_choices, _members_of)
     converter.register_structure_hook_func(
-        lambda kind: kind == tuple[bytes, ...], _list_of("texts", _protocol_name)
+        lambda kind: kind == tuple[bytes, ...], list_of("texts", take_protocol_name)
     )
     converter.register_structure_hook_func(
-        lambda kind: kind == tuple[str, ...], _list_of("texts", lambda value: _text(value, str))
+        lambda kind: kind == tuple[str, ...], list_of("texts", lambda value: take_text(value, str))
     )
     # A class that knows better than its fields tell how it stands in a file.
     converter.register_structure_hook_func(

@@ -88,8 +88,13 @@ def read_shown(text: str) -> bytes:
             return "\\"
         number = int(escape.lstrip("\\xuU"), 16)
         if escape[1] != "x":
+            if number > 0x10FFFF or 0xD800 <= number < 0xE000:
+                raise ValueError(f"{escape} is no character")
             return chr(number)
         # A byte, not a character, where the two differ.
         return chr(number) if number < 0x80 else chr(0xDC00 + number)
 
-    return _ESCAPED.sub(unescaped, text).encode("utf-8", "surrogateescape")
+    try:
+        return _ESCAPED.sub(unescaped, text).encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise ValueError("it holds half a character") from None

@@ -216,6 +216,8 @@ class ValkeyLink:
             return f"no answer within {CONNECT_TIMEOUT:g} seconds"
         except (OSError, ssl.SSLError, ValueError) as error:
             return _why(error)
+        except (anyio.EndOfStream, anyio.BrokenResourceError):
+            return "the connection was closed before TLS was agreed on"  # by what stands before the server, perhaps
         settled = _Settled()
         lost = self._lost = trio.Event()
         self._dropped = reason = ""

@@ -141,8 +141,12 @@ def _words(failure: Mapping[str, Any]) -> str:
 
 async def _similar(parts: Parts, identity: bytes) -> list[tuple[bytes, str]]:
     """In a thread: a fleet has 100,000 names, and each takes a few microseconds."""
-    known = {*await parts.names.all(), *parts.engine.identities(), *parts.history.identities()}
-    return await trio.to_thread.run_sync(partial(similar, identity, known, limit=SIMILAR))
+    known = [await parts.names.all(), list(parts.engine.identities()), list(parts.history.identities())]
+    return await trio.to_thread.run_sync(partial(_similar_of, identity, known))
+
+
+def _similar_of(identity: bytes, known: list[list[bytes]]) -> list[tuple[bytes, str]]:
+    return similar(identity, set().union(*known), limit=SIMILAR)
 
 
 def _tried_as(parts: Parts, identity: bytes) -> list[tuple[bytes, str, Record]]:

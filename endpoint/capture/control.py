@@ -173,7 +173,7 @@ class Captures:
 
     async def _stop(self, request: Mapping[str, Any]) -> Mapping[str, object]:
         number = request.get("number")
-        if number is not None and number not in self._captures:
+        if number is not None and (type(number) is not int or number not in self._captures):
             raise CommandError(f"there is no capture {show_text(str(number))}; remedy: capture list")
         wanted = [one for one in self._captures.values() if number in (None, one.number)]
         for capture in wanted:

@@ -69,10 +69,11 @@ def ask_service(
     if socket is None:
         remedy = 'add  admin_socket = "admin.sock"'
         raise CommandFailed(WRONG_USE, f"{where}: state.admin_socket: missing; remedy: {remedy}")
+    typed = f"{PROGRAM} {command.replace('_', ' ')}"
     try:
         answer = ask(socket, command, seconds=patience, **parameters)
     except AdminError as error:
-        raise CommandFailed(1, f"{PROGRAM} {command}: {error}") from None
+        raise CommandFailed(1, f"{typed}: {error}") from None
     if not answer.get("ok"):
-        raise CommandFailed(1, f"{PROGRAM} {command}: {show_text(str(answer.get('error')))}")
+        raise CommandFailed(1, f"{typed}: {show_text(str(answer.get('error')))}")
     return answer

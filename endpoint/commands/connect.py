@@ -11,8 +11,8 @@ from endpoint import connect
 from endpoint.commands.common import PROGRAM, Commands, complain, seconds
 from endpoint.device import Device, DeviceError
 from endpoint.saved import SavedSession
-from endpoint.structure import cipher_suite
 from endpoint.tables.listen import DEFAULT_PORT
+from endpoint.values import cipher_suite
 from sansdtls import DEFAULT_CIPHER_SUITES, CipherSuite, ConfigError, ConnectionIdPolicy, RetransmitPolicy
 
 

@@ -22,6 +22,7 @@ Facts for the log, all warnings, each with ``sink`` (what is counted is in ``sta
     forward_moved         upstream, address: its name stands for another address
     forward_no_socket     upstream, reason: no socket can be made
     forward_limited       max_upstreams, reason: fewer sockets than configured, by sink
+    forward_downlink_refused, forward_unblock_refused   reason: the server lacks a right that the way back needs
     forward_broken        method, reason: a fault of the sink itself
     forward_failed        error: this sink is over (an error, and the service's end, if it was the last)
     forward_unmatched     identity, path (no sink): no sink is for this device; told of the first

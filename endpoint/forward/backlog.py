@@ -110,6 +110,14 @@ class Backlog(Generic[T]):
         self._release(count)
         self._drop(count, why, event, **facts)
 
+    def give_up(self, why: str) -> None:
+        """All that is held is lost, as nothing will be handed on any more. Not told: the end of the sink is."""
+        self.drops[why] += len(self._taken) + len(self._waiting)
+        self._taken.clear()
+        self._waiting.clear()
+        self._taken_size = self.held = 0
+        self._emptied.unpark_all()
+
     def put_back(self) -> None:
         """What is left of what was taken comes first next time."""
         self._waiting.extendleft(reversed(self._taken))

@@ -95,10 +95,6 @@ class JsonLines(Sink):
 
     def _failed(self, error: OSError, lines: list[bytes], written: int) -> None:
         reason = (error.strerror or str(error)).lower()
-        if error.errno == errno.EPIPE:
-            raise ForwardError("standard output was closed by its reader")
-        if error.errno == errno.EBADF:
-            raise ForwardError("standard output was closed")
         complete = 0
         while written >= len(lines[complete]):
             written -= len(lines[complete])
@@ -106,6 +102,10 @@ class JsonLines(Sink):
         self._torn = written > 0 or (written < 0 and self._torn)
         if complete:
             self._lines.done(complete)
+        if error.errno in (errno.EPIPE, errno.EBADF):
+            self._lines.give_up("write_failed")
+            by = " by its reader" if error.errno == errno.EPIPE else ""
+            raise ForwardError(f"standard output was closed{by}")
         self._lines.lose(
             len(lines) - complete, "write_failed", "forward_write_failed", output=OUTPUT, reason=reason
         )

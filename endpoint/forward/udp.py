@@ -113,23 +113,22 @@ class UdpUpstreams(Sink):
         if upstream is None:
             return
         self._upstreams.touch(upstream, now)
-        if self._header != "off":
-            framed = self._framed(upstream, association, data)
-            if framed is None:
-                return
-            data = framed
+        framed = self._framed(upstream, association, data)
+        if framed is None:
+            return
         try:
-            upstream.socket.send(data)
+            upstream.socket.send(framed)
         except OSError as error:
             # An ICMP message about an earlier datagram is told at this opportunity, and this one was not sent.
-            self._failed(error)
+            self._failed(error, upstream)
             if REASONS.get(error.errno or 0) not in ("refused", "unreachable"):
                 return
             try:
-                upstream.socket.send(data)
+                upstream.socket.send(self._framed(upstream, association, data) or data)
             except OSError as again:
+                upstream.header = None
                 if again.errno != error.errno:  # else it was about this one from the beginning
-                    self._failed(again)
+                    self._failed(again, upstream)
                 return
         self._sent += 1
         if self._reach.down:
@@ -157,7 +156,9 @@ class UdpUpstreams(Sink):
         return upstream
 
     def _framed(self, upstream: Upstream, association: Association, data: bytes) -> bytes | None:
-        """``data`` with the header that is due; ``None`` if there can be none."""
+        """``data`` with the header that is due, if any; ``None`` if there can be none."""
+        if self._header == "off":
+            return data
         if upstream.header is None:
             try:
                 upstream.header = header_for(association)
@@ -167,7 +168,10 @@ class UdpUpstreams(Sink):
             return upstream.header + data
         return data if self._header == "first" else upstream.header + data
 
-    def _failed(self, error: OSError) -> None:
+    def _failed(self, error: OSError, upstream: Upstream) -> None:
+        upstream.header = (
+            None  # the one that it was sent with did not come there, or not to whoever listens next
+        )
         code = error.errno or 0
         reason = REASONS.get(code, errno_name(code))
         self.drops[reason] += 1
@@ -190,7 +194,7 @@ class UdpUpstreams(Sink):
     def _take(self, upstream: Upstream, now: float) -> None:
         for data in receive(upstream):
             if isinstance(data, OSError):
-                self._failed(data)
+                self._failed(data, upstream)
                 continue
             if self._reach.down:
                 self._reach.found()
@@ -299,13 +303,14 @@ class UdpUpstreams(Sink):
             return
         self._tell("forward_moved", upstream=self._shown, address=str(target[1][0]))
         for upstream in self._upstreams:
+            upstream.header = None
             if upstream.socket.family != target[0]:
                 self._upstreams.close(upstream)  # its association gets a new one
                 continue
             try:
                 upstream.socket.connect(target[1])
             except OSError as error:
-                self._failed(error)
+                self._failed(error, upstream)
                 self._upstreams.close(upstream)
 
     @property

@@ -26,6 +26,14 @@ Keys: TypeAlias = Sequence[bytes]
 """The keys of one identity, current first; empty = the identity is unknown."""
 
 
+def why_no_keys(answer: object) -> str | None:
+    """What is wrong with a store's answer; ``None`` if it is keys, or none. The text holds none of it."""
+    # bytes are a sequence too, of numbers: the likeliest mistake of a store deserves its own words.
+    if not isinstance(answer, Sequence) or isinstance(answer, (bytes, bytearray, str)):
+        return f"a list of keys is needed, not {type(answer).__name__}"
+    return None if all(isinstance(key, bytes) for key in answer) else "a key is not bytes"
+
+
 class StoreUnavailable(Exception):
     """The store cannot say now which keys an identity has. The text is for the operator, and holds no key."""
 

@@ -60,7 +60,10 @@ def make_registry(statistics: Callable[[], Mapping[str, Any]], *, version: str) 
 
 def render(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
     """The metrics as text, in the form that the ``Accept`` header asks for, and its content type."""
-    encode, content_type = choose_encoder(accept)
+    try:
+        encode, content_type = choose_encoder(accept)
+    except (TypeError, ValueError):  # a version there that is no number
+        encode, content_type = choose_encoder("")
     return encode(registry), content_type
 
 

@@ -172,7 +172,8 @@ TRAFFIC = (
         "dtls_datagrams_dropped",
         "datagrams_dropped.{stage}",
         "Datagrams dropped in the endpoint, by stage.",
-        "send: the kernel refuses them (see send_errors). quota: an association sends too much.",
+        "send: the kernel refuses them (see send_errors). quota: an association sends too much. waiting_…: there was no time "
+        "for them, as in a flood of hellos (docs/flood.md).",
     ),
     counter(
         "dtls_records_discarded",

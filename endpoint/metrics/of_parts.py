@@ -172,8 +172,8 @@ FORWARDING = (
     counter(
         "dtls_forward_downlink_deleted_unsent",
         "forward.sinks.{sink}.downlink.deleted_unsent",
-        "Entries for devices that were deleted before they could be sent.",
-        "They are trimmed faster than devices are awake.",
+        "Entries for devices that were deleted unsent, as they have no field data or are too large for the device.",
+        "Whoever adds them makes a mistake; replies_dropped says which.",
     ),
     gauge(
         "dtls_forward_downlink_awake",

@@ -27,6 +27,7 @@ import contextlib
 import errno
 import socket
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -183,7 +184,8 @@ class MetricsServer:
         if scope["type"] != "http":
             await send({"type": "websocket.close"})  # there are none: 403
             return
-        status, content_type, body = await self._answered(scope["method"], scope["path"])
+        accept = b",".join(value for name, value in scope["headers"] if name == b"accept").decode("latin-1")
+        status, content_type, body = await self._answered(scope["method"], scope["path"], accept)
         self._requests[str(status)] += 1
         headers = [
             (b"content-type", content_type.encode()),
@@ -196,8 +198,12 @@ class MetricsServer:
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
-    async def _answered(self, method: str, path: str) -> Answer:
-        answers = {"/metrics": self._metrics, "/healthz": self._health, "/readyz": self._readiness}
+    async def _answered(self, method: str, path: str, accept: str) -> Answer:
+        answers: dict[str, Callable[[], Awaitable[Answer]]] = {
+            "/metrics": partial(self._metrics, accept),
+            "/healthz": self._health,
+            "/readyz": self._readiness,
+        }
         answer = answers.get(path)
         if answer is None:
             return 404, _TEXT, b"there are /metrics, /healthz and /readyz\n"
@@ -209,9 +215,9 @@ class MetricsServer:
             self._failed(error)
             return 500, _TEXT, b"failed; the log says why\n"
 
-    async def _metrics(self) -> Answer:
+    async def _metrics(self, accept: str) -> Answer:
         async with self._making_metrics:
-            body, content_type = render(self._registry(), "")
+            body, content_type = render(self._registry(), accept)
         return 200, content_type, body
 
     async def _health(self) -> Answer:

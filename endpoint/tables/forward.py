@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 import attrs
 
-from endpoint.structure import StructureError, choice, structure
+from endpoint.structure import structure
 from endpoint.tables.sinks import KINDS, JsonlTable, SinkTable, UnixTable
 from endpoint.text import show_text
+from endpoint.values import StructureError, choice
 
 DEFAULT_KIND = JsonlTable.kind
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from endpoint.structure import within
 from endpoint.text import show_text
 from endpoint.udp import RECEIVE_BUFFER_SIZE
+from endpoint.values import within
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

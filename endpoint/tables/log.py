@@ -6,7 +6,7 @@ from typing import Literal
 
 import attrs
 
-from endpoint.structure import within
+from endpoint.values import within
 
 
 @attrs.frozen(kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from endpoint.structure import within
+from endpoint.values import within
 
 
 @attrs.frozen(kw_only=True)

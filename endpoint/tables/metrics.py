@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import attrs
 
-from endpoint.structure import within
 from endpoint.text import show_text
+from endpoint.values import within
 
 
 def _address(_instance: object, _attribute: attrs.Attribute[str], value: str) -> None:

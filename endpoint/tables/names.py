@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from endpoint.structure import within
+from endpoint.values import within
 
 if TYPE_CHECKING:
     from pathlib import Path

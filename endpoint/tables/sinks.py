@@ -11,10 +11,10 @@ from typing import Any, ClassVar, Literal
 
 import attrs
 
-from endpoint.structure import within
 from endpoint.tables.names import MAX_SOCKET_NAME, file_name, seconds
 from endpoint.tables.valkey import ValkeyAddress, ValkeyLogin, key_prefix, server_address
 from endpoint.text import show_text
+from endpoint.values import within
 
 
 def _version(host: str) -> int | None:
@@ -213,7 +213,8 @@ class UdpTable(SinkTable):
     proxy_protocol: Literal["off", "every", "first"] = "off"
     """A header with identity and address of the device (PROXY protocol version 2, ``endpoint.forward.proxy``). Off, as a
     plain server takes it for nonsense. ``every``: in front of each datagram, which is what servers expect that
-    have no connections. ``first``: in front of the first of each socket, and when the device has moved."""
+    have no connections. ``first``: in front of the first of each socket, when the device has moved, and when one did not arrive, as far
+    as that is known."""
 
     @property
     def has_way_back(self) -> bool:
@@ -226,8 +227,7 @@ class UdpTable(SinkTable):
         if self.bind is not None and there is not None and there != _version(self.bind):
             yield (
                 "bind",
-                f'"{show_text(self.bind)}" is no address that "{show_text(self.upstream)}" can be reached from; '
-                "remedy: one of the same version of IP",
+                f'"{self.bind}" cannot reach "{show_text(self.upstream)}"; remedy: an address of the same version of IP',
             )
 
     def in_words(self) -> str:

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import attrs
 
-from endpoint.structure import within
 from endpoint.tables.names import MAX_SOCKET_NAME, file_name, seconds
+from endpoint.values import within
 
 
 @attrs.frozen(kw_only=True)

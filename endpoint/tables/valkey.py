@@ -10,8 +10,8 @@ from urllib.parse import SplitResult, urlsplit
 
 import attrs
 
-from endpoint.structure import within
 from endpoint.tables.names import MAX_SOCKET_NAME, file_name
+from endpoint.values import within
 
 DEFAULT_VALKEY_PORT = 6379
 _SCHEMES = {"valkey": False, "redis": False, "valkeys": True, "rediss": True}

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 MAX_MESSAGE = Limits().max_handshake_message_size
 """Bytes; longer messages are not put together."""
 MAX_MESSAGES = 64
-"""Messages of one side that are kept; a handshake has less than ten."""
+"""Messages of one side that are kept, on average; a handshake has less than ten. Whoever made the file may have put 65,536 into it."""
 _GUESSED_ID_LENGTHS = range(1, 33)
 """Bytes; where the hellos were not recorded the length of a connection ID is the one with which a datagram adds up."""
 
@@ -206,7 +206,8 @@ class RecordedAssociation:
         message = None if again else self._complete(fragment, from_client=from_client)
         words, verdict = "", None
         if message is not None:
-            self._whole[from_client, seq] = message
+            if len(self._whole) < 2 * MAX_MESSAGES:
+                self._whole[from_client, seq] = message
             self._candidates = None
             verdict = self._judge(message, from_client=from_client)
             words = self._understand(message, from_client=from_client)

@@ -43,6 +43,16 @@ PORTS = {
 PSK = (CipherSuite.TLS_PSK_WITH_AES_128_CCM_8,)
 
 
+def test_a_handshake_without_end_takes_no_room_without_end():
+    association = RecordedAssociation()
+    for number in range(2000):
+        message = b"\x63\x00\x00\x00" + number.to_bytes(2) + bytes(6)
+        record = b"\x16\xfe\xfd\x00\x00" + number.to_bytes(6) + len(message).to_bytes(2) + message
+        (seen,) = association.read(record, from_client=True)
+        assert seen.messages[0].message_seq == number
+    assert len(association._whole) == 128
+
+
 def read(datagrams, **what_there_is):
     """A whole recording: (what is seen, the recording)."""
     recording = Recording(is_server=lambda source, _: source == "server", **what_there_is)

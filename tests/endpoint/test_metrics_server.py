@@ -6,6 +6,7 @@ import socket
 import pytest
 import trio
 import trio.testing
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from endpoint.metrics import server as module
@@ -82,6 +83,22 @@ async def test_metrics_are_prometheus_text(bench):
     assert int(headers["content-length"]) == len(body)
     got = {family.name: family for family in parse(body.decode())}
     assert got["dtls_associations"].samples[0].value == 3
+
+
+async def test_metrics_are_openmetrics_where_that_is_asked_for(bench):
+    def asking(accept):
+        return GET.replace(b"Host: x", b"Host: x\r\nAccept: " + accept)
+
+    wanted = b"application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.3"
+    status, headers, body = await bench.get(b"/metrics", asking(wanted))
+    assert status == 200
+    assert headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+    got = {family.name: family for family in parse_openmetrics(body.decode())}
+    assert got["dtls_associations"].samples[0].value == 3
+    # A version that is none is nobody's fault here.
+    status, headers, _ = await bench.get(b"/metrics", asking(b"application/openmetrics-text;version=x.y"))
+    assert (status, headers["content-type"].partition(";")[0]) == (200, "text/plain")
+    assert bench.troubles == []
 
 
 async def test_health_is_that_the_loop_turns(bench):

@@ -427,6 +427,21 @@ def test_an_editor_does_not_wait_for_ever(tmp_path):
         pass
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+@pytest.mark.parametrize("linked", [False, True])
+def test_what_the_owner_puts_in_the_place_of_the_lock_does_not_become_his(tmp_path, linked):
+    os.chown(tmp_path, 4711, 4712)
+    roots = tmp_path / "of-root"
+    roots.write_bytes(b"" if linked else b"a secret")
+    if linked:
+        os.link(roots, tmp_path / LOCK_NAME)
+    else:
+        roots.rename(tmp_path / LOCK_NAME)
+    with pytest.raises(ReplaceError, match="is no lock; remedy: remove it"), locked([tmp_path]):
+        pass
+    assert (tmp_path / LOCK_NAME).stat().st_uid == 0
+
+
 def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path):
     (tmp_path / LOCK_NAME).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ReplaceError, match="cannot be made"), locked([tmp_path]):

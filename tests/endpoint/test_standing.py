@@ -6,19 +6,21 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from endpoint.credentials import Credentials
-from endpoint.ending import Ended, Ending, is_over
+from endpoint.ending import BATCH, Ended, Ending, is_over
 from endpoint.keystore import DictKeyStore, KeyDataError, StoreUnavailable
 from endpoint.keystore.file import FileKeyStore, PskSet
 from endpoint.keystore.fingerprint import fingerprint
 from endpoint.observer import Observers
+from endpoint.quotas import QuotaPolicy
 from endpoint.sleepers import Sleepers
 from endpoint.standing import Standing
-from sansdtls import ConnectionIdPolicy, LocalClose, ServerConfig
+from sansdtls import ConnectionIdPolicy, Limits, LocalClose, ServerConfig
 from tests.endpoint.devices import Device, Recorder, serving
 from tests.endpoint.test_engine_freezing import LONG, SLEEPY
 from tests.endpoint.test_engine_succession import bound, engine_on, running
@@ -159,6 +161,39 @@ async def test_drop_wakes_frozen_ones_of_removed_identities_to_end_them(autojump
         assert there.log.facts("associations_ended")[0]["frozen"] == 1
 
 
+async def test_drop_ends_more_frozen_ones_than_may_be_live_and_takes_nobody_elses_place(autojump_clock):
+    config = attrs.evolve(SLEEPY, limits=Limits(max_associations=3, stale_after=10.0))
+    async with serving(config=config, quotas=QuotaPolicy(associations_per_identity=None)) as served:
+        for _ in range(4):
+            for _ in range(3):
+                await served.roamer(identity=b"meter-1").connect()
+            await trio.sleep(LONG)
+        other = await served.roamer(identity=b"meter-2").connect()
+        await trio.sleep(20)
+        assert served.engine.end_associations(b"meter-1", None, Ending.DROP) == Ended(0, 12)
+        await other.send(b"still here")
+        assert served.observer.data == [b"still here"]
+        assert served.engine.statistics()["frozen"] == 0
+
+
+async def test_a_fleet_that_shares_an_identity_is_dropped_in_portions_so_that_others_are_served_meanwhile(
+    autojump_clock,
+):
+    async with serving(config=SLEEPY, quotas=QuotaPolicy(associations_per_identity=None)) as served:
+        for _ in range(BATCH):
+            await served.roamer(identity=b"meter-1").connect()
+        await trio.sleep(LONG)
+        for _ in range(BATCH):
+            await served.roamer(identity=b"meter-1").connect()
+        there = served.engine.keyed_associations(b"meter-1")
+        assert there == Ended(BATCH, BATCH)
+        assert served.engine.end_associations(b"meter-1", None, Ending.DROP) == there
+        assert sum(served.engine.keyed_associations(b"meter-1")) >= BATCH
+        await wait_all_tasks_blocked()
+        assert served.engine.keyed_associations(b"meter-1") == Ended(0, 0)
+        assert len(served.observer.ended) == 2 * BATCH
+
+
 async def test_rehandshake_is_spread_over_time(autojump_clock):
     many = {b"m%d" % number: (OLD,) for number in range(40)}
     async with fleet(many, removed="rehandshake", spread=1000.0, config=ServerConfig()) as there:
@@ -284,6 +319,38 @@ async def test_a_damaged_record_is_no_reason_to_let_removed_identities_stay(auto
         there.store.damaged.add(A)
         await there.reload({A: (OLD,), B: (OLD, NEW)})
         assert there.live == {A, B}
+        assert there.troubles == ["standing not known"]
+
+
+@pytest.mark.parametrize("nonsense", [[1], ["a key"], 7, b"0123456789abcdef", {OLD: 1}, None])
+async def test_a_store_that_answers_nonsense_ends_nobody_neither_device_nor_service(autojump_clock, nonsense):
+    async with fleet(ALL, removed="drop", rotated="drop", late=True) as there:
+        await there.device(A)
+        sleeper = await there.device(B)
+        await there.reload({A: nonsense, B: nonsense})
+        assert there.live == {A, B}
+        await trio.sleep(LONG)
+        await sleeper.send(b"awake")
+        await trio.sleep(10)
+        assert there.live == {B}
+        assert there.asleep == 1
+        assert there.troubles == ["standing not known"]
+        await there.reload({A: (OLD,), B: ()})
+        assert there.live == set()
+
+
+async def test_nonsense_that_comes_at_once_ends_nobody_who_wakes_either(autojump_clock):
+    class Nonsense:
+        def lookup(self, identity):
+            return None
+
+    async with fleet(ALL, removed="drop", rotated="drop") as there:
+        sleeper = await there.device(A)
+        await trio.sleep(LONG)
+        there.store = Nonsense()
+        await sleeper.send(b"awake")
+        await trio.sleep(10)
+        assert there.live == {A}
         assert there.troubles == ["standing not known"]
 
 

@@ -1,6 +1,10 @@
 """Keys in a real Redis server: what is read, what is refused, outages and recovery, logging in, TLS."""
 
 import re
+import socket
+import ssl
+import struct
+from functools import partial
 from unittest.mock import ANY
 
 import pytest
@@ -385,3 +389,20 @@ async def test_tls_with_certificates_on_both_sides_and_what_is_said_if_one_is_wr
         await nursery.start(wrong.store.run)
         await wrong.until(lambda: wrong.changes)
         assert "certificate verify failed" in wrong.changes[0].lower()
+
+
+@pytest.mark.parametrize("reset", [False, True])
+async def test_who_hangs_up_before_tls_is_agreed_on_is_away_like_any_other(nursery, reset):
+    async def hang_up(stream):
+        await stream.receive_some(1)
+        if reset:  # with what was sent unread, and no farewell
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            stream.socket.close()
+
+    listeners = await nursery.start(partial(trio.serve_tcp, hang_up, 0, host="127.0.0.1"))
+    port = listeners[0].socket.getsockname()[1]
+    address = ValkeyAddress.parse(f"valkeys://127.0.0.1:{port}")
+    opened = Opened(ValkeyKeyStore(ValkeyAccess(address=address, tls=ssl.create_default_context())))
+    await nursery.start(opened.store.run)
+    await opened.until(lambda: opened.changes)
+    assert opened.changes == [f"{address}: the connection was closed before TLS was agreed on"]

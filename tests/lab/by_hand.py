@@ -58,10 +58,17 @@ class HandMadeEndpoint:
             f'[listen]\naddress = "0.0.0.0"\nport = {port}\n[credentials]\npsk_file = "{self._file}"\n[forward]\nkind = "echo"\n'
         )
         self._undo = contextlib.ExitStack()
-        sockets = {"listen": self._undo.enter_context(socket_within(host.namespace, port))} if stored else None
+        sockets = (
+            {"listen": self._undo.enter_context(socket_within(host.namespace, port))} if stored else None
+        )
         self.service = self._undo.enter_context(
             Supervisor(
-                "serve", "--config", configuration, cwd=self._folder, sockets=sockets, within=within(host.namespace)
+                "serve",
+                "--config",
+                configuration,
+                cwd=self._folder,
+                sockets=sockets,
+                within=within(host.namespace),
             )
         )
 

@@ -48,7 +48,11 @@ def leftovers():
 def _dead():
     with contextlib.suppress(FileNotFoundError):
         for place in CLAIMS.iterdir():
-            with contextlib.suppress(FileNotFoundError), place.open() as held, contextlib.suppress(BlockingIOError):
+            with (
+                contextlib.suppress(FileNotFoundError),
+                place.open() as held,
+                contextlib.suppress(BlockingIOError),
+            ):
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if held.read():
                     yield place.name

@@ -79,7 +79,9 @@ def controller(name):
 
 def newest_version():
     """The version that constraints.txt pins for Python 3.12 and later."""
-    pinned = re.search(r'^ansible-core==(\S+) *; *python_version *>= *"3\.12"', CONSTRAINTS.read_text(), re.MULTILINE)
+    pinned = re.search(
+        r'^ansible-core==(\S+) *; *python_version *>= *"3\.12"', CONSTRAINTS.read_text(), re.MULTILINE
+    )
     assert pinned, f"{CONSTRAINTS} does not pin ansible-core for Python 3.12 and later"
     return pinned[1]
 
@@ -93,7 +95,9 @@ def _in_root(layers, shared, command, *, upper=None):
         "mkdir /mnt/up /mnt/wk /mnt/root",
     ]
     if upper is None:
-        lines.append(f"mount -t overlay overlay -o lowerdir={lower},upperdir=/mnt/up,workdir=/mnt/wk /mnt/root")
+        lines.append(
+            f"mount -t overlay overlay -o lowerdir={lower},upperdir=/mnt/up,workdir=/mnt/wk /mnt/root"
+        )
     else:
         lines.append(
             f"mount -t overlay overlay -o lowerdir={lower},upperdir={upper}/up,workdir={upper}/wk /mnt/root"
@@ -103,7 +107,7 @@ def _in_root(layers, shared, command, *, upper=None):
     for folder in shared:
         quoted = shlex.quote(folder)
         lines += [f"mkdir -p /mnt/root{quoted}", f"mount --bind {quoted} /mnt/root{quoted}"]
-    lines.append(f"exec chroot /mnt/root sh -c {shlex.quote(INSIDE)} \"$PWD\" \"$@\"")
+    lines.append(f'exec chroot /mnt/root sh -c {shlex.quote(INSIDE)} "$PWD" "$@"')
     return ["unshare", "--mount", "sh", "-c", "\n".join(lines), "sh", *command]
 
 
@@ -135,8 +139,12 @@ def _install(folder):
         ("fetched", fetch),
         ("installed", _in_root([images.debian(SUITE)], {}, ["sh", "-c", install], upper=folder)),
     ):
-        environment = os.environ if what == "fetched" else {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
+        environment = (
+            os.environ if what == "fetched" else {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
+        )
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=environment, timeout=300
+        )
         if done.returncode:
             raise images.Impossible(f"ansible-core {version} could not be {what}: {done.stderr[-2000:]}")
     shutil.rmtree(wheels)

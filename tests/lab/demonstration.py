@@ -1,18 +1,18 @@
 """``make lab``: a whole fleet is deployed, keyed, protected, given new keys and upgraded, while its devices send.
 
 A list of steps, each a playbook of this repository with what an operator would have changed in the inventory before
-it. From the moment that the devices have keys they stream numbered datagrams, and every step is charged with the associations
+it. From the moment that they have keys the devices stream numbered datagrams, and every step is charged with the associations
 and handshakes that it cost. What a step printed is in ``var/lab/last``.
 """
 
 import argparse
 import contextlib
+import importlib
 import secrets
 import shlex
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import attrs
 from rich.console import Console
@@ -21,6 +21,7 @@ from rich.table import Table
 from endpoint.keystore.fingerprint import fingerprint
 from tests.lab import images
 from tests.lab.fleet import REPOSITORY, Fleet
+from tests.lab.recorder import Record
 from tests.lab.traffic import KEY_FILE, Streams
 
 LOGS = images.BUILD / "last"
@@ -32,15 +33,16 @@ ALWAYS = {
     "dtls_endpoint_config": {"forward": {"kind": "echo"}},
 }
 """What stands in the inventory from the beginning."""
+WIDTH = 132
+STEP_TIME = 900
+"""Seconds after which a playbook is ended."""
 FEW = 20
 """Datagrams of each device that have to come back after a step: what it broke is then seen in its own line."""
 
 
 def _release(fleet, **how):
-    # Missing where the role that deploys is, and then so is the playbook.
-    from tests.lab.wheelhouse import wheelhouse
-
-    return str(wheelhouse(fleet.suite, **how))
+    # Not before it is wanted: to make one takes time and the network.
+    return str(importlib.import_module("tests.lab.wheelhouse").wheelhouse(fleet.suite, **how))
 
 
 @attrs.frozen
@@ -57,7 +59,9 @@ STEPS = (
     Step("provision", "rotate.yml", lambda _fleet: {"dtls_psk_generation": 1}),
     Step("firewall", "firewall.yml"),
     Step("rotate", "rotate.yml", lambda _fleet: {"dtls_psk_generation": 2}),
-    Step("upgrade", "upgrade.yml", lambda fleet: {"dtls_endpoint_wheelhouse": _release(fleet, version="0.1.1")}),
+    Step(
+        "upgrade", "upgrade.yml", lambda fleet: {"dtls_endpoint_wheelhouse": _release(fleet, version="0.1.1")}
+    ),
 )
 
 
@@ -66,7 +70,9 @@ class Outcome:
     """What a step came to."""
 
     step: Step
-    result: str
+    result: str = "done"
+    """Or ``failed``, or ``missing``."""
+    why: str = ""
     seconds: float = 0.0
     changed: dict[str, int] = attrs.Factory(dict)
     """Of each host, how many tasks changed something."""
@@ -105,8 +111,9 @@ class Demonstration:
             with self._console.status(step.name):
                 outcome = self._one(step, vault)
             self.outcomes.append(outcome)
-            self._console.print(f"{step.name}: {outcome.result}, {outcome.seconds:.1f} s", highlight=False)
-            if outcome.result.startswith("failed"):
+            told = [f"{step.name}: {outcome.result} after {outcome.seconds:.1f} s", outcome.why]
+            self._console.print("; ".join(filter(None, told)), highlight=False, soft_wrap=True)
+            if outcome.result == "failed":
                 break
         self._undo.close()
         return len(self.outcomes) == len(self._steps) and all(outcome.good for outcome in self.outcomes)
@@ -114,37 +121,41 @@ class Demonstration:
     def _one(self, step, vault):
         playbook = self._playbooks / step.playbook
         if not playbook.exists():
-            return Outcome(step, f"missing: there is no {playbook.name} in {self._playbooks}")
+            return Outcome(step, "missing", f"there is no {playbook.name} in {self._playbooks}")
         before = self._totals()
         began = time.monotonic()
-        outcome = Outcome(step, "done")
+        outcome = Outcome(step)
+        self._variables |= step.changes(self._fleet)
+        inventory = self._fleet.inventory(**self._variables)
+        began = time.monotonic()
         try:
-            self._variables |= step.changes(self._fleet)
-            inventory = self._fleet.inventory(**self._variables)
-            began = time.monotonic()
-            record = self._fleet.playbook(playbook, *vault, inventory=inventory, record=True, timeout=600)
-            outcome.changed = record.hosts_changed()
-            LOGS.mkdir(parents=True, exist_ok=True)
-            (LOGS / f"{step.name}.log").write_text(record.output)
+            record = self._fleet.playbook(
+                playbook, *vault, inventory=inventory, record=True, status=None, timeout=STEP_TIME
+            )
         except AssertionError as error:
-            LOGS.mkdir(parents=True, exist_ok=True)
-            (LOGS / f"{step.name}.log").write_text(str(error))
-            outcome.result = f"failed, see {LOGS / f'{step.name}.log'}"
+            record = Record([], str(error), status=1)
         outcome.seconds = time.monotonic() - began
+        outcome.changed = record.hosts_changed()
+        log = LOGS / f"{step.name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(record.output)
+        if record.status:
+            outcome.result, outcome.why = "failed", f"see {log}"
         try:
             self._let_them_send()
         except AssertionError as error:
-            outcome.result = f"failed, devices do not get through: {error}"
+            outcome.result, outcome.why = "failed", f"devices do not get through: {error}"
         if before:
             after = self._totals()
             outcome.traffic = {name: after[name] - before[name] for name in after}
         return outcome
 
     def _let_them_send(self):
-        if self._streams is not None:
+        if self._streams is None:
+            # A device is switched on before it has a key: it is provisioned when an endpoint has heard it use it.
+            self._streams = self._undo.enter_context(Streams(self._fleet, connected=False))
+        if all((device.root / KEY_FILE).exists() for device in self._fleet.devices):
             self._streams.wait_until_echoed(FEW)
-        elif all((device.root / KEY_FILE).exists() for device in self._fleet.devices):
-            self._streams = self._undo.enter_context(Streams(self._fleet))
 
     def _totals(self):
         if self._streams is None:
@@ -166,12 +177,23 @@ class Demonstration:
         table = _table("Hosts", "host", "what", "address", "changed by", right=())
         kinds = {"systemd": f"Debian ({self._fleet.suite}), systemd", "device": "busybox, no Python"}
         for host in self._fleet.hosts.values():
-            by = [f"{one.step.name} ({one.changed[host.name]})" for one in self.outcomes if one.changed.get(host.name)]
+            by = [
+                f"{one.step.name} ({one.changed[host.name]})"
+                for one in self.outcomes
+                if one.changed.get(host.name)
+            ]
             table.add_row(host.name, kinds[host.kind], host.address, ", ".join(by) or "nothing")
         return table
 
     def _steps_table(self):
-        heads = ("seconds", "tasks that changed", "handshakes", "associations lost", "failed handshakes", "sent")
+        heads = (
+            "seconds",
+            "tasks that changed",
+            "handshakes",
+            "associations lost",
+            "failed handshakes",
+            "sent",
+        )
         table = _table("Steps", "step", "result", *heads, right=heads)
         for one in self.outcomes:
             counts = [one.traffic.get(name) for name in ("handshakes", "ended", "failed", "sent")]
@@ -185,7 +207,7 @@ class Demonstration:
         return table
 
     def _traffic(self):
-        if self._streams is None:
+        if self._streams is None or not self._streams.totals()["handshakes"]:
             self._console.print("No traffic: no step has given the devices keys.")
             return None
         heads = ("sent", "echoed", "lost", "handshakes", "failed handshakes", "associations lost")
@@ -216,11 +238,16 @@ def _table(title, *heads, right):
 def main(arguments=None, *, console=None):
     """The command; its exit status: 1 if a step failed or anything was lost, 2 if this machine cannot have a lab."""
     parser = argparse.ArgumentParser(prog="python -m tests.lab", description=__doc__.partition("\n")[0])
-    parser.add_argument("--suite", choices=images.SUITES, default=images.SUITES[0], help="Debian of the endpoints")
+    parser.add_argument(
+        "--suite", choices=images.SUITES, default=images.SUITES[0], help="Debian of the endpoints"
+    )
     parser.add_argument("--controller", choices=["here", "newest"], default="here", help="which ansible-core")
-    parser.add_argument("--stay", action="store_true", help="keep the fleet until Enter is pressed, to look around")
+    parser.add_argument(
+        "--stay", action="store_true", help="keep the fleet until Enter is pressed, to look around"
+    )
     options = parser.parse_args(arguments)
-    console = console or Console()
+    # As a table in a file or a pipe, where nobody says how wide it is, it keeps its lines whole.
+    console = console or Console(width=None if sys.stdout.isatty() else WIDTH)
     try:
         images.require()
         with console.status("images, which takes a minute the first time"):
@@ -228,7 +255,9 @@ def main(arguments=None, *, console=None):
             images.device()
         began = time.monotonic()
         with Fleet(suite=options.suite, controller=options.controller) as fleet:
-            console.print(f"{len(fleet.hosts)} hosts are up after {time.monotonic() - began:.1f} s", highlight=False)
+            console.print(
+                f"{len(fleet.hosts)} hosts are up after {time.monotonic() - began:.1f} s", highlight=False
+            )
             return _demonstrate(fleet, console, stay=options.stay)
     except images.Impossible as error:
         print(error, file=sys.stderr)
@@ -246,7 +275,9 @@ def _demonstrate(fleet, console, *, stay):
         demonstration.show()
         if stay:
             host = next(iter(fleet.hosts.values()))
-            console.print(f"inventory: {fleet.inventory()}\n{shlex.join(host.ssh_command('sh'))}", highlight=False)
+            console.print(
+                f"inventory: {fleet.inventory()}\n{shlex.join(host.ssh_command('sh'))}", highlight=False
+            )
             input("Enter ends the fleet. ")
         lost = demonstration.lost()
         if lost:

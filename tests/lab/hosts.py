@@ -205,7 +205,9 @@ class Device(Host):
     kind = "device"
 
     def boot(self):
-        nodes = "".join(f"[ -c /dev/{name} ] || mknod -m 666 /dev/{name} c {numbers}; " for name, numbers in NODES.items())
+        nodes = "".join(
+            f"[ -c /dev/{name} ] || mknod -m 666 /dev/{name} c {numbers}; " for name, numbers in NODES.items()
+        )
         start = (
             f"hostname {self.name}; mount -t proc proc /proc; "
             # A terminal is what Ansible asks for with `raw`.
@@ -243,4 +245,3 @@ class Device(Host):
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._process = None
-

@@ -44,7 +44,9 @@ DEBIAN = (
     "sudo,systemd,systemd-sysv"
 )
 """What a host has before any role comes: python3-minimal would not be enough for Ansible's modules."""
-REMEDY = "remedy: see whether `apt-get update` reaches the mirror of Debian that this machine is configured for"
+REMEDY = (
+    "remedy: see whether `apt-get update` reaches the mirror of Debian that this machine is configured for"
+)
 DEVICE = ("dropbear", "nft", "xtables-legacy-multi", "conntrack")
 SUITES = ("bookworm", "trixie")
 MAKING_TIME = 420.0
@@ -156,18 +158,27 @@ def _bootstrap(suite, folder):
 
 def _sources(suite):
     """One line for apt: ``suite`` from the mirror that this machine has its Debian from."""
-    found = subprocess.run(
+    with _locked(BUILD / "apt.lock"):
+        found = _mirrors()
+        if not found:
+            # Images for containers come without apt's lists.
+            subprocess.run(["apt-get", "update", "-qq"], capture_output=True, check=False)
+            found = _mirrors()
+    if not found:
+        raise Impossible(f"apt knows no mirror of Debian; {REMEDY}")
+    site, _, key = found[0].partition(" ")
+    key = key.strip() if key.startswith("/") else "/usr/share/keyrings/debian-archive-keyring.gpg"
+    return f"deb [signed-by={key}] {site} {suite} main\n"
+
+
+def _mirrors():
+    return subprocess.run(
         [
             "apt-get", "indextargets", "--format", "$(SITE) $(SIGNED_BY)",
             "Created-By: Packages", "Origin: Debian", "Label: Debian",
         ],
         capture_output=True, text=True, check=False,
     ).stdout.splitlines()  # fmt: skip
-    if not found:
-        raise Impossible("apt knows no mirror of Debian; remedy: apt-get update")
-    site, _, key = found[0].partition(" ")
-    key = key.strip() if key.startswith("/") else "/usr/share/keyrings/debian-archive-keyring.gpg"
-    return f"deb [signed-by={key}] {site} {suite} main\n"
 
 
 def _assemble(folder):
@@ -197,7 +208,9 @@ def _assemble(folder):
             place.symlink_to("/bin/busybox")
     for name in DEVICE:
         _copy_program(Path(_program(name)), folder)
-    for alias in ("iptables-legacy", "ip6tables-legacy", "iptables-legacy-save", "iptables-legacy-restore"):
+    for alias in (
+        f"{version}tables-legacy{end}" for version in ("ip", "ip6") for end in ("", "-save", "-restore")
+    ):
         place = folder / "usr/sbin" / alias
         place.unlink(missing_ok=True)
         place.symlink_to("xtables-legacy-multi")
@@ -215,7 +228,9 @@ def _assemble(folder):
 def _program(name):
     path = shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin")
     if path is None:
-        raise Impossible(f"the program {name} is missing; remedy: apt-get install {' '.join(PROGRAMS.values())}")
+        raise Impossible(
+            f"the program {name} is missing; remedy: apt-get install {' '.join(PROGRAMS.values())}"
+        )
     return path
 
 

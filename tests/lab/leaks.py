@@ -18,7 +18,6 @@ all, a secret on a descriptor, is where secrets belong.
 import base64
 import contextlib
 import fnmatch
-import hashlib
 import os
 import re
 import stat
@@ -44,24 +43,24 @@ NO_FILES = ("var/log/journal",)
 """Looked at as text: compressed, nothing would be found in the files."""
 
 
-@attrs.frozen
-class Secret:
-    """Something that may be in few places only: ``allowed`` are patterns of files, by host."""
-
-    name: str
-    value: bytes = attrs.field(repr=False, converter=lambda value: _bytes(value))
-    allowed: dict[str, list[str]] = attrs.Factory(dict)
-
-    def may_be(self, host, path):
-        """Whether this file of this host may hold it."""
-        return any(fnmatch.fnmatchcase(path, pattern) for pattern in self.allowed.get(host, ()))
-
-
 def _bytes(value):
     if isinstance(value, str):
         digits = len(value) % 2 == 0 and len(value) >= PART and re.fullmatch(r"[0-9a-fA-F]+", value)
         return bytes.fromhex(value) if digits else value.encode()
     return bytes(value)
+
+
+@attrs.frozen
+class Secret:
+    """Something that may be in few places only: ``allowed`` are patterns of files, by host."""
+
+    name: str
+    value: bytes = attrs.field(repr=False, converter=_bytes)
+    allowed: dict[str, list[str]] = attrs.Factory(dict)
+
+    def may_be(self, host, path):
+        """Whether this file of this host may hold it."""
+        return any(fnmatch.fnmatchcase(path, pattern) for pattern in self.allowed.get(host, ()))
 
 
 class Needles:
@@ -81,7 +80,7 @@ class Needles:
             "reversed": [digits[::-1].encode(), raw[::-1].hex().encode(), raw.lower()[::-1]],
         }
         # Every beginning, or a part that begins at an odd byte would not be seen.
-        windows = range(0, len(digits) - PART + 1)
+        windows = range(len(digits) - PART + 1)
         self._parts = {digits[at : at + PART].encode() for at in windows}
         self._parts |= {digits[::-1][at : at + PART].encode() for at in windows}
 
@@ -95,7 +94,7 @@ class Needles:
 
 
 def _runs(lower):
-    found = set()
+    found: set[bytes] = set()
     for match in HEX_RUN.finditer(lower):
         run = match[0]
         found.update(run[at : at + PART] for at in range(len(run) - PART + 1))
@@ -177,14 +176,22 @@ class Search:
         """All that is found now."""
         found = []
         for (kind, where, data), host in [(text, None) for text in self._texts] + [
-            ((kind, where, data), host) for (kind, host, where), contents in self._seen.items() for data in contents
+            ((kind, where, data), host)
+            for (kind, host, where), contents in self._seen.items()
+            for data in contents
         ]:
             found += self._of(kind, f"{host}: {where}" if host else where, data, host, where)
         for host in self._fleet.hosts.values():
             for kind, where, data in _left_on(host):
                 found += self._of(kind, f"{host.name}: {where}", data, host.name, where)
         for path in _files(self._fleet.folder, without={host.folder for host in self._fleet.hosts.values()}):
-            found += self._of("controller", str(path), _content(path), "controller", f"/{path.relative_to(self._fleet.folder)}")
+            found += self._of(
+                "controller",
+                str(path),
+                _content(path),
+                "controller",
+                f"/{path.relative_to(self._fleet.folder)}",
+            )
         return list(dict.fromkeys(found))
 
     def check(self):
@@ -235,8 +242,8 @@ class _Sampler:
     def _owner(self, number):
         """Whose process it is: a host's name, ``controller``, or None."""
         try:
-            namespace = os.stat(f"/proc/{number}/ns/net").st_ino
-            root = os.stat(f"/proc/{number}/root")
+            namespace = Path(f"/proc/{number}/ns/net").stat().st_ino
+            root = Path(f"/proc/{number}/root").stat()
         except OSError:
             return None
         for host in self._fleet.hosts.values():
@@ -248,7 +255,7 @@ class _Sampler:
         if not hasattr(self, "_known"):
             names = {self._fleet.network.controller: "controller"}
             names |= {host.namespace: host.name for host in self._fleet.hosts.values()}
-            self._known = {os.stat(f"/run/netns/{name}").st_ino: owner for name, owner in names.items()}
+            self._known = {Path(f"/run/netns/{name}").stat().st_ino: owner for name, owner in names.items()}
         return self._known
 
     def _temporary(self):
@@ -272,7 +279,7 @@ class _Sampler:
 
 
 def _numbers():
-    return {int(name) for name in os.listdir("/proc") if name.isdecimal()}
+    return {int(name) for name in os.listdir("/proc") if name.isdecimal()}  # noqa: PTH208 - fifty times a second
 
 
 def _left_on(host):
@@ -284,7 +291,13 @@ def _left_on(host):
             for path in _files(root / name, without={root / "run/log/journal"}):
                 yield "file", f"/{path.relative_to(root)}", _content(path)
         # All fields of an entry, not only what it says.
-        yield "journal", "all entries", host.ssh("journalctl --quiet --no-pager --all --output=export").encode("utf-8", "surrogateescape")
+        yield (
+            "journal",
+            "all entries",
+            host.ssh("journalctl --quiet --no-pager --all --output=export").encode(
+                "utf-8", "surrogateescape"
+            ),
+        )
     yield "journal", "console", host.log().encode()
 
 

@@ -78,6 +78,8 @@ class Record:
 
     results: list[Result]
     output: str = attrs.field(repr=False)
+    status: int = 0
+    """What the program ended with."""
 
     def of(self, *states, role=None, host=None):
         """The results in these states, of one role and one host if told."""
@@ -104,10 +106,10 @@ everything: list[Result] = []
 """The results of all runs of this process."""
 
 
-def read(place, output=""):
+def read(place, output="", status=0):
     """The record in a file that the plugin wrote; :data:`everything` has it, too, then."""
     lines = place.read_text().splitlines() if place.exists() else []
-    record = Record([Result(**json.loads(line)) for line in lines], output)
+    record = Record([Result(**json.loads(line)) for line in lines], output, status)
     everything.extend(record.results)
     return record
 
@@ -197,13 +199,15 @@ def _tasks(nodes, role, file, lines, *, handler):
 
 def never_seen(roles, results):
     """Lines that say which task was never seen in which state; what ran in check mode does not count."""
-    seen = {}
+    seen: dict[str, set[str]] = {}
     for result in results:
         if not result.check:
             # One that failed and was expected to is as good as one that went well: it ran.
-            seen.setdefault(_place(result.place), set()).add("failed" if result.state == "ignored" else result.state)
-    lines = []
-    for task in tasks_of(roles):
-        if missing := task.wanted() - seen.get(task.place, set()):
-            lines.append(f"{task}: never {' and never '.join(sorted(missing))}")
-    return lines
+            seen.setdefault(_place(result.place), set()).add(
+                "failed" if result.state == "ignored" else result.state
+            )
+    return [
+        f"{task}: never {' and never '.join(sorted(missing))}"
+        for task in tasks_of(roles)
+        if (missing := task.wanted() - seen.get(task.place, set()))
+    ]

@@ -29,7 +29,10 @@ def test_each_debian_boots_and_is_managed_by_each_ansible(controller, suite, tmp
     (tmp_path / "play.yml").write_text(PLAY)
     with Fleet(endpoints=1, devices=1, suite=suite, controller=controller) as fleet:
         record = fleet.playbook(tmp_path / "play.yml", record=True)
-        assert {(result.host, result.state) for result in record.results} == {("endpoint-1", "ok"), ("device-1", "ok")}
+        assert {(result.host, result.state) for result in record.results} == {
+            ("endpoint-1", "ok"),
+            ("device-1", "ok"),
+        }
         told, _ = fleet.start("ansible", "--version").communicate()
         assert (f"core {controllers.newest_version()}" in told) == (controller == "newest")
         assert f"VERSION_CODENAME={suite}" in fleet["endpoint-1"].ssh("cat /etc/os-release")
@@ -75,6 +78,7 @@ def test_what_a_killed_lab_leaves_is_removed_and_a_living_one_is_not_touched(tmp
             cwd=REPOSITORY,
             env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
         )
+        assert killed.stdout is not None
         stem, folder = killed.stdout.readline().split()
         os.kill(killed.pid, signal.SIGKILL)
         killed.wait()
@@ -82,7 +86,11 @@ def test_what_a_killed_lab_leaves_is_removed_and_a_living_one_is_not_touched(tmp
         # Or nothing would be shown.
         assert all(traces(stem, Path(folder)).values()), traces(stem, Path(folder))
         done = subprocess.run(
-            [sys.executable, "-m", "tests.lab.clean"], capture_output=True, text=True, check=True, cwd=REPOSITORY
+            [sys.executable, "-m", "tests.lab.clean"],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=REPOSITORY,
         )
         assert f"removed {stem}\n" in done.stdout
         assert living._stem not in done.stdout
@@ -99,8 +107,12 @@ def test_a_fleet_that_ends_leaves_nothing():
 
 def test_without_a_mirror_it_is_told_what_to_look_at(monkeypatch, tmp_path):
     monkeypatch.setattr(images, "BUILD", tmp_path)
-    monkeypatch.setattr(images, "_sources", lambda suite: f"deb [trusted=yes] http://127.0.0.1:9/debian {suite} main\n")
-    with pytest.raises(images.Impossible, match=r"Debian of bookworm could not be made; remedy: see whether `apt-get"):
+    monkeypatch.setattr(
+        images, "_sources", lambda suite: f"deb [trusted=yes] http://127.0.0.1:9/debian {suite} main\n"
+    )
+    with pytest.raises(
+        images.Impossible, match=r"Debian of bookworm could not be made; remedy: see whether `apt-get"
+    ):
         images.debian("bookworm")
     assert not [path for path in tmp_path.iterdir() if path.suffix not in {".lock", ".unfinished"}]
 
@@ -153,11 +165,13 @@ def test_an_image_that_another_process_does_not_finish_is_told(monkeypatch, tmp_
 
 def test_images_in_use_are_kept(monkeypatch, tmp_path):
     monkeypatch.setattr(images, "BUILD", tmp_path)
-    used, unused = (images.made(name, "recipe", lambda folder: None) for name in ("used", "unused"))
+    used, unused = (images.made(name, "recipe", lambda _folder: None) for name in ("used", "unused"))
     over, other = tmp_path / "over", tmp_path / "other"
     over.mkdir()
     other.mkdir()
-    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", f"lowerdir={used}:{other}", str(over)], check=True)
+    subprocess.run(
+        ["mount", "-t", "overlay", "overlay", "-o", f"lowerdir={used}:{other}", str(over)], check=True
+    )
     try:
         assert clean.unused_images() == [unused.name]
     finally:

@@ -101,24 +101,29 @@ def test_a_secret_in_a_process_that_a_service_hides_is_found(fleet, search):
 
 def test_a_secret_in_a_process_of_the_controller_is_found(fleet, search, tmp_path):
     play = tmp_path / "play.yml"
-    play.write_text("- {hosts: device-1, gather_facts: false, tasks: [{name: Wait, ansible.builtin.pause: {seconds: 1}}]}")
+    play.write_text(
+        "- {hosts: device-1, gather_facts: false, tasks: [{name: Wait, ansible.builtin.pause: {seconds: 1}}]}"
+    )
     with search.watching():
         fleet.playbook(play, "--extra-vars", f"master='{MASTER}'")
     assert ("master", "process") in kinds(search)
 
 
 def test_a_secret_in_a_file_that_is_gone_again_is_found(fleet, search):
-    places = {"endpoint-1": "/tmp", "device-1": "/root/.ansible"}
+    places = {"endpoint-1": "/var/tmp", "device-1": "/root/.ansible"}  # noqa: S108 - of a host, on purpose
     with search.watching():
         for host, folder in places.items():
-            fleet[host].ssh(f"mkdir -p {folder}; cat > {folder}/x; sleep 0.2; rm {folder}/x", text_input=DIGITS)
+            fleet[host].ssh(
+                f"mkdir -p {folder}; cat > {folder}/x; sleep 0.2; rm {folder}/x", text_input=DIGITS
+            )
     assert {leak.where for leak in search.leaks() if leak.kind == "temporary"} >= {
         f"{host}: {folder}/x" for host, folder in places.items()
     }
 
 
 @pytest.mark.parametrize(
-    ("host", "path"), [("endpoint-1", "/etc/left"), ("endpoint-1", "/run/left"), ("device-1", "/etc/dtls/left")]
+    ("host", "path"),
+    [("endpoint-1", "/etc/left"), ("endpoint-1", "/run/left"), ("device-1", "/etc/dtls/left")],
 )
 def test_a_secret_in_a_file_of_a_host_is_found(fleet, search, host, path):
     fleet[host].ssh(f"mkdir -p /etc/dtls; cat > {path}", text_input=f"x {DIGITS.upper()}")

@@ -30,6 +30,11 @@ TASKS = """
   ansible.builtin.file:
     path: /etc/never
     state: absent
+- name: Look whether it would be written # never changed: it is right already
+  ansible.builtin.file:
+    path: /etc/written
+    mode: "0644"
+  check_mode: true
 - name: Go on at once
   ansible.builtin.meta: flush_handlers
 """
@@ -58,7 +63,12 @@ def roles(tmp_path):
 def test_what_each_task_did_is_recorded_and_what_never_happened_is_told(fleet, roles):
     def run(content, *options):
         return fleet.playbook(
-            roles.parent / "play.yml", "-e", f"content={content}", *options, record=True, ANSIBLE_ROLES_PATH=str(roles)
+            roles.parent / "play.yml",
+            "-e",
+            f"content={content}",
+            *options,
+            record=True,
+            ANSIBLE_ROLES_PATH=str(roles),
         )
 
     def missing(*records):
@@ -70,11 +80,12 @@ def test_what_each_task_did_is_recorded_and_what_never_happened_is_told(fleet, r
         ("Look at it", "ok"),
         ("Refuse it", "skipped"),
         ("Remove what is never there", "ok"),
+        ("Look whether it would be written", "ok"),
         ("Tell of it", "changed"),
     ]
     assert {result.role for result in first.results} == {"writer"}
     assert first.hosts_changed() == {"endpoint-1": 2}
-    with pytest.raises(AssertionError, match="endpoint-1: Write it .*main.yml:2"):
+    with pytest.raises(AssertionError, match=r"endpoint-1: Write it .*main.yml:2"):
         recorder.assert_unchanged(first)
     assert missing(first) == [
         "writer: Write it (main.yml:2): never ok",
@@ -92,7 +103,12 @@ def test_what_each_task_did_is_recorded_and_what_never_happened_is_told(fleet, r
 
 def test_what_ran_in_check_mode_is_recorded_as_such_and_not_taken_for_the_real_thing(fleet, roles):
     record = fleet.playbook(
-        roles.parent / "play.yml", "--check", "-e", "content=other", record=True, ANSIBLE_ROLES_PATH=str(roles)
+        roles.parent / "play.yml",
+        "--check",
+        "-e",
+        "content=other",
+        record=True,
+        ANSIBLE_ROLES_PATH=str(roles),
     )
     assert all(result.check for result in record.results)
     assert len(recorder.never_seen(roles, record.results)) == len(recorder.never_seen(roles, []))

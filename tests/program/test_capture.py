@@ -257,6 +257,7 @@ def test_a_capture_that_cannot_be_is_refused_with_the_remedy(home, captures, sta
         service.listening()
         done = home.capture("start", "--identity", "dev1")
         assert (done.returncode, done.stdout) == (status, "")
+        assert done.stderr.startswith("dtls-endpoint capture start: ")
         assert what in done.stderr
         assert "Traceback" not in done.stderr + service.everything
 

@@ -10,8 +10,9 @@ from endpoint.config import ConfigFileError, EndpointConfig, load_config, parse_
 from endpoint.credentials import Credentials
 from endpoint.keystore.loading import LoadedCredentials
 from endpoint.quotas import IdentityOverflow
-from endpoint.structure import StructureError, structure
+from endpoint.structure import structure
 from endpoint.tables.state import State
+from endpoint.values import StructureError
 from sansdtls import (
     CipherSuite,
     ConnectionIdPolicy,

@@ -235,6 +235,22 @@ async def test_a_stop_does_not_wait_for_a_blocked_reader(pipe):
     assert scope.cancelled_caught
 
 
+async def test_what_a_reader_that_has_gone_did_not_get_is_counted(pipe):
+    reading, writing, close = pipe
+    told = Told()
+    lines = JsonLines(writing, limit=100_000, tell=told)
+    close(reading)
+    for _ in range(50):
+        lines.deliver(device(), BIG)
+    delivered = 50 - lines.statistics()["forward_dropped"]
+    assert delivered > 20, "more than are written at once"
+    with pytest.raises(ForwardError):
+        await lines.run()
+    assert lines.statistics() == {"forwarded": 0, "forward_dropped": 50, "forward_held": 0}
+    assert lines.drops["write_failed"] == delivered
+    await lines.flush()
+
+
 async def test_a_closed_reader_is_an_error_that_says_so(pipe):
     reading, writing, close = pipe
     lines = JsonLines(writing, limit=10_000, tell=Told())

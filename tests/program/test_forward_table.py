@@ -278,12 +278,14 @@ def test_check_of_a_running_service_does_not_mind_its_socket(check, home):
         (
             f'[forward]\n{UDP}bind = "::1"',
             [
-                'forward.bind: "::1" is no address that "127.0.0.1:5683" can be reached from; remedy: one of the same version of IP'
+                'forward.bind: "::1" cannot reach "127.0.0.1:5683"; remedy: an address of the same version of IP'
             ],
         ),
         (
-            '[[forward.sinks]]\nkind = "unix"\npath = "x"\nlisten = "back"\nalso = true\n'
-            '[[forward.sinks]]\nname = "b"\nkind = "unix"\npath = "y"\nlisten = "back"',
+            (
+                '[[forward.sinks]]\nkind = "unix"\npath = "x"\nlisten = "back"\nalso = true\n'
+                '[[forward.sinks]]\nname = "b"\nkind = "unix"\npath = "y"\nlisten = "back"'
+            ),
             ['forward.sinks."b".listen: is that of the sink "unix" too; remedy: name another'],
         ),
         (f"[forward]\n{UDP}idle = 0", ["forward.idle: 0 is not within 0.001 to 31536000 seconds"]),

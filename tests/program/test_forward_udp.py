@@ -519,6 +519,20 @@ async def test_sockets_follow_a_name_that_moves(names, autojump_clock):
             ]
 
 
+async def test_first_tells_the_server_that_a_name_moved_to_as_well(names, autojump_clock):
+    resolver = names()
+    resolver.answer = "127.0.0.1"
+    with PlainServer() as before, PlainServer("127.0.0.3", before.port) as after:
+        async with in_front_of(f"backend.example:{before.port}", proxy_protocol="first") as front:
+            device = await front.served.device().connect()
+            await device.send(b"one")
+            await before.next()
+            resolver.answer = "127.0.0.3"
+            await trio.sleep(61)
+            await device.send(b"two")
+            assert decode_header((await after.next())[0])[1] == b"two"
+
+
 async def test_a_name_that_moves_to_the_other_version_takes_new_sockets(names, autojump_clock):
     resolver = names()
     resolver.answer = "127.0.0.1"
@@ -577,6 +591,40 @@ async def test_first_sends_it_in_front_of_the_first_and_again_when_the_device_ha
             await device.send(b"x")
             await server.answer(b"plain", (await server.next())[1])
             assert await device.receive() == b"plain"
+
+
+async def test_first_sends_it_again_where_the_one_that_it_was_sent_to_may_not_have_it():
+    with PlainServer() as server:
+        port, upstream = server.port, server.upstream
+    async with in_front_of(upstream, proxy_protocol="first") as front:
+        device = await front.served.device().connect()
+        await device.send(b"to nobody")
+        assert front.figures["drops"] == {"refused": 1}
+        with PlainServer(port=port) as server:
+            for text in (b"one", b"two"):
+                await device.send(text)
+            assert decode_header((await server.next())[0])[1] == b"one"
+            assert (await server.next())[0] == b"two"
+        await device.send(b"to nobody")
+        # Its successor is told by a message about an earlier datagram, while the next one is being sent.
+        with PlainServer(port=port) as server:
+            await device.send(b"three")
+            assert decode_header((await server.next())[0])[1] == b"three"
+
+
+async def test_first_sends_it_again_after_one_that_the_kernel_did_not_take():
+    with PlainServer() as server:
+        async with in_front_of(server.upstream, proxy_protocol="first") as front:
+            device = await front.served.device().connect()
+            await device.send(b"one")
+            await server.next()
+            (upstream,) = front.sink._upstreams
+            upstream.header, real = None, upstream.socket
+            upstream.socket = Refusing(errno.ENOBUFS)
+            await device.send(b"two")
+            await device.send(b"three")
+            assert [decode_header(data)[1] for data in upstream.socket.sent] == [b"three"]
+            upstream.socket = real
 
 
 async def test_on_all_interfaces_the_header_names_the_address_that_was_asked():

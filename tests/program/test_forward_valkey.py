@@ -12,9 +12,9 @@ from endpoint.association import CredentialKind
 from endpoint.cli import main
 from endpoint.forward import ForwardError
 from endpoint.forward.valkey import ValkeyStream
-from endpoint.structure import StructureError
 from endpoint.tables.forward import Forward
 from endpoint.tables.sinks import ValkeyTable
+from endpoint.values import StructureError
 from sansdtls import ClientConfig
 from tests.program.running import Running
 from tests.program.sinks import PATIENCE, Told, device, devices_of

@@ -46,6 +46,12 @@ def test_what_is_never_shown_cannot_be_read_back(text):
         read_shown(text)
 
 
+@pytest.mark.parametrize("text", ["a\\ud800", "\\udfff", "\\U00110000", "\\Uffffffff"])
+def test_what_is_no_character_is_called_so(text):
+    with pytest.raises(ValueError, match=r"^\\[uU][0-9a-f]+ is no character$"):
+        read_shown(text)
+
+
 def test_a_file_name_that_is_not_utf_8_can_be_shown():
     assert show_text(b"psk-\xff.txt".decode("utf-8", "surrogateescape")) == "psk-\\xff.txt"
 

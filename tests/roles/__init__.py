@@ -1,0 +1,1 @@
+"""The roles, on the lab's hosts."""

@@ -28,8 +28,10 @@ ASKING = {("keys", "list"), ("status",), ("doctor",)}
 """Commands that have --json and change nothing."""
 LOOKING = {("check",)}
 """Commands without --json that change nothing."""
-ACTING = {("handoff",)}
-"""Commands without --json and --dry-run that change something."""
+ACTING = {("handoff",), ("reload",)}
+"""Commands without --dry-run that change something."""
+TELLING = {("reload",)}
+"""Those of them that have --json, and say what they changed."""
 
 
 class ActionModule(ShellAction):
@@ -57,7 +59,7 @@ class ActionModule(ShellAction):
             }
         given = options["stdin"]
         if not isinstance(given, (str, bytes)):
-            raise AnsibleActionFail(f"stdin: is no text, but a {type(given).__name__}")
+            raise AnsibleActionFail("stdin: is no text; remedy: quotes")
         data = given if isinstance(given, bytes) else given.encode("utf-8", "surrogateescape")
         answer = self.shell("dtls_ctl", *self._line(options, name, words, check=check), data=data)
         about = f"{Path(options['program']).name} {' '.join(name)}"
@@ -70,9 +72,7 @@ class ActionModule(ShellAction):
             said = "; ".join(errors) or answer.shown.decode("utf-8", "replace")[-1000:] or "it said nothing"
             raise AnsibleActionFail(f"{self.host(task_vars)}: {about}: status {status}: {said}")
         found = read(answer.shown.decode("utf-8", "replace"), lines="--identities" in words)
-        changed = name in ACTING or (
-            isinstance(found, dict) and name in CHANGING and bool(found.get("changed"))
-        )
+        changed = name in ACTING - TELLING or (isinstance(found, dict) and _changed(name, found))
         return {"changed": changed, "status": status, "answer": found, "errors": errors}
 
     @staticmethod
@@ -80,7 +80,7 @@ class ActionModule(ShellAction):
         line = [options["program"], *name]
         if options["config"] and not {"--config", "--psk-file", "--psk-database"} & set(words):
             line += ["--config", options["config"]]
-        if name in CHANGING | ASKING and "--json" not in words:
+        if name in CHANGING | ASKING | TELLING and "--json" not in words:
             line.append("--json")
         if name in CHANGING and check and "--dry-run" not in words:
             line.append("--dry-run")
@@ -108,6 +108,12 @@ def command(words: list[str]) -> tuple[str, ...]:
             return name
     known = ", ".join(sorted(" ".join(name) for name in CHANGING | ASKING | LOOKING | ACTING))
     raise AnsibleActionFail(f"args: begin with none of the commands that can be run here: {known}")
+
+
+def _changed(name: tuple[str, ...], found: Mapping[str, Any]) -> bool:
+    if name in TELLING:
+        return any(found.get(count) for count in ("added", "removed", "changed"))
+    return name in CHANGING and bool(found.get("changed"))
 
 
 def _errors(answer: Answer) -> list[str]:

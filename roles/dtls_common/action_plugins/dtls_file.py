@@ -164,9 +164,7 @@ def _content(options: dict[str, Any]) -> bytes:
     if isinstance(content, bytes):
         return content
     if not isinstance(content, str):
-        raise AnsibleActionFail(
-            f"content: is no text, but a {type(content).__name__}; remedy: a filter such as to_json"
-        )
+        raise AnsibleActionFail("content: is no text; remedy: a filter such as to_json, or quotes")
     return content.encode("utf-8", "surrogateescape")
 
 

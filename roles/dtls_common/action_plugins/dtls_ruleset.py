@@ -138,7 +138,7 @@ class ActionModule(ShellAction):
                 self._ask("try", data=self._text.encode())
             return result
         if in_force:
-            self._ask("write", data=self._text.encode())
+            self._ask("rewrite", data=self._text.encode())
             return result | {"confirmed": True}
         return result | self._apply()
 

@@ -8,7 +8,7 @@ description:
   - Runs C(dtls-endpoint), asks for JSON where it has it, and returns that as data.
   - >-
     Commands are V(keys add), V(keys rotate), V(keys retire), V(keys remove), V(keys import), V(keys list), V(status),
-    V(doctor), V(check) and V(handoff). What would print keys is refused.
+    V(doctor), V(check), V(reload) and V(handoff). What would print keys is refused.
 options:
   args:
     description:
@@ -41,7 +41,7 @@ options:
     default: fail
 notes:
   - >-
-    In check mode, what changes keys is rehearsed (C(--dry-run)), what asks is done, C(handoff) is skipped; and where the
+    In check mode, what changes keys is rehearsed (C(--dry-run)), what asks is done, C(handoff) and C(reload) are skipped; and where the
     program is not there yet, all are skipped.
 author:
   - sansdtls

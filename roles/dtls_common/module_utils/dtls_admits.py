@@ -251,7 +251,8 @@ def _holds(network: str, address: str) -> bool | None:
 def _spans(ports: str, port: int) -> bool | None:
     first, _, last = ports.partition("-")
     try:
-        return int(SERVICES.get(first, first)) <= port <= int(SERVICES.get(last, last) or first)
+        bounds = [int(SERVICES.get(name, name)) for name in (first, last or first)]
+        return bounds[0] <= port <= bounds[1]
     except ValueError:
         return None
 

@@ -119,7 +119,7 @@ put() {
     [ -d "$dir" ] || fail "the directory $dir is not there; remedy: a task with state=directory before"
     begin
     # noclobber: nobody else has put a file or link there.
-    (set -C && cat >"$temporary") 2>/dev/null || fail "$dir cannot be written, or is full"
+    (set -C && cat >"$temporary") 2>/dev/null || fail "$dir cannot be written; remedy: become, or make room"
     [ "$(digest "$temporary")" = "$want" ] || fail "what arrived is not what was sent; remedy: run it again"
     own "$temporary"
     if [ -n "$validate" ]; then

@@ -54,9 +54,10 @@ def limits(quotas: Mapping[str, Any] | None, given: Mapping[str, Any]) -> dict[s
     """Everything that is counted: ``sources``, the longest network first, and ``total``.
 
     ``given`` has what overrides the quotas (``hello_rate``, ``hello_burst``, ``total_hello_rate``, ``total_hello_burst``,
-    ``sources_max``; None = from the quotas, "off" = unlimited) and ``exempt``, a list of networks.
+    ``sources_max``; None or empty = from the quotas; "unlimited" = none) and ``exempt``, a list of networks.
     """
-    told = DEFAULTS | {name: value for name, value in (quotas or {}).items() if name != "networks"}
+    # As in dtls_endpoint_config, null leaves the default; "unlimited" is what takes a limit away.
+    told = DEFAULTS | {name: value for name, value in (quotas or {}).items() if value is not None}
     lengths = {
         4: _length(told["ipv4_prefix_length"], 32, "ipv4_prefix_length"),
         6: _length(told["ipv6_prefix_length"], 128, "ipv6_prefix_length"),
@@ -124,12 +125,12 @@ def _source(
 ) -> dict[str, Any]:
     version = base.version if base is not None else version
     whole = length == (32 if version == 4 else 128)
-    any_network = ipaddress.ip_network(f"{'0.0.0.0' if version == 4 else '::'}/{length}")
+    mask: Network = ipaddress.IPv4Network((0, length)) if version == 4 else ipaddress.IPv6Network((0, length))
     source = {
         "version": version,
         "network": str(base) if base is not None else "",
         "length": length,
-        "mask": "" if whole else str(any_network.netmask),
+        "mask": "" if whole else str(mask.netmask),
         "hello": _bucket(rate, burst),
         "in_clear": _bucket(rate and rate * CLEAR_PER_HELLO, burst * CLEAR_PER_HELLO),
         "timeout": 0,
@@ -143,6 +144,7 @@ def _source(
 def _bucket(rate: float | None, burst: int) -> dict[str, Any]:
     if rate is None:
         return {}
+    unit, number = "second", rate
     for unit, seconds in _UNITS:
         number = rate * seconds
         if number >= 1 and (number >= 100 or number == int(number) or unit == "day"):
@@ -152,15 +154,17 @@ def _bucket(rate: float | None, burst: int) -> dict[str, Any]:
 
 def _rate(given: Any, quota: Any, factor: int, name: str) -> float | None:
     if given in (None, ""):
-        return None if quota in (None, "off", "unlimited") else float(quota) * factor
-    if str(given) == "off":
+        return None if quota in (None, "unlimited") else float(quota) * factor
+    if str(given) == "unlimited":
         return None
     try:
         rate = float(given)
     except (TypeError, ValueError):
         rate = 0.0
     if not 0.001 <= rate <= _MOST:
-        raise Wrong(f'dtls_firewall_{name}: {given!r} is no rate; remedy: a number per second, or "off"')
+        raise Wrong(
+            f'dtls_firewall_{name}: {given!r} is no rate; remedy: a number per second, or "unlimited"'
+        )
     return rate
 
 

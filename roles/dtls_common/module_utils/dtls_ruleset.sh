@@ -396,6 +396,11 @@ write() {
     say written yes
 }
 
+rewrite() {
+    write
+    leave
+}
+
 remove() {
     old=$(pending)
     if [ -n "$old" ] && mv "$old" "$old.taken" 2>/dev/null; then disarm "$old.taken"; fi

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import time
+from pathlib import Path
 
+from ansible import context
 from ansible.plugins.callback import CallbackBase
 
 DOCUMENTATION = """
@@ -59,8 +61,9 @@ class CallbackModule(CallbackBase):
             "place": task.get_path(),
             "host": host,
             "state": state,
-            "check": bool(task.check_mode),
+            # Of the run: a task that only looks, and so has it for itself, did what it does.
+            "check": bool(context.CLIARGS.get("check")) and bool(task.check_mode),
             "seconds": None if began is None else round(time.monotonic() - began, 3),
         }
-        with open(self._place, "a", encoding="utf-8") as file:
+        with Path(self._place or os.devnull).open("a", encoding="utf-8") as file:
             file.write(json.dumps(told) + "\n")

@@ -1,0 +1,460 @@
+"""``dtls_ruleset`` on both kinds of host: rules that cut ssh are taken back, whatever else happens meanwhile."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.lab.network import within
+from tests.roles.plays import COMMON, Plays, load, task
+
+RULES = load("module_utils/dtls_rules")
+BOTH = {"endpoint-1", "device-1"}
+GOOD = """\
+set operators { type ipv4_addr; elements = { 10.77.0.1, 192.0.2.1 } }
+chain input {
+    type filter hook input priority 0; policy drop;
+    ct state established,related accept
+    iif "lo" accept
+    ip saddr @operators tcp dport 22 accept
+    udp dport 5684 counter accept
+}
+"""
+BETTER = GOOD.replace("5684", "5685")
+CUT = GOOD.replace("dport 22 ", "dport 23 ")
+GOOD4 = """\
+# for both families
+-A guard-IN -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
+-4 -A guard-IN -s 10.77.0.1 -p tcp --dport 22 -j ACCEPT
+-6 -A guard-IN -s fd77::1 -p tcp --dport 22 -j ACCEPT
+-A guard-IN -p udp --dport 5684 -j guard-DTLS
+-A guard-IN -j DROP
+-A guard-OUT -p tcp --dport 25 -j REJECT
+-A guard-DTLS -j ACCEPT
+"""
+BETTER4 = GOOD4.replace("-A guard-OUT -p tcp --dport 25 -j REJECT\n", "").replace("5684", "5685")
+CUT4 = GOOD4.replace("--dport 22 ", "--dport 23 ")
+SOON = 5
+"""Seconds until a dead-man acts, the fewest that there can be."""
+
+
+@pytest.fixture(scope="module")
+def plays(fleet):
+    return Plays(fleet)
+
+
+@pytest.fixture(autouse=True)
+def bare(fleet):
+    """Every host without rules, before and after."""
+    for _ in range(2):
+        for host in fleet.hosts.values():
+            on(host, "nft flush ruleset")
+            for family in ("ip", "ip6"):
+                on(host, f"{family}tables-legacy -F; {family}tables-legacy -X", check=False)
+            shutil.rmtree(host.root / "etc/dtls-guard", ignore_errors=True)
+            host.ssh("rm -rf /run/dtls-guard")
+        if not _:
+            yield
+
+
+def on(host, command, *, check=True):
+    """Run something in the host's network namespace, past its rules; what it printed."""
+    done = subprocess.run(
+        [*within(host.namespace), "sh", "-c", command], capture_output=True, text=True, check=False
+    )
+    assert not check or done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def in_force(host, content):
+    """Whether these rules for nft are in force."""
+    return f'comment "sansdtls {RULES.fingerprint(content)}"' in on(
+        host, "nft list table inet guard", check=False
+    )
+
+
+def written(host, name="guard.nft"):
+    """What would be loaded when it boots."""
+    try:
+        return (host.root / "etc/dtls-guard" / name).read_text()
+    except FileNotFoundError:
+        return None
+
+
+def lets_in(host):
+    """Whether a new connection can be made."""
+    return subprocess.run(host.ssh_command("true"), capture_output=True, check=False).returncode == 0
+
+
+def ruleset(content, *, name="rules", minds=True, **more):
+    keywords = {} if minds else {"ignore_errors": True}
+    return task("dtls_ruleset", name=name, keywords=keywords, **{"content": content, **more}) | {
+        "dtls_ruleset": {"name": "guard", "content": content, **more}
+    }
+
+
+def cutting(content, **more):
+    return ruleset(content, check_session=False, rollback_after=SOON, **more)
+
+
+def until(condition, what, seconds=30):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, what
+        time.sleep(0.05)
+    return found
+
+
+# --- good rules, and rules that lock out ------------------------------------------------------------
+
+
+def test_rules_are_loaded_once_and_what_locks_out_is_taken_back(fleet, plays):
+    told = plays.run(
+        ruleset(GOOD, name="good"),
+        ruleset(GOOD, name="again"),
+        cutting(CUT, name="cut", minds=False),
+        ruleset(GOOD, name="after"),
+    )
+    for host in fleet.hosts.values():
+        good, cut = told.of(host.name, "good"), told.of(host.name, "cut")
+        assert (good.state, good["confirmed"], good["rolled_back"], good["backend"]) == (
+            "changed",
+            True,
+            False,
+            "nft",
+        )
+        assert good["sha256"] == RULES.fingerprint(GOOD)
+        for name in ("again", "after"):
+            assert (told.of(host.name, name).state, told.of(host.name, name)["confirmed"]) == ("ok", True)
+        assert (cut.state, cut["confirmed"], cut["rolled_back"], cut["changed"]) == (
+            "failed",
+            False,
+            True,
+            False,
+        )
+        assert f"{host.name}: guard: nobody got in by a new connection" in cut["msg"]
+        assert "remedy" in cut["msg"]
+        assert in_force(host, GOOD)
+        assert written(host) == RULES.for_nft("guard", GOOD)
+        assert lets_in(host)
+    gone = plays.run(ruleset("", name="absent", state="absent"), ruleset("", name="nothing", state="absent"))
+    for host in fleet.hosts.values():
+        assert [gone.of(host.name, name).state for name in ("absent", "nothing")] == ["changed", "ok"]
+        assert "guard" not in on(host, "nft list ruleset")
+        assert written(host) is None
+
+
+@pytest.mark.parametrize(("backend", "hosts"), [("iptables-legacy", BOTH), ("iptables-nft", {"endpoint-1"})])
+def test_so_it_is_with_iptables_for_both_families(fleet, plays, backend, hosts):
+    tool = "iptables-legacy" if backend == "iptables-legacy" else "iptables-nft"
+    given = {"backend": backend}
+    for name in hosts:
+        on(fleet[name], f"{tool} -A INPUT -p tcp --dport 9 -j DROP; ip6{tool[2:]} -N others")
+    told = plays.run(
+        ruleset(GOOD4, name="good", **given),
+        ruleset(GOOD4, name="again", **given),
+        cutting(CUT4, name="cut", minds=False, **given),
+        ruleset(GOOD4, name="after", **given),
+        hosts=",".join(hosts),
+    )
+    for name in hosts:
+        states = [told.of(name, step).state for step in ("good", "again", "cut", "after")]
+        assert states == ["changed", "ok", "failed", "ok"], told.output
+        assert told.of(name, "cut")["rolled_back"]
+        for version, source in (("", "10.77.0.1/32"), ("6", "fd77::1/128")):
+            saved = on(fleet[name], f"ip{version}{tool[2:]}-save -t filter")
+            assert f"-A guard-IN -s {source} -p tcp -m tcp --dport 22 -j ACCEPT" in saved
+            assert f"sansdtls-{RULES.fingerprint(GOOD4)}" in saved
+            for jump in ("-A INPUT -j guard-IN", "-A OUTPUT -j guard-OUT"):
+                assert saved.splitlines().count(jump) == 1
+        assert written(fleet[name], "guard.iptables") == RULES.for_iptables("guard", GOOD4)
+    told = plays.run(
+        ruleset(BETTER4, name="better", **given),
+        ruleset("", name="absent", state="absent", **given),
+        ruleset("", name="nothing", state="absent", **given),
+        hosts=",".join(hosts),
+    )
+    for name in hosts:
+        states = [told.of(name, step).state for step in ("better", "absent", "nothing")]
+        assert states == ["changed", "changed", "ok"], told.output
+        saved = on(fleet[name], f"{tool}-save -t filter; ip6{tool[2:]}-save -t filter")
+        assert "guard" not in saved
+        assert "--dport 9 -j DROP" in saved, "what others have there stays"
+        assert ":others" in saved
+        assert written(fleet[name], "guard.iptables") is None
+
+
+def test_what_is_written_for_iptables_loads_on_a_host_that_boots(fleet, plays):
+    plays.run(ruleset(GOOD4, backend="iptables-legacy"), hosts="device-1")
+    device = fleet["device-1"]
+    before = on(device, "iptables-legacy-save -t filter | grep guard")
+    on(device, "iptables-legacy -F; iptables-legacy -X")
+    device.ssh("iptables-legacy-restore --noflush </etc/dtls-guard/guard.iptables")
+    assert on(device, "iptables-legacy-save -t filter | grep guard") == before
+
+
+def test_ssh_is_really_cut_and_nothing_is_written_before_the_confirmation(fleet, plays):
+    plays.run(ruleset(GOOD))
+    process = fleet.start_playbook(plays.write([cutting(CUT)]))
+    for host in fleet.hosts.values():
+        until(lambda host=host: in_force(host, CUT), "the rules do not come")
+    for host in fleet.hosts.values():
+        assert not lets_in(host)
+        assert written(host) == RULES.for_nft("guard", GOOD)
+    process.communicate(timeout=60)
+    assert process.returncode == 2
+    for host in fleet.hosts.values():
+        assert in_force(host, GOOD)
+        assert lets_in(host)
+
+
+def test_rules_that_end_what_is_open_are_taken_back_too(fleet, plays):
+    """Without a word of established connections, the answer that they are loaded does not arrive."""
+    nothing = "chain input {\n type filter hook input priority 0; policy drop;\n}\n"
+    told = plays.run(cutting(nothing, minds=False))
+    for host in fleet.hosts.values():
+        assert told.of(host.name, "rules").state == "failed"
+        assert told.of(host.name, "rules")["rolled_back"], told.output
+        assert "guard" not in on(host, "nft list ruleset")
+
+
+def test_rules_of_others_stay(fleet, plays):
+    other = (
+        'table inet other {\n\tcomment "sansdtls 00"\n\tchain c {\n\t\tcounter packets 0 bytes 0\n\t}\n}\n'
+    )
+    for host in fleet.hosts.values():
+        on(host, f"nft -f - <<'EOF'\n{other}EOF")
+    plays.run(ruleset(GOOD), ruleset(BETTER), ruleset("", state="absent"))
+    for host in fleet.hosts.values():
+        assert on(host, "nft list ruleset") == other
+        on(host, "nft add table inet guard")
+    told = plays.run(ruleset(GOOD), status=2)
+    for host in fleet.hosts.values():
+        assert "it is not ours; remedy: another name" in told.of(host.name, "rules")["msg"]
+
+
+# --- what is refused, and what is only looked at ----------------------------------------------------
+
+
+def test_rules_that_do_not_let_this_session_in_are_refused_before_anything_happens(fleet, plays):
+    told = plays.run(ruleset(CUT), status=2)
+    for host in fleet.hosts.values():
+        said = told.of(host.name, "rules")["msg"]
+        assert f"{host.name}: guard: content: would lock this very session out" in said
+        assert "from 10.77.0.1 to port 22" in said
+        assert not (host.inside() / "run/dtls-guard").exists()
+        assert on(host, "nft list ruleset") == ""
+
+
+def test_check_mode_changes_nothing_and_tells_a_mistake(fleet, plays):
+    told = plays.run(ruleset(GOOD, name="good"), arguments=["--check", "--diff"])
+    assert "+    ip saddr @operators tcp dport 22 accept" in told.output
+    wrong = plays.run(ruleset(f"{GOOD}chain x {{\n  bogus words\n}}\n"), arguments=["--check"], status=2)
+    real = plays.run(ruleset(f"{GOOD}chain x {{\n  bogus words\n}}\n"), status=2)
+    for host in fleet.hosts.values():
+        assert told.of(host.name, "good").state == "changed"
+        for one in (wrong, real):
+            assert "nft refuses the rules" in one.of(host.name, "rules")["msg"]
+            assert "bogus" in one.of(host.name, "rules")["msg"]
+        assert on(host, "nft list ruleset") == ""
+        assert written(host) is None
+        assert host.ssh("ls /run/dtls-guard/guard 2>/dev/null; :") == "", "nothing waits"
+
+
+def test_rules_that_are_in_force_but_not_written_are_written(fleet, plays):
+    first = plays.run(ruleset(GOOD, persist=False))
+    assert all(written(host) is None for host in fleet.hosts.values())
+    second, third = plays.run(ruleset(GOOD)), plays.run(ruleset(GOOD))
+    for host in fleet.hosts.values():
+        assert [run.of(host.name, "rules").state for run in (first, second, third)] == [
+            "changed",
+            "changed",
+            "ok",
+        ]
+        assert written(host) == RULES.for_nft("guard", GOOD)
+
+
+# --- killed in between, and dead-men of before ------------------------------------------------------
+
+
+def patched(folder, *changes):
+    """A copy of the role with some of its text replaced; an environment that uses it."""
+    copy = folder / "dtls_common"
+    shutil.copytree(COMMON, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    for file, before, after in changes:
+        place = copy / file
+        text = place.read_text()
+        assert before in text, before
+        place.write_text(text.replace(before, after))
+    return {"ANSIBLE_ROLES_PATH": str(folder)}
+
+
+ACTION, SCRIPT = "action_plugins/dtls_ruleset.py", "module_utils/dtls_ruleset.sh"
+LINGERS = (
+    ACTION,
+    "        answer = self._confirm(",
+    "        time.sleep(600)\n        answer = self._confirm(",
+)
+
+
+def kill_before_the_confirmation(fleet, plays, tmp_path, content, *, after):
+    """Load rules, and be gone before anything is confirmed."""
+    folder = tmp_path / "lingers"
+    folder.mkdir()
+    process = fleet.start_playbook(
+        plays.write([ruleset(content, rollback_after=after, check_session=False)]), **patched(folder, LINGERS)
+    )
+    for host in fleet.hosts.values():
+        until(lambda host=host: in_force(host, content), "the rules do not come")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if str(fleet.folder / "control").encode() in (entry / "cmdline").read_bytes():
+                os.kill(int(entry.name), signal.SIGKILL)
+
+
+def test_a_controller_that_is_killed_before_the_confirmation_leaves_the_old_rules(fleet, plays, tmp_path):
+    plays.run(ruleset(GOOD))
+    kill_before_the_confirmation(fleet, plays, tmp_path, BETTER, after=SOON)
+    for host in fleet.hosts.values():
+        assert written(host) == RULES.for_nft("guard", GOOD)
+        until(lambda host=host: in_force(host, GOOD), "the dead-man does not act")
+    told = plays.run(ruleset(BETTER))
+    for host in fleet.hosts.values():
+        assert told.of(host.name, "rules").state == "changed"
+        assert in_force(host, BETTER)
+
+
+def deadman_of_before(fleet, plays, tmp_path, *changes):
+    """Whether rules that were confirmed are in force after the dead-man of an apply before them."""
+    plays.run(ruleset(GOOD))
+    kill_before_the_confirmation(
+        fleet, plays, tmp_path, CUT.replace("policy drop", "policy accept"), after=120
+    )
+    for host in fleet.hosts.values():
+        # What its timer would run, when it would be time.
+        host.ssh("cp /run/dtls-guard/guard/*/script /tmp/deadman")
+    environment = {}
+    if changes:
+        folder = tmp_path / "patched"
+        folder.mkdir()
+        environment = patched(folder, *changes)
+    told = plays.run(ruleset(BETTER, rollback_after=60), environment=environment)
+    for host in fleet.hosts.values():
+        assert told.of(host.name, "rules")["confirmed"]
+        host.ssh("DTLS_WHAT=undo DTLS_BACKEND=nft sh /tmp/deadman; rm /tmp/deadman")
+    return {host.name: in_force(host, BETTER) for host in fleet.hosts.values()}
+
+
+def test_the_dead_man_of_an_earlier_apply_undoes_nothing_of_a_later_one(fleet, plays, tmp_path):
+    assert deadman_of_before(fleet, plays, tmp_path) == dict.fromkeys(BOTH, True)
+    for host in fleet.hosts.values():
+        assert host.ssh("ls /run/dtls-guard/guard") == "confirmed\n"
+        assert "dtls-guard" not in host.ssh("systemctl list-timers --all 2>/dev/null; :")
+        assert "DTLS_WHAT" not in host.ssh("cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' ' '; :")
+
+
+def test_without_the_take_over_it_would(fleet, plays, tmp_path):
+    """The protection taken out: the test before this one goes red."""
+    without = (SCRIPT, "take_over() {\n", "take_over() {\n    return 0\n")
+    assert deadman_of_before(fleet, plays, tmp_path, without) == dict.fromkeys(BOTH, False)
+
+
+def test_what_is_undone_after_a_take_over_is_what_was_confirmed_last(fleet, plays, tmp_path):
+    plays.run(ruleset(GOOD))
+    kill_before_the_confirmation(fleet, plays, tmp_path, BETTER, after=120)
+    told = plays.run(cutting(CUT, minds=False))
+    for host in fleet.hosts.values():
+        assert told.of(host.name, "rules")["rolled_back"]
+        assert in_force(host, GOOD), on(host, "nft list ruleset")
+
+
+SAME = (
+    ACTION,
+    "    def _new_connection(self) -> None:\n",
+    "    def _new_connection(self) -> None:\n        return\n",
+)
+BLIND = (SCRIPT, 'if [ -n "$port" ] && [ "$told" = "$port" ]; then', "if false; then")
+
+
+def test_without_a_new_connection_the_lock_out_would_not_be_seen(fleet, plays, tmp_path):
+    """Both protections taken out: the rules are confirmed, and nobody gets in any more."""
+    told = plays.run(cutting(CUT), environment=patched(tmp_path, SAME, BLIND))
+    for host in fleet.hosts.values():
+        assert told.of(host.name, "rules")["confirmed"]
+        assert not lets_in(host)
+        on(host, "nft flush ruleset")
+
+
+def test_a_connection_that_is_not_new_confirms_nothing(fleet, plays, tmp_path):
+    told = plays.run(cutting(GOOD, minds=False), environment=patched(tmp_path, SAME))
+    for host in fleet.hosts.values():
+        assert told.of(host.name, "rules").state == "failed"
+        assert not told.of(host.name, "rules")["confirmed"]
+        assert "guard" not in on(host, "nft list ruleset")
+
+
+# --- fw4 --------------------------------------------------------------------------------------------
+
+FW4 = """\
+#!/bin/sh
+# A stand-in for OpenWrt's firewall4, in its documented order of includes: ruleset-pre, its own table, ruleset-post.
+rules() {
+    echo 'table inet fw4'
+    echo 'flush table inet fw4'
+    cat /usr/share/nftables.d/ruleset-pre/*.nft 2>/dev/null
+    echo 'table inet fw4 {'
+    echo ' chain input {'
+    echo '  type filter hook input priority filter; policy accept;'
+    echo ' }'
+    echo '}'
+    cat /usr/share/nftables.d/ruleset-post/*.nft 2>/dev/null
+}
+case $1 in
+check) rules | nft -c -f - ;;
+start | reload) rules | nft -f - ;;
+stop) nft delete table inet fw4 ;;
+esac
+"""
+
+
+def test_fw4_includes_the_rules_and_keeps_them(fleet, plays):
+    device = fleet["device-1"]
+    for folder in ("ruleset-pre", "ruleset-post"):
+        (device.root / "usr/share/nftables.d" / folder).mkdir(parents=True, exist_ok=True)
+    fw4 = device.root / "usr/sbin/fw4"
+    fw4.write_text(FW4)
+    fw4.chmod(0o755)
+    try:
+        device.ssh("fw4 start")
+        told = plays.run(ruleset(GOOD, name="good"), ruleset(GOOD, name="again"), hosts="device-1")
+        assert [told.of("device-1", name).state for name in ("good", "again")] == ["changed", "ok"]
+        assert told.of("device-1", "good")["backend"] == "fw4"
+        place = device.root / "usr/share/nftables.d/ruleset-post/guard.nft"
+        assert place.read_text() == RULES.for_nft("guard", GOOD)
+        for command in ("fw4 reload", "fw4 stop; fw4 start"):
+            device.ssh(command)
+            assert in_force(device, GOOD)
+        fw4.write_text(FW4.replace("nft -c -f -", "false"))
+        told = plays.run(ruleset(BETTER), hosts="device-1", status=2)
+        assert "fw4 check fails, so it is as it was" in told.of("device-1", "rules")["msg"]
+        assert place.read_text() == RULES.for_nft("guard", GOOD)
+        fw4.write_text(FW4)
+        told = plays.run(ruleset(BETTER), ruleset("", name="absent", state="absent"), hosts="device-1")
+        assert told.of("device-1", "rules").state == "changed"
+        assert not place.exists()
+    finally:
+        fw4.unlink()
+
+
+def test_the_fingerprint_of_rules_is_of_their_lines():
+    assert RULES.fingerprint("a\n  b  \n\n") == RULES.fingerprint("a\n  b")
+    assert RULES.fingerprint("a\n  b") != RULES.fingerprint("a\n b")
+    assert RULES.fingerprint("a") == hashlib.sha256(b"a\n").hexdigest()

@@ -1,0 +1,237 @@
+"""What the filter lets through follows from the endpoint's own quotas."""
+
+import importlib.util
+import ipaddress
+import random
+import sys
+from pathlib import Path
+
+import attrs
+import pytest
+
+from endpoint.quotas.networks import NetworkQuota
+from endpoint.quotas.policy import QuotaPolicy
+from endpoint.quotas.prefixes import Networks
+
+PLACE = Path(__file__).parents[2] / "roles/dtls_common/module_utils/dtls_packets.py"
+
+
+def _module():
+    specification = importlib.util.spec_from_file_location("dtls_packets_of_roles", PLACE)
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[specification.name] = module
+    specification.loader.exec_module(module)
+    return module
+
+
+packets = _module()
+
+
+def of(quotas=None, **given):
+    """The limits, by the network that they hold for."""
+    found = packets.limits(quotas, given)
+    return found, {source["network"] or source["name"]: source for source in found["sources"]}
+
+
+def test_defaults_are_those_of_the_endpoint():
+    for name, value in packets.DEFAULTS.items():
+        assert getattr(QuotaPolicy(), name) == value, name
+    assert attrs.fields(NetworkQuota).handshake_burst.default == packets.DEFAULTS["handshake_burst"]
+
+
+def test_three_hellos_are_let_through_for_each_handshake_that_the_endpoint_would_begin():
+    found, sources = of(
+        {"handshakes_per_second": 20, "handshake_burst": 50, "total_handshakes_per_second": 200}
+    )
+    assert sources["ipv4"]["hello"] | {"table": ""} == {"rate": "60/second", "burst": 150, "table": ""}
+    assert sources["ipv4"]["in_clear"] | {"table": ""} == {"rate": "180/second", "burst": 450, "table": ""}
+    assert sources["ipv6"]["hello"]["rate"] == "60/second"
+    assert found["total"] | {"table": ""} == {"rate": "3200/second", "burst": 32_000, "table": ""}
+
+
+@pytest.mark.parametrize(
+    ("quota", "rate"),
+    [
+        (0.001, "260/day"),
+        (0.01, "108/hour"),
+        (0.5, "90/minute"),
+        (1 / 3, "1/second"),
+        (33.5, "101/second"),
+        (400_000, "1000000/second"),
+    ],
+)
+def test_rates_below_one_and_beyond_what_the_kernel_counts_are_written_so_that_nobody_gets_less(quota, rate):
+    _, sources = of({"handshakes_per_second": quota})
+    assert sources["ipv4"]["hello"]["rate"] == rate
+
+
+def test_a_source_is_what_the_endpoint_takes_for_one():
+    _, sources = of({"ipv4_prefix_length": 24, "ipv6_prefix_length": 48})
+    assert (sources["ipv4"]["mask"], sources["ipv6"]["mask"]) == ("255.255.255.0", "ffff:ffff:ffff::")
+    _, sources = of({})
+    assert (sources["ipv4"]["mask"], sources["ipv6"]["mask"]) == ("", "ffff:ffff:ffff:ff00::")
+
+
+def test_networks_have_limits_of_their_own_or_none():
+    quotas = {
+        "networks": [
+            "100.64.0.0/10",
+            {
+                "network": "2001:db8::/32",
+                "handshakes_per_second": 5,
+                "handshake_burst": 7,
+                "prefix_length": 64,
+            },
+            {"network": "::ffff:192.0.2.0/120", "handshakes_per_second": 9},
+        ]
+    }
+    _, sources = of(quotas, exempt=["198.51.100.7"])
+    assert sources["100.64.0.0/10"]["hello"] == {}
+    assert sources["198.51.100.7/32"]["hello"] == {}
+    assert sources["2001:db8::/32"]["mask"] == "ffff:ffff:ffff:ffff::"
+    assert sources["2001:db8::/32"]["hello"]["burst"] == 21
+    assert sources["192.0.2.0/24"]["hello"]["rate"] == "27/second"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_network_that_counts_is_the_one_that_counts_for_the_endpoint(seed):
+    draw = random.Random(seed)
+    bases = {
+        ipaddress.ip_network((draw.getrandbits(32), draw.randint(0, 32)), strict=False) for _ in range(6)
+    }
+    bases |= {
+        ipaddress.ip_network((draw.getrandbits(128), draw.randint(0, 64)), strict=False) for _ in range(3)
+    }
+    told = [
+        {"network": str(base), "handshakes_per_second": float(number + 1), "handshake_burst": 5}
+        for number, base in enumerate(sorted(bases, key=str))
+    ]
+    networks = Networks(QuotaPolicy(networks=[NetworkQuota(**one) for one in told]))
+    found, _ = of({"networks": told})
+    for _ in range(50):
+        base = draw.choice(sorted(bases, key=str))
+        address = base[draw.randrange(min(base.num_addresses, 2**40))]
+        if draw.random() < 0.3:
+            address = ipaddress.ip_address(draw.getrandbits(32))
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+            continue
+        first = next(
+            source
+            for source in found["sources"]
+            if source["version"] == address.version
+            and (not source["network"] or address in ipaddress.ip_network(source["network"]))
+        )
+        theirs = networks.limits_of(networks.prefix_of((str(address), 0)))
+        assert first["hello"]["rate"] == f"{int(theirs.handshakes_per_second * 3)}/second", (address, first)
+        assert first["length"] == theirs.length
+
+
+def test_what_is_given_counts_instead():
+    found, sources = of(
+        {"handshakes_per_second": 20},
+        hello_rate=7,
+        hello_burst="11",
+        total_hello_rate="unlimited",
+        sources_max=99,
+    )
+    assert (sources["ipv6"]["hello"]["rate"], sources["ipv6"]["hello"]["burst"]) == ("7/second", 11)
+    assert (found["total"], found["sources_max"]) == ({}, 99)
+
+
+def test_no_limit_of_the_endpoint_is_no_limit_here():
+    found, sources = of({"handshakes_per_second": "unlimited", "total_handshakes_per_second": "unlimited"})
+    assert (found["total"], sources["ipv4"]["hello"], sources["ipv6"]["hello"]) == ({}, {}, {})
+
+
+def test_null_leaves_the_default_as_it_does_in_the_configuration():
+    assert of({"handshakes_per_second": None, "total_handshake_burst": None}) == of({})
+
+
+def test_a_forgotten_source_has_a_full_bucket_anyway():
+    _, sources = of({"handshakes_per_second": 1, "handshake_burst": 600})
+    assert sources["ipv4"]["timeout"] == 601
+    _, sources = of({"handshakes_per_second": 100, "handshake_burst": 10})
+    assert sources["ipv4"]["timeout"] == 10
+
+
+def test_tables_of_iptables_have_other_names_when_their_numbers_change():
+    _, before = of({"handshakes_per_second": 1})
+    _, after = of({"handshakes_per_second": 2})
+    assert before["ipv4"]["hello"]["table"] != after["ipv4"]["hello"]["table"]
+    names = [source[kind]["table"] for source in after.values() for kind in ("hello", "in_clear")]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"hello_rate": "fast"}, "dtls_firewall_hello_rate: 'fast' is no rate; remedy: a number per second"),
+        ({"hello_burst": 0}, "dtls_firewall_hello_burst: 0 is no number; remedy: a whole number"),
+        ({"sources_max": "many"}, "dtls_firewall_sources_max: 'many' is no number"),
+        (
+            {"exempt": ["carrier.example"]},
+            "dtls_firewall_rate_exempt: 'carrier.example' does not appear.*remedy: an address",
+        ),
+        ({"exempt": ["10.0.0.1/8"]}, "dtls_firewall_rate_exempt: 10.0.0.1/8 has host bits set; remedy"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_the_variable_and_a_remedy(given, words):
+    with pytest.raises(packets.Wrong, match=words):
+        packets.limits({}, given)
+
+
+def test_ports_are_those_of_the_listeners():
+    assert packets.ports(["[::]:5684", "192.0.2.1:5685", "192.0.2.7", "[::1]:5684"]) == [5684, 5685]
+    with pytest.raises(packets.Wrong, match="dtls_endpoint_listen: '70000' is no port"):
+        packets.ports(["[::]:70000"])
+
+
+def test_a_device_may_begin_what_it_is_for():
+    found = packets.device_egress(
+        ["192.0.2.1", "2001:db8::1"], [5684], ["192.0.2.53"], [], [{"protocol": "tcp", "ports": [443]}]
+    )
+    assert [(one["why"], one["protocol"], one["ports"]) for one in found] == [
+        ("DTLS to its endpoints", "udp", [5684]),
+        ("DNS", "udp", [53]),
+        ("DNS", "tcp", [53]),
+        ("dtls_firewall_egress_extra", "tcp", [443]),
+    ]
+    assert (found[0]["ipv4"], found[0]["ipv6"], found[1]["ipv6"]) == (["192.0.2.1"], ["2001:db8::1"], [])
+    assert (found[3]["ipv4"], found[3]["ipv6"]) == (["0.0.0.0/0"], ["::/0"])
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "extra", "words"),
+    [
+        ([], [], "dtls_firewall_endpoints: is empty"),
+        (["gateway.example"], [], "dtls_firewall_endpoints: .*no name"),
+        (["192.0.2.1"], [{"protocol": "sctp", "ports": [1]}], "dtls_firewall_egress_extra: .*protocol"),
+        (["192.0.2.1"], [{"port": 1}], "dtls_firewall_egress_extra: .*not understood"),
+        (["192.0.2.1"], [{"ports": [0]}], "dtls_firewall_egress_extra: 0 is no port"),
+    ],
+)
+def test_what_a_device_may_begin_is_refused_if_it_makes_no_sense(endpoints, extra, words):
+    with pytest.raises(packets.Wrong, match=words):
+        packets.device_egress(endpoints, [5684], [], [], extra)
+
+
+SESSION = {"client": "192.0.2.9", "client_port": 50_000, "server": "192.0.2.1", "server_port": 2222}
+
+
+@pytest.mark.parametrize(
+    ("session", "ports", "sources", "words"),
+    [
+        (SESSION, [2222], ["192.0.2.0/24"], ""),
+        (SESSION, ["22", "2222"], ["192.0.2.9"], ""),
+        (SESSION, [22], ["192.0.2.9"], "port 2222, and dtls_firewall_ssh_ports has only 22. Remedy"),
+        (SESSION, [2222], ["198.51.100.0/24"], "comes from 192.0.2.9, which dtls_firewall_management_sources does not admit. Remedy"),
+        (SESSION, [2222], ["2001:db8::/32"], "comes from 192.0.2.9"),
+        (SESSION | {"client": "2001:db8::5"}, [2222], ["2001:db8::/32"], ""),
+        ({}, [22], [], "dtls_firewall_management_sources is empty"),
+        ({}, [22], ["192.0.2.9"], ""),
+    ],
+)  # fmt: skip
+def test_rules_that_would_end_the_session_are_refused_before_anything_happens(session, ports, sources, words):
+    said = packets.refusal(session, ports, sources)
+    assert words in said
+    assert bool(words) == bool(said)
