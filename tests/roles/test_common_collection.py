@@ -16,7 +16,7 @@ from tests.roles.plays import COMMON, REPOSITORY, ROLES, Here, Plays, load, task
 ACTIONS = sorted(path.stem for path in (COMMON / "action_plugins").glob("*.py"))
 FILTERS = sorted(
     name
-    for file in ("dtls_psk", "dtls_rotation")
+    for file in ("dtls_psk", "dtls_psk_rotation")
     for name in load(f"filter_plugins/{file}").FilterModule().filters()
 )
 MASTER = "8f1c2a77d3e94b0596aa31f0cc5de21b7d40e6f38a95bc2210fe6bd9471385ac"
