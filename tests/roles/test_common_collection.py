@@ -14,7 +14,11 @@ import yaml
 from tests.roles.plays import COMMON, REPOSITORY, ROLES, Here, Plays, load, task
 
 ACTIONS = sorted(path.stem for path in (COMMON / "action_plugins").glob("*.py"))
-FILTERS = sorted(load("filter_plugins/dtls_psk").FilterModule().filters())
+FILTERS = sorted(
+    name
+    for file in ("dtls_psk", "dtls_psk_rotation")
+    for name in load(f"filter_plugins/{file}").FilterModule().filters()
+)
 MASTER = "8f1c2a77d3e94b0596aa31f0cc5de21b7d40e6f38a95bc2210fe6bd9471385ac"
 # It uses a filter first, and an action then, both by their short names, as our roles do.
 USER = [

@@ -130,21 +130,16 @@ def arriving(host, count, *, source="10.77.9.5", ports=1):
     return arrived
 
 
-def test_without_a_limit_a_flood_arrives_whole(fleet, apply):
+def test_without_a_limit_a_flood_arrives_whole_and_sessions_can_be_limited(fleet, apply):
     hosts = fleet["endpoint-1"], fleet["device-2"]
-    quotas = {"handshakes_per_second": 1, "handshake_burst": 5}
     apply(
         *hosts,
         dtls_firewall_profile="endpoint",
         dtls_firewall_rate_exempt=["10.77.9.0/24"],
-        dtls_endpoint_config={"quotas": quotas},
+        dtls_firewall_session_limit=7,
+        dtls_endpoint_config={"quotas": {"handshakes_per_second": 1, "handshake_burst": 5}},
     )
     assert all(15 <= arriving(host, 300, source="10.77.8.5") <= 60 for host in hosts)
     assert [arriving(host, 300) for host in hosts] == [300, 300]
-
-
-def test_sessions_of_one_source_can_be_limited(fleet, apply):
-    hosts = fleet["endpoint-1"], fleet["device-2"]
-    apply(*hosts, dtls_firewall_profile="endpoint", dtls_firewall_session_limit=7)
-    assert [arriving(host, 50, ports=50) for host in hosts] == [7, 7]
-    assert [arriving(host, 10, source="10.77.9.6") for host in hosts] == [10, 10]
+    assert [arriving(host, 15, source="10.77.8.6", ports=15) for host in hosts] == [7, 7]
+    assert [arriving(host, 15, source="10.77.9.6", ports=15) for host in hosts] == [15, 15]

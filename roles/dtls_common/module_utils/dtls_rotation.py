@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 STAGED = ("overlap", "confirmed", "unheard", "steady")
 """Phases in which a device may be given the wanted key."""
-REMEMBERED = 10
+REMEMBERED = 4
 """Generations around the wanted one that are told by their number where a fingerprint is met."""
 
 

@@ -1,13 +1,11 @@
 # Runs one command; action_plugins/dtls_run.py sends it. POSIX sh; busybox will do.
 
-say() { printf 'dtls: %s\n' "$*"; }
-
 main() {
     said=$(sh -c "$1" </dev/null 2>&1)
     say status "$?"
     say shown "$(($(printf '%s' "$said" | wc -c)))"
     printf '%s\n' "$said"
-    say done
+    leave
 }
 
 main "$@"
