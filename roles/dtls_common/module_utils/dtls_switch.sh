@@ -73,7 +73,7 @@ point() {
 
 bring_up() {
     if [ "$manager" != systemd ]; then
-        timeout "$patience" "$service" restart 2>&1
+        in_time "$service" restart
         return
     fi
     ! unloaded || systemctl daemon-reload || return 1
@@ -93,7 +93,14 @@ bring_up() {
         systemctl stop $units 2>&1
         systemctl start "$sockets" 2>&1 || return 1
     fi
-    timeout "$patience" systemctl restart "$service" 2>&1
+    in_time systemctl restart "$service"
+}
+
+in_time() {
+    timeout "$patience" "$@" 2>&1
+    status=$?
+    [ "$status" != 124 ] || echo "it was not ready within $patience s; remedy: if it only needs longer, dtls_endpoint_health_timeout"
+    return "$status"
 }
 
 as_user() {
@@ -168,7 +175,7 @@ restore() {
 }
 
 lines_of_log() {
-    [ "$manager" = systemd ] && journalctl -q --no-pager -o cat -u "$service" -n 12 --since "@$since" 2>/dev/null | line 12
+    [ "$manager" = systemd ] && journalctl -q --no-pager -o cat -u "$service" -n 12 --since "@$since" 2>/dev/null | cut -c1-400 | line 12
 }
 
 # After this either what was confirmed serves again, or that it does not is said.
@@ -186,6 +193,8 @@ undo() {
         say stopped yes
         return
     fi
+    # It has served before, so it gets the time that it needs.
+    [ "$patience" -ge 60 ] || patience=60
     restore confirmed && point "$old" && bring_up >/dev/null
     say back "$old"
     why_new=$said
