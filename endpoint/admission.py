@@ -183,7 +183,7 @@ class Admission:
             self._handle(event, now)
 
     def _keys_given(self, connection: Connection, keys: Sequence[bytes]) -> None:
-        self._handshakes[connection].keys = keys
+        self._handshakes[connection].keys = tuple(keys)  # the list is the store's
 
     def _peer_decided(self, request: PeerRequest, verdict: bytes | PeerRejected) -> None:
         handshake = self._handshakes[request.connection]

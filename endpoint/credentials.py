@@ -140,7 +140,8 @@ class Credentials:
     when_removed: Literal["keep", "rehandshake", "drop"] = "keep"
     """What a reload does with associations of identities that have no pre-shared key any more. `keep`: nothing, they
     cannot come back. `rehandshake`: close_notify within `rehandshake_spread`, frozen ones when they wake. `drop`: at once, also
-    those that are frozen."""
+    those that are frozen. A database or server that has lost its keys looks like one from which all were removed (an empty PSK
+    file is refused)."""
     when_rotated: Literal["keep", "rehandshake", "drop"] = "keep"
     """The same for associations that were made with a key that is not accepted any more, of identities that have another."""
     rehandshake_spread: float = attrs.field(default=300.0, validator=within(0.0, 86_400.0, "seconds"))

@@ -2,8 +2,8 @@
 
 ::
 
-    rehandshake    live ones get a close_notify at a random moment of ``within`` seconds; frozen ones stay until they
-    wake drop           live ones get it at once, and frozen ones are woken for it
+    rehandshake    live ones get a close_notify at a random moment of ``within`` seconds; frozen ones stay until they wake
+    drop           live ones get it at once, and frozen ones are woken for it; many one after another
 
 Only those that were made with a pre-shared key. Frozen ones whose key is not known (an earlier version has saved them)
 stay.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import enum
 import heapq
 import math
+from collections import deque
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -75,6 +76,10 @@ class Endings:
         self._due: list[tuple[float, int, Connection]] = []
         self._waiting: set[Connection] = set()
         """Those in ``_due``, so that each is there once."""
+        self._drops: deque[Iterator[bool]] = deque()
+        """Identities that are being dropped."""
+        self._now = 0.0
+        self._dropping = False
         self._number = count()
         self._changed = trio.Event()
 
@@ -92,18 +97,10 @@ class Endings:
             for association in new:
                 self._put(association.connection, now + within * self._moment())
             return Ended(len(new), 0)
-        for association in doomed:
-            association.connection.close(now=now)
-        self._deliver(self._server.handle_timeout(now=now), now)
-        frozen = 0
-        for handle, digest in self._sleepers.keyed(identity):
-            if is_over(digest, accepted):
-                connection = self._server.wake(handle, now=now)
-                if connection is not None:  # else it is damaged, or there is no room to wake it
-                    connection.close(now=now)
-                    frozen += 1
-                    # Out of the table at once, or those that follow would need the places of others.
-                    self._deliver(self._server.handle_timeout(now=now), now)
+        frozen = sum(is_over(digest, accepted) for _, digest in self._sleepers.keyed(identity))
+        self._drops.append(self._drop(identity, accepted))
+        self._changed.set()
+        self._drop_some(now)
         return Ended(len(doomed), frozen)
 
     async def run(self) -> None:
@@ -113,6 +110,7 @@ class Endings:
             with trio.move_on_after(self._wait()):
                 await self._changed.wait()
             self._close_due()
+            self._drop_some(self._clock())
             await trio.lowlevel.checkpoint()
 
     def _put(self, connection: Connection, moment: float) -> None:
@@ -121,6 +119,8 @@ class Endings:
         self._changed.set()
 
     def _wait(self) -> float:
+        if self._drops:
+            return 0.0
         return max(0.0, self._due[0][0] - self._clock()) if self._due else math.inf
 
     def _close_due(self) -> None:
@@ -134,6 +134,39 @@ class Endings:
                 closed += 1
         if closed:
             self._settle()
+
+    def _drop_some(self, now: float) -> None:
+        """A batch; a whole fleet may share the identity that is dropped."""
+        if self._dropping:  # called by somebody who has just heard of one
+            return
+        self._now, self._dropping = now, True
+        try:
+            for _ in range(BATCH):
+                if not self._drops:
+                    break
+                if not next(self._drops[0], False):
+                    self._drops.popleft()
+        finally:
+            self._dropping = False
+        self._settle()
+
+    def _drop(self, identity: bytes, accepted: Collection[str] | None) -> Iterator[bool]:
+        """End one with each step."""
+        for _ in range(2):  # one that wakes by itself meanwhile is live the second time
+            for association in self._roster.of(identity):
+                if _is_over(association, accepted):
+                    association.connection.close(now=self._now)
+                    yield True
+            self._deliver(self._server.handle_timeout(now=self._now), self._now)
+            for handle, digest in self._sleepers.keyed(identity):
+                if not is_over(digest, accepted):
+                    continue
+                connection = self._server.wake(handle, now=self._now)
+                if connection is not None:  # else it is damaged, or there is no room to wake it
+                    connection.close(now=self._now)
+                    # Out of the table at once, or those that follow would need the places of others.
+                    self._deliver(self._server.handle_timeout(now=self._now), self._now)
+                    yield True
 
     def _moment(self) -> float:
         """A random part of one."""

@@ -22,7 +22,8 @@ Properties
        frozen association it is the association, so that junk for one does not hold up another's waking; for hellos
        without a cookie it is the address as it stands, because to look up a prefix costs more than to drop a datagram.
     6. What waits from one path stays in order, be it epoch 0 or 1. A hello that is repeated takes the
-       place of the one that waits. Only once an association is live may its records pass by what is left.
+       place of the one that waits. Only once an association is live may its records pass by what is left of a handshake;
+       what waits for one that was frozen goes with the record that wakes it.
     7. What waits is bounded in datagrams and bytes. When there is no room, the class that is furthest above its
        weight's part of it loses, and in it the source that has most. A class or a source within its part loses nothing to
        others. All of it is counted, by class.
@@ -81,6 +82,10 @@ Whatever takes longer must not shut them out for as long."""
 
 MAX_PER_PATH = 32
 """Datagrams that may wait from one path: a flight with a certificate chain in fragments, and its first repetition."""
+
+MAX_PER_SLEEPER = 1024
+"""The same of a path whose association is frozen, as all are that a restart has brought back: what a device has sent meanwhile
+waits in the socket, and nobody will repeat it. Junk in its place is bounded by what all may have, of which that with most loses."""
 
 REMEMBERED_PATHS = 2**22
 """Bytes of the table of dropped hellos, 4 MiB, which are used up only by a flood. 20,000 drops a second take a twenty-fifth
@@ -237,7 +242,27 @@ class Intake:
         self.waited[queue.name] += 1
         self.seconds_waited += max(0.0, now - waiting.since)
         self._receive(data, waiting.path, now)
+        if queue is self._frozen and waiting.datagrams:
+            self._let_through(waiting, now)
         return waiting.source
+
+    def _let_through(self, waiting: Waiting, now: float) -> None:
+        """If that has woken the association, hand over the rest, which is live now: what comes next must not pass it by.
+
+        Else it would be taken for a replay, as soon as the newest is further on than the window is wide.
+        """
+        if any(kind is not DatagramKind.FROZEN for kind, _ in waiting.datagrams) or (
+            self._kind_of(waiting.datagrams[0][1], waiting.path) is DatagramKind.FROZEN
+        ):
+            return
+        waiting.queue.leave(waiting)
+        del self._paths[waiting.path]
+        self._datagrams -= len(waiting.datagrams)
+        self._size -= waiting.size
+        self.waited[waiting.queue.name] += len(waiting.datagrams)
+        self.seconds_waited += len(waiting.datagrams) * max(0.0, now - waiting.since)
+        for _, data in waiting.datagrams:
+            self._receive(data, waiting.path, now)
 
     def _put(self, data: bytes, path: Path, now: float) -> None:
         kind = self._kind_of(data, path)
@@ -254,7 +279,7 @@ class Intake:
             self._enter(waiting, queue, source)
         elif (kind is _HELLO or kind is _COOKIE) and self._supersede(waiting, kind, data):
             self._datagrams -= 1
-        elif len(waiting.datagrams) >= MAX_PER_PATH:
+        elif len(waiting.datagrams) >= (MAX_PER_SLEEPER if waiting.queue is self._frozen else MAX_PER_PATH):
             self._count_drop(waiting.queue, 1, path, now)
             return
         else:

@@ -27,7 +27,7 @@ HANDSHAKE_GRACE = 2.0
 UNSENT_GRACE = 0.5
 """Seconds for what the kernel had no room for, before associations are handed over."""
 SAVE_GRACE = 1.0
-"""Seconds for the last changes to a database, however little of ``listen.drain`` is left."""
+"""Seconds for the last changes to a database, and for what sinks hold, however little of ``listen.drain`` is left."""
 
 
 class Leaving:

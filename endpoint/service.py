@@ -39,7 +39,7 @@ from endpoint.forward.hearing import Hearing
 from endpoint.forward.making import make_forwarder
 from endpoint.handoff import HandoffError
 from endpoint.keystore import StoreStartError
-from endpoint.leaving import Leaving, counts_of
+from endpoint.leaving import SAVE_GRACE, Leaving, counts_of
 from endpoint.listening import listen
 from endpoint.logs import Throttle
 from endpoint.observer import Observers
@@ -279,7 +279,8 @@ class Service:
         if leaving.failed:
             self._status = 1
         if self._forwarding:
-            with trio.CancelScope(deadline=deadline):
+            # Telling a large fleet may have taken all the time there was; what it sent last is to be handed on all the same.
+            with trio.CancelScope(deadline=max(deadline, trio.current_time() + SAVE_GRACE)):
                 await forwarder.flush()
         return left if lost is None else lost
 

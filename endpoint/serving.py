@@ -269,6 +269,9 @@ class _Channels:
         now = trio.current_time()
         bucket = self._trouble_buckets.setdefault(what, TokenBucket(LOG_BURST, now))
         if bucket.take(1, rate=LOG_RATE, burst=LOG_BURST, now=now):
+            identity = facts.get("identity")
+            if isinstance(identity, bytes):
+                facts["identity"] = identity[:MAX_LOGGED_IDENTITY]
             LOG.warning("%s: %r", what, facts)
 
     def end_all(self, engine: Engine) -> None:

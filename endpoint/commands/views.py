@@ -105,7 +105,10 @@ def doctor_lines(answer: Mapping[str, Any]) -> Iterator[str]:
         yield f"  last success: {success['when']} from {success['path']}, {success['cipher_suite']}{key}{resumed}"
     for failure in answer["last_failures"]:
         problem = f" ({failure['problem']})" if failure["problem"] else ""
-        yield f"  failure: {failure['when']} from {failure['path']}, {failure['cause']}{problem}"
+        claimed = (
+            f", as {failure['identity']}" if "address" in answer and failure["identity"] is not None else ""
+        )
+        yield f"  failure: {failure['when']} from {failure['path']}, {failure['cause']}{problem}{claimed}"
         yield f"    {failure['reason']}"
     for finding in answer["findings"]:
         yield f"- {finding}"

@@ -199,7 +199,7 @@ class MetricsServer:
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
     async def _answered(self, method: str, path: str, accept: str) -> Answer:
-        answers = {
+        answers: dict[str, Callable[[], Awaitable[Answer]]] = {
             "/metrics": partial(self._metrics, accept),
             "/healthz": self._health,
             "/readyz": self._readiness,

@@ -608,6 +608,7 @@ async def test_there_are_few_captures_at_once(directory):
         await endpoint.start(IDENTITY)
         with pytest.raises(CommandError, match="there is no capture 99"):
             await endpoint.ask("stop", number=99)
+        wrong: object
         for wrong in ([1], {}, True, "1"):
             with pytest.raises(CommandError, match="there is no capture "):
                 await endpoint.ask("stop", number=wrong)

@@ -149,6 +149,15 @@ async def test_an_unknown_identity_is_answered_with_the_one_that_was_meant(autoj
     )
 
 
+async def test_of_an_address_it_is_told_who_was_claimed_there(autojump_clock):
+    async with observed() as bench:
+        await in_vain(bench.served, b"meter-\x00\n", OTHER_KEY)
+        answer = await doctor(bench.parts, {"address": "127.0.0.1"})
+    assert answer["last_failures"][0]["identity"] == "meter-\\x00\\x0a"
+    (line,) = [line for line in doctor_lines(answer) if line.startswith("  failure: ")]
+    assert line.endswith(", AuthenticationFailed.unknown_identity, as meter-\\x00\\x0a")
+
+
 async def test_a_nul_at_the_end_is_seen(autojump_clock):
     async with observed() as bench:
         await in_vain(bench.served, b"Meter-17\0", OTHER_KEY)

@@ -2,12 +2,13 @@
 
 import logging
 
+import attrs
 import pytest
 import trio
 
 from endpoint import GuardedStore, HandshakeFailed, LookupPolicy, StoreUnavailable, open_dtls
 from endpoint.keystore import DictKeyStore
-from endpoint.serving import LOG_BURST
+from endpoint.serving import LOG_BURST, MAX_LOGGED_IDENTITY
 from sansdtls import AlertDescription, PeerAlert
 from tests.endpoint.devices import KEYS
 from tests.endpoint.test_channel import CLIENT, Keeper, served
@@ -79,6 +80,21 @@ async def test_an_outage_does_not_fill_the_log_however_many_come(caplog, autojum
                 crowd.start_soon(knock)
     lines = [record for record in caplog.records if "key store unavailable" in record.getMessage()]
     assert LOG_BURST <= len(lines) <= LOG_BURST + 5
+
+
+async def test_of_an_identity_that_a_stranger_claims_no_more_is_logged_than_fits_a_line(
+    caplog, autojump_clock
+):
+    store = AsyncStore(ASYNC_KEYS, failure=OSError("no route"))
+    client = attrs.evolve(CLIENT, psk_identity=b"m" * 1024)
+    with caplog.at_level(logging.WARNING, logger="endpoint"):
+        async with served(Keeper(), keystore=store) as port:
+            with pytest.raises(HandshakeFailed):
+                await open_dtls("127.0.0.1", port, config=client)
+    lines = [record.getMessage() for record in caplog.records]
+    assert any("key store unavailable" in line for line in lines)
+    assert any("handshake with" in line for line in lines)
+    assert not [line for line in lines if "m" * (MAX_LOGGED_IDENTITY + 1) in line]
 
 
 async def test_a_guard_of_ones_own_is_used_as_it_is(autojump_clock):

@@ -334,6 +334,32 @@ def test_a_path_may_not_have_more_waiting_than_a_flight_and_its_repetition():
     assert desk.serve_all() == [b"F%d" % number for number in range(MAX_PER_PATH)]
 
 
+def test_what_waits_for_a_sleeper_goes_with_the_record_that_wakes_it():
+    desk = Desk(queued_datagrams=1_000)
+    # Of a live association it would be another kind.
+    desk.intake._kind_of = lambda data, _: KINDS[
+        b"F" if any(one == b"W0" for one, _ in desk.handed) else data[:1]
+    ]
+    desk.press()
+    desk.take(*((b"W%d" % number, path("a")) for number in range(100)))
+    desk.relax()
+    desk.intake.serve(0.0)
+    assert [data for data, _ in desk.handed] == [b"W%d" % number for number in range(100)]
+    assert len(desk.intake) == desk.intake.statistics()["waiting_bytes"] == 0
+    assert desk.intake.statistics()["waited"]["frozen"] == 100
+    assert not desk.intake.dropped
+
+
+def test_junk_for_a_sleeper_opens_the_way_for_nothing_else():
+    desk = Desk(queued_datagrams=1_000)
+    desk.press()
+    desk.take(*((b"W%d" % number, path("a")) for number in range(100)))
+    desk.take(*((b"H%d" % number, path("b")) for number in range(100)))
+    desk.relax()
+    desk.intake.serve(0.0)
+    assert len(desk.handed) <= IN_A_SLICE + 1
+
+
 def test_a_flood_of_one_class_takes_no_room_from_what_others_have_within_their_part():
     desk = Desk(queued_datagrams=230, queued_bytes=10**6)
     desk.press()

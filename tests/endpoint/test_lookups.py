@@ -1,10 +1,13 @@
 """Key stores that are slow, wrong or broken; and peers that do not wait for them."""
 
+from typing import Any
+
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from endpoint.keystore import DictKeyStore
+from endpoint.keystore.fingerprint import fingerprint
 from sansdtls import AuthenticationFailed, AuthenticationProblem, Limits, RetransmitPolicy, ServerConfig
 from tests.endpoint.devices import IDENTITY, KEY, KEYS, Recorder, serving
 
@@ -153,3 +156,24 @@ async def test_a_failure_that_the_observer_cannot_tell_ends_nobody_else(autojump
         served.engine.use_keystore(DictKeyStore(KEYS))
         assert (await served.device().connect()).connected
         assert served.engine.statistics()["observer_failures"] == 1
+
+
+async def test_a_store_may_change_the_list_that_it_has_given():
+    keys = [b"another key of 16", KEY]
+
+    class Meanwhile:
+        """Something that happens between the answer and the end of the handshake."""
+
+        def secret(self, event, identity):
+            keys.clear()
+
+        datagram_received = datagram_sent = began = identified = ended = lambda *_: None
+
+    async with serving(keystore=FixedStore(keys)) as served:
+        tap: Any = Meanwhile()
+        served.engine.tap = tap
+        served.engine.log_secrets(wanted=True)
+        assert (await served.device().connect()).connected
+        (association,) = served.observer.live
+        assert (association.key_index, association.fingerprint) == (1, fingerprint(KEY))
+        assert keys == []

@@ -12,7 +12,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from endpoint.credentials import Credentials
-from endpoint.ending import Ended, Ending, is_over
+from endpoint.ending import BATCH, Ended, Ending, is_over
 from endpoint.keystore import DictKeyStore, KeyDataError, StoreUnavailable
 from endpoint.keystore.file import FileKeyStore, PskSet
 from endpoint.keystore.fingerprint import fingerprint
@@ -174,6 +174,24 @@ async def test_drop_ends_more_frozen_ones_than_may_be_live_and_takes_nobody_else
         await other.send(b"still here")
         assert served.observer.data == [b"still here"]
         assert served.engine.statistics()["frozen"] == 0
+
+
+async def test_a_fleet_that_shares_an_identity_is_dropped_in_portions_so_that_others_are_served_meanwhile(
+    autojump_clock,
+):
+    async with serving(config=SLEEPY, quotas=QuotaPolicy(associations_per_identity=None)) as served:
+        for _ in range(BATCH):
+            await served.roamer(identity=b"meter-1").connect()
+        await trio.sleep(LONG)
+        for _ in range(BATCH):
+            await served.roamer(identity=b"meter-1").connect()
+        there = served.engine.keyed_associations(b"meter-1")
+        assert there == Ended(BATCH, BATCH)
+        assert served.engine.end_associations(b"meter-1", None, Ending.DROP) == there
+        assert sum(served.engine.keyed_associations(b"meter-1")) >= BATCH
+        await wait_all_tasks_blocked()
+        assert served.engine.keyed_associations(b"meter-1") == Ended(0, 0)
+        assert len(served.observer.ended) == 2 * BATCH
 
 
 async def test_rehandshake_is_spread_over_time(autojump_clock):

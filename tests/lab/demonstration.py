@@ -1,7 +1,7 @@
 """``make lab``: a whole fleet is deployed, keyed, protected, given new keys and upgraded, while its devices send.
 
 A list of steps, each a playbook of this repository with what an operator would have changed in the inventory before
-it. From the moment that the devices have keys they stream numbered datagrams, and every step is charged with the associations
+it. From the moment that they have keys the devices stream numbered datagrams, and every step is charged with the associations
 and handshakes that it cost. What a step printed is in ``var/lab/last``.
 """
 
@@ -21,6 +21,7 @@ from rich.table import Table
 from endpoint.keystore.fingerprint import fingerprint
 from tests.lab import images
 from tests.lab.fleet import REPOSITORY, Fleet
+from tests.lab.recorder import Record
 from tests.lab.traffic import KEY_FILE, Streams
 
 LOGS = images.BUILD / "last"
@@ -33,6 +34,8 @@ ALWAYS = {
 }
 """What stands in the inventory from the beginning."""
 WIDTH = 132
+STEP_TIME = 900
+"""Seconds after which a playbook is ended."""
 FEW = 20
 """Datagrams of each device that have to come back after a step: what it broke is then seen in its own line."""
 
@@ -122,19 +125,22 @@ class Demonstration:
         before = self._totals()
         began = time.monotonic()
         outcome = Outcome(step)
+        self._variables |= step.changes(self._fleet)
+        inventory = self._fleet.inventory(**self._variables)
+        began = time.monotonic()
         try:
-            self._variables |= step.changes(self._fleet)
-            inventory = self._fleet.inventory(**self._variables)
-            began = time.monotonic()
-            record = self._fleet.playbook(playbook, *vault, inventory=inventory, record=True, timeout=600)
-            outcome.changed = record.hosts_changed()
-            LOGS.mkdir(parents=True, exist_ok=True)
-            (LOGS / f"{step.name}.log").write_text(record.output)
+            record = self._fleet.playbook(
+                playbook, *vault, inventory=inventory, record=True, status=None, timeout=STEP_TIME
+            )
         except AssertionError as error:
-            LOGS.mkdir(parents=True, exist_ok=True)
-            (LOGS / f"{step.name}.log").write_text(str(error))
-            outcome.result, outcome.why = "failed", f"see {LOGS / f'{step.name}.log'}"
+            record = Record([], str(error), status=1)
         outcome.seconds = time.monotonic() - began
+        outcome.changed = record.hosts_changed()
+        log = LOGS / f"{step.name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(record.output)
+        if record.status:
+            outcome.result, outcome.why = "failed", f"see {log}"
         try:
             self._let_them_send()
         except AssertionError as error:
@@ -145,10 +151,11 @@ class Demonstration:
         return outcome
 
     def _let_them_send(self):
-        if self._streams is not None:
+        if self._streams is None:
+            # A device is switched on before it has a key: it is provisioned when an endpoint has heard it use it.
+            self._streams = self._undo.enter_context(Streams(self._fleet, connected=False))
+        if all((device.root / KEY_FILE).exists() for device in self._fleet.devices):
             self._streams.wait_until_echoed(FEW)
-        elif all((device.root / KEY_FILE).exists() for device in self._fleet.devices):
-            self._streams = self._undo.enter_context(Streams(self._fleet))
 
     def _totals(self):
         if self._streams is None:
@@ -200,7 +207,7 @@ class Demonstration:
         return table
 
     def _traffic(self):
-        if self._streams is None:
+        if self._streams is None or not self._streams.totals()["handshakes"]:
             self._console.print("No traffic: no step has given the devices keys.")
             return None
         heads = ("sent", "echoed", "lost", "handshakes", "failed handshakes", "associations lost")

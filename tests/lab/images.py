@@ -208,7 +208,9 @@ def _assemble(folder):
             place.symlink_to("/bin/busybox")
     for name in DEVICE:
         _copy_program(Path(_program(name)), folder)
-    for alias in (f"{version}tables-legacy{end}" for version in ("ip", "ip6") for end in ("", "-save", "-restore")):
+    for alias in (
+        f"{version}tables-legacy{end}" for version in ("ip", "ip6") for end in ("", "-save", "-restore")
+    ):
         place = folder / "usr/sbin" / alias
         place.unlink(missing_ok=True)
         place.symlink_to("xtables-legacy-multi")

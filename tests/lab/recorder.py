@@ -78,6 +78,8 @@ class Record:
 
     results: list[Result]
     output: str = attrs.field(repr=False)
+    status: int = 0
+    """What the program ended with."""
 
     def of(self, *states, role=None, host=None):
         """The results in these states, of one role and one host if told."""
@@ -104,10 +106,10 @@ everything: list[Result] = []
 """The results of all runs of this process."""
 
 
-def read(place, output=""):
+def read(place, output="", status=0):
     """The record in a file that the plugin wrote; :data:`everything` has it, too, then."""
     lines = place.read_text().splitlines() if place.exists() else []
-    record = Record([Result(**json.loads(line)) for line in lines], output)
+    record = Record([Result(**json.loads(line)) for line in lines], output, status)
     everything.extend(record.results)
     return record
 

@@ -134,10 +134,15 @@ class Flood(threading.Thread):
             sender.close()
 
 
+def on(host):
+    """The words that run the host's own program, whether the host is up or not: nft cannot read what a newer one has made."""
+    return [*within(host.namespace), "chroot", str(host.root)]
+
+
 def counters(host):
     """What the rules of a host have counted, by their comments: packets."""
     found = {}
-    for line in run(*within(host.namespace), "nft", "list", "table", "inet", "dtls_firewall").splitlines():
+    for line in run(*on(host), "nft", "list", "table", "inet", "dtls_firewall").splitlines():
         if " packets " in line and 'comment "' in line:
             count = int(line.split("counter packets ")[1].split()[0])
             comment = line.split('comment "')[1].split('"')[0]
@@ -165,16 +170,15 @@ def ruleset(host):
         ("iptables-legacy", "-S"),
         ("ip6tables-legacy", "-S"),
     ):
-        done = subprocess.run(
-            [*within(host.namespace), *command], capture_output=True, text=True, check=False
-        )
+        words = [*(on(host) if command[0] == "nft" else within(host.namespace)), *command]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
         said += [line for line in done.stdout.splitlines() if command[0] == "nft" or "dtls_firewall" in line]
     return re.sub(r"\s*elements = \{[^}]*\}", "", "\n".join(said))
 
 
 def lose_rules(host):
     """A namespace outlives the host that a lab shuts down, a kernel does not: forget what it would have forgotten."""
-    run(*within(host.namespace), "nft", "flush", "ruleset")
+    run(*on(host), "nft", "flush", "ruleset")
     for program in ("iptables-legacy", "ip6tables-legacy"):
         run(*within(host.namespace), program, "-F")
         run(*within(host.namespace), program, "-X")

@@ -1,10 +1,11 @@
 """Plays of a few tasks, and what they returned."""
 
-import importlib.util
 import itertools
 import json
 import subprocess
 import sys
+import types
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 import attrs
@@ -133,8 +134,8 @@ def load(path):
     place = COMMON / f"{path}.py"
     name = f"common_{place.stem}_{place.parent.name}"
     if name not in sys.modules:
-        specification = importlib.util.spec_from_file_location(name, place)
-        module = importlib.util.module_from_spec(specification)
+        module = types.ModuleType(name)
+        module.__file__ = str(place)
         sys.modules[name] = module
-        specification.loader.exec_module(module)
+        SourceFileLoader(name, str(place)).exec_module(module)
     return sys.modules[name]

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -122,16 +123,15 @@ def test_a_diff_of_a_secret_shows_that_it_is_another_and_nothing_of_it(fleet, pl
 
 
 def test_a_diff_of_what_is_no_secret_shows_it(fleet, plays):
-    for content in ("one\ndtls: failed\ntwo", "one\nthree\n"):
-        told = plays.run(
-            task("dtls_file", dest="/etc/open", content=content, secret=False), arguments=["--diff"]
-        )
+    def put(content):
+        task_of_it = task("dtls_file", dest="/etc/open", content=content, secret=False)
+        return plays.run(task_of_it, arguments=["--diff"])
+
+    put("one\ndtls: failed\ntwo")
+    told = put("one\nthree\n")
     assert "-dtls: failed" in told.output
     assert "+three" in told.output
-    binary = plays.run(
-        task("dtls_file", dest="/etc/open", content=b64(bytes(range(256))), secret=False),
-        arguments=["--diff"],
-    )
+    binary = put(b64(bytes(range(256))))
     assert "+256 bytes, sha256 40aff2e9d2d8922e" in binary.output
 
 
@@ -155,7 +155,7 @@ def test_owner_and_group_are_set_by_name_and_by_number_and_kept(fleet, plays):
         )
 
 
-MISTAKES = {
+MISTAKES: dict[str, dict[str, Any]] = {
     "dest: 'relative' is no absolute path": {"dest": "relative", "content": "x"},
     "either content or content_from": {"dest": "/etc/x"},
     "either content or content_from is": {"dest": "/etc/x", "content": "x", "content_from": ["y"]},
@@ -204,14 +204,19 @@ def test_secrets_are_nowhere_but_in_their_files(fleet, plays, pipelining):
         task("dtls_file", name="weak", content="a:{{ key }}\n", validate="cat %s; false #", keywords={"ignore_errors": True}, **put),
         task("dtls_file", name="back", content="a:{{ key }}\n", **put),
     ]  # fmt: skip
+
+    def run(*arguments):
+        told = plays.run(
+            *tasks, arguments=[*arguments, "-vvvvv", "-e", f"@{secrets}"],
+            environment={"ANSIBLE_PIPELINING": pipelining, **search.environment()},
+        )  # fmt: skip
+        search.output(told.output)
+        return told
+
     try:
         with search.watching():
-            for arguments in (["--check", "--diff"], ["--diff"]):
-                told = plays.run(
-                    *tasks, arguments=[*arguments, "-vvvvv", "-e", f"@{secrets}"],
-                    environment={"ANSIBLE_PIPELINING": pipelining, **search.environment()},
-                )  # fmt: skip
-                search.output(told.output)
+            run("--check", "--diff")
+            told = run("--diff")
     finally:
         secrets.unlink()
     search.check()

@@ -4,6 +4,7 @@ import os
 import shlex
 import shutil
 import subprocess
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from tests.conftest import require_program
 from tests.roles.plays import COMMON, load
 
 SHELL = load("module_utils/dtls_shell")
+ShellAction: Any = SHELL.ShellAction
 SECRETS = load("module_utils/dtls_secrets")
 FILE = load("action_plugins/dtls_file")
 SCRIPTS = sorted((COMMON / "module_utils").glob("*.sh"))
@@ -25,9 +27,9 @@ def words(request):
 
 def command_and_input(name, *arguments, data=b""):
     """What :meth:`ShellAction.shell` has a host run."""
-    seen = {}
+    seen: dict[str, Any] = {}
 
-    class Action(SHELL.ShellAction):
+    class Action(ShellAction):
         def __init__(self):
             pass
 
@@ -150,6 +152,15 @@ def test_content_that_arrives_in_part_changes_nothing(words, tmp_path):
         assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_without_the_comparison_half_a_file_would_take_its_place(words, tmp_path, monkeypatch):
+    """The protection taken out: the test before this one goes red."""
+    script, compared = SHELL._script, '[ "$(digest "$temporary")" = "$want" ]'
+    assert compared in script("dtls_file")
+    monkeypatch.setattr(SHELL, "_script", lambda name: script(name).replace(compared, "true"))
+    put(words, tmp_path / "file", bytes(5000), cut=-1000)
+    assert (tmp_path / "file").read_bytes() == bytes(4000)
+
+
 def test_check_mode_changes_nothing(words, tmp_path):
     dest = tmp_path / "file"
     assert put(words, dest, b"new", check="yes").report["changes"].split() == ["content", "mode"]
@@ -214,11 +225,11 @@ def test_directories_and_links_are_made_and_kept(words, tmp_path):
         assert put(words, folder, b"", state="directory", mode=0o750).report["changes"].split() == changes
     assert folder.stat().st_mode & 0o777 == 0o750
     for target in ("a/b c", "a"):
-        for changes in ("content", ""):
-            assert put(words, link, b"", state="link", target=target).report["changes"] == changes
+        for change in ("content", ""):
+            assert put(words, link, b"", state="link", target=target).report["changes"] == change
         assert str(link.readlink()) == target
-    for changes in ("state", ""):
-        assert put(words, link, b"", state="absent").report["changes"] == changes
+    for change in ("state", ""):
+        assert put(words, link, b"", state="absent").report["changes"] == change
     assert folder.is_dir()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
 
@@ -342,19 +353,21 @@ def test_arguments_are_quoted_for_a_shell():
     ],
 )
 def test_ssh_is_told_to_miss_a_host_that_goes_away(transport, given, told):
-    seen = {}
+    seen: dict[str, Any] = {}
 
     class Connection:
+        def __init__(self):
+            self.transport = transport
+
         def get_option(self, name):
             return given.get(name)
 
         def set_option(self, name, value):
             seen[name] = value
 
-    class Action(SHELL.ShellAction):
+    class Action(ShellAction):
         def __init__(self):
             self._connection = Connection()
-            self._connection.transport = transport
 
     Action()._stay_alert()
     assert seen.get("ssh_extra_args") == told

@@ -77,7 +77,7 @@ def test_only_the_service_can_read_what_is_its_own(fleet, runs):
         "640 root /etc/dtls-endpoint/endpoint.toml",
         "700 dtls-endpoint /etc/dtls-endpoint/psk.d",
         "600 dtls-endpoint /etc/dtls-endpoint/state.key",
-        "600 dtls-endpoint /etc/dtls-endpoint/psk.d/health-probe.psk",
+        "600 dtls-endpoint /etc/dtls-endpoint/psk.d/fleet.psk",
         "700 dtls-endpoint /var/lib/dtls-endpoint",
         "700 root /opt/dtls-endpoint/confirmed",
     ]
@@ -215,9 +215,14 @@ def test_new_certificates_are_read_without_a_restart_and_shown_to_nobody(fleet, 
     (fleet.folder / "inventory.json").unlink()
     own = {"endpoint-1": ["/etc/dtls-endpoint/*"]}
     search.add(Secret("the new key", base64.b64decode("".join(second.splitlines()[1:-1])), own))
-    for name, file in ("state key", "state.key"), ("the probe's key", "psk.d/health-probe.psk"):
-        search.add(Secret(name, host.ssh(f"cat /etc/dtls-endpoint/{file}").strip().rpartition(":")[2], own))
+    for name, file in ("state key", "state.key"), ("the probe's key", "psk.d/fleet.psk"):
+        search.add(Secret(name, first_key(host, file), own))
     search.check()
+
+
+def first_key(host, file):
+    """The key in the first line of a file."""
+    return host.ssh(f"head -n 1 /etc/dtls-endpoint/{file}").strip().rpartition(":")[2]
 
 
 def test_a_controller_or_a_host_that_dies_in_an_upgrade_leaves_one_release_that_serves(fleet, host):
@@ -256,8 +261,7 @@ def killed_at(fleet, task, inventory):
 
 def test_nothing_secret_is_in_the_journal(host, keys):
     journal = host.ssh("journalctl -o export --no-pager", timeout=120)
-    secrets = [*keys.values(), host.ssh("cat /etc/dtls-endpoint/state.key").strip()]
-    secrets.append(host.ssh("cat /etc/dtls-endpoint/psk.d/health-probe.psk").strip().rpartition(":")[2])
+    secrets = [*keys.values(), first_key(host, "state.key"), first_key(host, "psk.d/fleet.psk")]
     assert {len(secret) for secret in secrets} == {64}
     assert [secret for secret in secrets if secret in journal] == []
     assert "health-probe" in journal
@@ -271,7 +275,7 @@ def test_it_is_removed_and_keys_only_where_that_is_said(fleet, host):
         == ""
     )
     assert host.ssh("ss -uln | grep -c :5684; true").strip() == "0"
-    assert "health-probe.psk" in host.ssh("ls /etc/dtls-endpoint/psk.d")
+    assert "fleet.psk" in host.ssh("ls /etc/dtls-endpoint/psk.d")
     assert counts(play(fleet, dtls_endpoint_state="absent"))["changed"] == 0
     play(fleet, dtls_endpoint_state="absent", dtls_endpoint_remove_data=True)
     assert (

@@ -121,7 +121,7 @@ EXAMPLES = r"""
       files: [/etc/dtls-endpoint/endpoint.toml]
       listeners: ["127.0.0.1:5684"]
       identity: health-probe
-      psk_file: /etc/dtls-endpoint/psk.d/health-probe.psk
+      psk_file: /etc/dtls-endpoint/psk.d/fleet.psk
 """
 
 RETURN = r"""

@@ -348,6 +348,9 @@ confirm() {
         if [ -d "$dir.rolled" ]; then
             say state rolled
             say log "$(oneline "$(cat "$dir.rolled/log" 2>/dev/null)")"
+        elif grep -q "sansdtls.$wanted" "$base/confirmed" 2>/dev/null && [ "$(live)" = "$wanted" ]; then
+            # The answer was lost on its way.
+            finish
         else
             say state lost
         fi
@@ -370,12 +373,13 @@ confirm() {
     disarm "$dir.confirmed"
     mv -f "$dir.confirmed/candidate" "$base/confirmed"
     rm -rf "$dir.confirmed" "$base"/*.rolled
-    say state confirmed
-    if [ "$persist" = yes ]; then
-        # Not $base/confirmed itself: that is gone with the next boot, and so may be another file system.
-        write <"$base/confirmed"
-    fi
+    finish
     leave
+}
+
+finish() {
+    say state confirmed
+    [ "$persist" = no ] || write <"$base/confirmed"
 }
 
 # Standard input to $path, whole or not at all.
