@@ -81,6 +81,9 @@ class ShellAction(ActionBase):  # type: ignore[misc]
             result.update(
                 changed=False, reached=False, msg=f"{self.host(task_vars)} cannot be reached: {error}"
             )
+        except AnsibleActionFail as error:
+            # What is raised, Ansible does not show to failed_when and until.
+            result.update(changed=False, failed=True, reached=True, msg=error.message)
         else:
             result.setdefault("reached", True)
         return result
@@ -99,7 +102,7 @@ class ShellAction(ActionBase):  # type: ignore[misc]
 
     def host(self, task_vars: Mapping[str, Any] | None) -> str:
         """The host's name in the inventory, for messages."""
-        return str((task_vars or {}).get("inventory_hostname", "the host"))
+        return str(self._task.delegate_to or (task_vars or {}).get("inventory_hostname", "the host"))
 
     def shell(self, name: str, *arguments: str, data: bytes = b"") -> Answer:
         """Run the script ``name`` of this folder with ``arguments``; it reads ``data`` from its standard input."""
