@@ -141,7 +141,7 @@ def on(host):
 
 def counters(host):
     """What the rules of a host have counted, by their comments: packets."""
-    found = {}
+    found: dict[str, int] = {}
     for line in run(*on(host), "nft", "list", "table", "inet", "dtls_firewall").splitlines():
         if " packets " in line and 'comment "' in line:
             count = int(line.split("counter packets ")[1].split()[0])
@@ -152,7 +152,7 @@ def counters(host):
 
 def counters_of_iptables(host):
     """The same, of iptables-legacy, both families together."""
-    found = {}
+    found: dict[str, int] = {}
     for program in ("iptables-legacy", "ip6tables-legacy"):
         listed = run(*within(host.namespace), program, "-L", "-v", "-x", "-n")
         for line in listed.splitlines():

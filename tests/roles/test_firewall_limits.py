@@ -5,6 +5,7 @@ import ipaddress
 import random
 import sys
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -18,6 +19,8 @@ PLACE = Path(__file__).parents[2] / "roles/dtls_common/module_utils/dtls_packets
 
 def _module():
     specification = importlib.util.spec_from_file_location("dtls_packets_of_roles", PLACE)
+    assert specification is not None
+    assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     sys.modules[specification.name] = module
     specification.loader.exec_module(module)
@@ -102,7 +105,7 @@ def test_the_network_that_counts_is_the_one_that_counts_for_the_endpoint(seed):
     bases |= {
         ipaddress.ip_network((draw.getrandbits(128), draw.randint(0, 64)), strict=False) for _ in range(3)
     }
-    told = [
+    told: list[dict[str, Any]] = [
         {"network": str(base), "handshakes_per_second": float(number + 1), "handshake_burst": 5}
         for number, base in enumerate(sorted(bases, key=str))
     ]
@@ -122,6 +125,7 @@ def test_the_network_that_counts_is_the_one_that_counts_for_the_endpoint(seed):
             and (not source["network"] or address in ipaddress.ip_network(source["network"]))
         )
         theirs = networks.limits_of(networks.prefix_of((str(address), 0)))
+        assert theirs.handshakes_per_second is not None
         assert first["hello"]["rate"] == f"{int(theirs.handshakes_per_second * 3)}/second", (address, first)
         assert first["length"] == theirs.length
 

@@ -32,7 +32,7 @@ async def client(port: int, identity: str, key: str) -> None:
 
 
 async def server(port: int, identity: str, key: str) -> None:
-    class Greeting(resource.Resource):  # type: ignore[misc] # aiocoap has no types
+    class Greeting(resource.Resource):
         async def render_get(self, request: Any) -> Any:
             say("received GET")
             return aiocoap.Message(payload=b"heard GET")
