@@ -3,6 +3,7 @@
 import importlib
 import os
 import shutil
+import signal
 from types import ModuleType
 from typing import NoReturn
 
@@ -10,6 +11,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 IN_CI = os.environ.get("CI", "").lower() not in {"", "0", "false", "no"}
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As in a shell's background job; what the tests start would be deaf to Ctrl-C, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("local", deadline=None, print_blob=True)
 # The same examples on each run: a red build is the change's fault, and a rerun shows the same.
