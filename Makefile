@@ -2,6 +2,7 @@
 #
 #   make run      start an endpoint with a demo key and two simulated sensors
 #   make test     lint, types, import rules, all tests, coverage gate
+#   make test-roles   the tests of the Ansible roles, on booted hosts in network namespaces; needs root
 #   make docs     write docs/configuration.md and docs/metrics.md out of the code that they tell of
 #   make lab      a fleet in network namespaces: deployed, keyed, protected and upgraded under traffic; needs root
 #   make bench    cost per handshake and per datagram, beside trio's DTLSEndpoint
@@ -26,13 +27,16 @@ VENV := .venv/.stamp-venv
 RUN := .venv/.stamp-run
 DEV := .venv/.stamp-dev-$(subst $(space),-,$(strip $(DEV_GROUPS)))
 
-.PHONY: run test lab bench docs lint format clean
+.PHONY: run test test-roles lab bench docs lint format clean
 
 run: $(RUN)
 	@$(BIN)/python -m endpoint.demo
 
 test: lint
 	$(BIN)/pytest --cov
+
+test-roles: $(DEV)
+	LAB=1 $(BIN)/pytest tests/lab tests/roles
 
 lab: $(DEV)
 	@$(BIN)/python -m tests.lab

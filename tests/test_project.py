@@ -306,9 +306,10 @@ def test_every_public_method_of_an_exported_class_has_a_docstring(package):
 
 
 def pins() -> dict[str, str]:
-    """Name, normalised as PyPI does, and version of each line of constraints.txt."""
+    """Name, normalised as PyPI does, and version of each line of constraints.txt, which may be for some Pythons only."""
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pairs = (line.partition("==")[::2] for line in lines if line and not line.startswith("#"))
+    told = (line.partition(";")[0].strip() for line in lines if not line.startswith("#"))
+    pairs = (line.partition("==")[::2] for line in told if line)
     return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pairs}
 
 

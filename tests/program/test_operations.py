@@ -219,7 +219,13 @@ def test_a_terminal_sees_a_live_table_and_a_pipe_plain_lines(home):
         with subprocess.Popen(
             [sys.executable, "-m", "endpoint", "status", "--config", "endpoint.toml", "--watch"],
             cwd=home.path,
-            env={**os.environ, "PYTHONPATH": str(Path.cwd()), "TERM": "xterm", "COLUMNS": "100", "LINES": "40"},
+            env={
+                **os.environ,
+                "PYTHONPATH": str(Path.cwd()),
+                "TERM": "xterm",
+                "COLUMNS": "100",
+                "LINES": "40",
+            },
             stdin=theirs,
             stdout=theirs,
         ) as watching:
