@@ -231,11 +231,6 @@ def _same_port(one: str, other: str) -> bool:
     return one.rpartition(":")[2] == other.rpartition(":")[2] and ("[" in one) == ("[" in other)
 
 
-def in_former_order(sockets: Iterable[UdpSocket], before: Sequence[str]) -> tuple[UdpSocket, ...]:
-    """``sockets`` in the order of their :func:`places`."""
-    return tuple(places(sockets, before).values())
-
-
 def inherited_sockets(descriptors: Iterable[Descriptor]) -> tuple[HandedSocket, ...]:
     """Adopt all ``descriptors``; if one cannot be, none is, and all are closed."""
     left = list(descriptors)

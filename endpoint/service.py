@@ -56,7 +56,7 @@ from endpoint.udp import ListenError
 from endpoint.verification import wall_clock
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
     from datetime import datetime
     from typing import Any
 
@@ -354,7 +354,9 @@ class Service:
 
     # --- the admin socket ---
 
-    def _admin_socket(self, opened: contextlib.ExitStack, companions: Companions) -> AdminSocket | None:
+    def _admin_socket(
+        self, opened: contextlib.ExitStack, companions: Iterable[Companion]
+    ) -> AdminSocket | None:
         path = self._config.state.admin_socket
         if path is None:
             return None

@@ -23,8 +23,13 @@ import threading
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Self
 
-from endpoint.keystore import MAX_KEYS
-from endpoint.keystore.file import MAX_IDENTITY_BYTES, MAX_KEY_BYTES, MIN_KEY_BYTES, KeyFileError
+from endpoint.keystore.file import (
+    MAX_IDENTITY_BYTES,
+    MAX_KEY_BYTES,
+    MIN_KEY_BYTES,
+    KeyFileError,
+    require_keys,
+)
 from endpoint.privatedb import Kind, create_database, damaged, explained, number_of, open_database
 from endpoint.text import show_text
 
@@ -215,13 +220,7 @@ class KeyChanges:
         """
         if not 1 <= len(identity) <= MAX_IDENTITY_BYTES:
             raise ValueError(f"an identity has {len(identity)} bytes, not 1 to {MAX_IDENTITY_BYTES}")
-        if not 1 <= len(keys) <= MAX_KEYS:
-            raise ValueError(f"{len(keys)} keys, not 1 to {MAX_KEYS}")
-        for key in keys:
-            if not MIN_KEY_BYTES <= len(key) <= MAX_KEY_BYTES:
-                raise ValueError(f"a key has {len(key)} bytes, not {MIN_KEY_BYTES} to {MAX_KEY_BYTES}")
-        if len(set(keys)) < len(keys):
-            raise ValueError("current and next key are the same")
+        require_keys(keys)
         self._connection.execute(_SET, (identity, keys[0], keys[1] if len(keys) > 1 else None))
 
     def remove(self, identity: bytes) -> bool:

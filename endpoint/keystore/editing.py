@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from endpoint.files import MAX_FILE_BYTES, RefusedFileError, files_at
-from endpoint.keystore import MAX_KEYS
 from endpoint.keystore.file import (
     BYTE_ORDER_MARK,
-    MAX_KEY_BYTES,
-    MIN_KEY_BYTES,
     KeyFileError,
     PskReader,
     quoted_identity,
     refuse_mistakes,
+    require_keys,
 )
 from endpoint.replacing import NewContent, locked, replace_files
 from endpoint.text import show_text
@@ -154,13 +152,7 @@ class PskChanges:
         problem = cannot_be_written(identity)
         if problem:
             raise ValueError(f"it {problem}, so no PSK file can hold it")
-        if not 1 <= len(keys) <= MAX_KEYS:
-            raise ValueError(f"{len(keys)} keys, not 1 to {MAX_KEYS}")
-        for key in keys:
-            if not MIN_KEY_BYTES <= len(key) <= MAX_KEY_BYTES:
-                raise ValueError(f"a key has {len(key)} bytes, not {MIN_KEY_BYTES} to {MAX_KEY_BYTES}")
-        if len(set(keys)) < len(keys):
-            raise ValueError("current and next key are the same")
+        require_keys(keys)
         text = self._text_of.get(identity)
         if text is None:
             text = self._text_of[identity] = self._new.text(self._texts)

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Protocol
 import attrs
 
 from endpoint.files import RefusedFileError, files_at, read_private
+from endpoint.keystore import MAX_KEYS
 from endpoint.text import show_bytes, show_text
 
 if TYPE_CHECKING:
@@ -168,6 +169,17 @@ def read_all(path: Path, reader: KeyReader) -> tuple[Path, ...]:
         reader.file(file)
     refuse_mistakes(path, reader)
     return tuple(files)
+
+
+def require_keys(keys: Sequence[bytes]) -> None:
+    """``ValueError``, without a key in it, unless a store may give an identity these, current first."""
+    if not 1 <= len(keys) <= MAX_KEYS:
+        raise ValueError(f"{len(keys)} keys, not 1 to {MAX_KEYS}")
+    for key in keys:
+        if not MIN_KEY_BYTES <= len(key) <= MAX_KEY_BYTES:
+            raise ValueError(f"a key has {len(key)} bytes, not {MIN_KEY_BYTES} to {MAX_KEY_BYTES}")
+    if len(set(keys)) < len(keys):
+        raise ValueError("current and next key are the same")
 
 
 def refuse_mistakes(path: Path, reader: KeyReader) -> None:

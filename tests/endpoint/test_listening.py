@@ -6,7 +6,7 @@ import socket
 import pytest
 import trio
 
-from endpoint.listening import STORED_SOCKET, HandedSocket, adopt, in_former_order, inherited_sockets, listen
+from endpoint.listening import STORED_SOCKET, HandedSocket, adopt, inherited_sockets, listen, places
 from endpoint.sockets import UdpSocket
 from endpoint.systemd import Descriptor, SupervisionError
 from endpoint.tables.listen import Listen
@@ -220,7 +220,7 @@ class At:
 )
 def test_sockets_stay_at_the_indices_by_which_paths_name_them(now, before, expected):
     sockets: list[UdpSocket] = [At(text) for text in now.split()]  # type: ignore[misc]
-    ordered = in_former_order(sockets, before.split())
+    ordered = places(sockets, before.split()).values()
     assert " ".join(udp.local_text for udp in ordered) == expected
 
 
