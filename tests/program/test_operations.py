@@ -13,14 +13,17 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from endpoint import HandshakeFailed, check, cli, open_dtls
 from endpoint.config import ConfigFileError, load_config
+from endpoint.forward.router import Router
 from endpoint.keystore.database import KeyDatabase
 from endpoint.keystore.fingerprint import fingerprint
+from endpoint.leaving import SAVE_GRACE
 from endpoint.logs import make_log
 from endpoint.operations import Operations
 from endpoint.service import Service
@@ -432,6 +435,26 @@ async def test_an_unready_part_is_named(home, monkeypatch):
         service._stop.set()
         assert await operations._not_ready() == {"service": "it is stopping"}
         nursery.cancel_scope.cancel()
+
+
+async def test_what_came_last_is_handed_on_even_where_nothing_of_the_time_to_drain_is_left(
+    home, monkeypatch, autojump_clock
+):
+    config, credentials = configured(home, "")
+    assert config.listen.drain > 0
+    config = attrs.evolve(config, listen=attrs.evolve(config.listen, drain=0.0))
+    handed_on = []
+
+    async def flush(_router):
+        await trio.sleep(SAVE_GRACE / 2)
+        handed_on.append("all")
+
+    monkeypatch.setattr(Router, "flush", flush)
+    service = Service(config, credentials=credentials, log=make_log(io.BytesIO()))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(service.run)
+        service._stop.set()
+    assert handed_on == ["all"]
 
 
 async def test_before_there_is_an_engine_it_is_starting(home):
