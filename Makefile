@@ -2,7 +2,7 @@
 #
 #   make run      start an endpoint with a demo key and two simulated sensors
 #   make test     lint, types, import rules, all tests, coverage gate
-#   make test-roles   the tests of the Ansible roles, on booted hosts in network namespaces; needs root
+#   make test-roles   of these the tests of the Ansible roles, on booted hosts in network namespaces; needs root
 #   make docs     write docs/configuration.md and docs/metrics.md out of the code that they tell of
 #   make lab      a fleet in network namespaces: deployed, keyed, protected and upgraded under traffic; needs root
 #   make bench    cost per handshake and per datagram, beside trio's DTLSEndpoint
@@ -20,6 +20,9 @@ PLAYED := $(wildcard roles playbooks inventory galaxy.yml)
 # Its cache stays out of the way, and other programs of this environment are found.
 ANSIBLE := ANSIBLE_HOME=$(CURDIR)/.venv/ansible PATH=$(CURDIR)/$(BIN):$(PATH)
 
+# Two processes share the tests: one boots hosts, and waits for them, while the other computes.
+SHARED := --numprocesses=2 --dist=loadgroup --no-loadscope-reorder
+
 empty :=
 space := $(empty) $(empty)
 # Stamps: touched last, so an interrupted installation is done again.
@@ -33,10 +36,10 @@ run: $(RUN)
 	@$(BIN)/python -m endpoint.demo
 
 test: lint
-	$(BIN)/pytest --cov
+	$(BIN)/pytest --cov $(SHARED)
 
 test-roles: $(DEV)
-	LAB=1 $(BIN)/pytest tests/lab tests/roles
+	$(BIN)/pytest tests/lab tests/roles
 
 lab: $(DEV)
 	@$(BIN)/python -m tests.lab

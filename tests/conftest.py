@@ -4,16 +4,15 @@ import importlib
 import os
 import shutil
 import signal
+from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+HERE = Path(__file__).parent
 IN_CI = os.environ.get("CI", "").lower() not in {"", "0", "false", "no"}
-
-# Those boot hosts, as root and for many minutes: `make test-roles`.
-collect_ignore = [] if os.environ.get("LAB") else ["lab", "roles"]
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in a shell's background job; what the tests start would be deaf to Ctrl-C, too.
@@ -25,6 +24,17 @@ settings.register_profile(
     "ci", deadline=None, derandomize=True, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("ci" if IN_CI else "local")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes share the work (``-n``): a file is one's, and so are all that boot hosts, which come first."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("lab" if _boots_hosts(item) else item.path.stem))
+    items.sort(key=_boots_hosts, reverse=True)
+
+
+def _boots_hosts(item: pytest.Item) -> bool:
+    return item.path.relative_to(HERE).parts[0] in {"lab", "roles"}
 
 
 def require_program(name: str) -> str:
