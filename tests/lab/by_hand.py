@@ -4,39 +4,22 @@ With it the lab's own counting is tried, and whatever needs an endpoint but not 
 """
 
 import contextlib
-import ctypes
 import secrets
 import socket
-import threading
-from pathlib import Path
 
-from tests.lab.network import within
+from tests.namespaces import inside, within
 from tests.program.supervisor import Supervisor
-
-CLONE_NEWNET = 0x40000000
-
-
-def enter(namespace):
-    """Take the calling thread into a network namespace, for the rest of its life."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    with (Path("/run/netns") / namespace).open("rb") as descriptor:
-        assert libc.setns(descriptor.fileno(), CLONE_NEWNET) == 0, ctypes.get_errno()
 
 
 def socket_within(namespace, port):
     """A UDP socket bound in a network namespace, usable from any thread."""
-    made = []
 
     def make():
-        enter(namespace)
         one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         one.bind(("0.0.0.0", port))  # noqa: S104 - all of a namespace that has one address
-        made.append(one)
+        return one
 
-    thread = threading.Thread(target=make)
-    thread.start()
-    thread.join()
-    return made[0]
+    return inside(namespace, make)
 
 
 class HandMadeEndpoint:
@@ -47,7 +30,7 @@ class HandMadeEndpoint:
     """
 
     def __init__(self, host, devices, *, port=5684, stored=True):
-        self._folder = host.network and host.folder.parent / f"by-hand-{host.name}"
+        self._folder = host.folder.parent / f"by-hand-{host.name}"
         self._folder.mkdir(exist_ok=True)
         self.keys = {device.name: [secrets.token_hex(32)] for device in devices}
         """Of each identity the keys that are accepted, at most two."""

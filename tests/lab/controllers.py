@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 from tests.lab import images
-from tests.lab.network import within
+from tests.namespaces import within
 
 REPOSITORY = Path(__file__).parents[2]
 CONSTRAINTS = REPOSITORY / "constraints.txt"

@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 from tests.lab import clean, images
-from tests.lab.network import PREFIX4, PREFIX6, run, within
+from tests.lab.network import PREFIX4, PREFIX6
+from tests.namespaces import run, within
 
 BOOT_TIME = 60.0
 """Seconds; two hosts take 1.5 on an idle machine."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.lab.leaks import Search, Secret
-from tests.lab.network import run
+from tests.namespaces import run
 from tests.roles.plays import Plays, task
 
 KEY = "8f1c2a77d3e94b0596aa31f0cc5de21b7d40e6f38a95bc2210fe6bd9471385ac"

@@ -79,7 +79,8 @@ def problems(role):
 
 def _table_problems(role):
     """What README.md's table of variables says otherwise than the defaults."""
-    found, told = [], {}
+    found: list[str] = []
+    told: dict[str, str] = {}
     for names, default in re.findall(r"^\| ((?:`\w+`,? ?)+)\| (.*?) \|", role.readme, re.MULTILINE):
         told |= dict.fromkeys(re.findall(rf"`({role.name}_\w+)`", names), default)
     for name in role.options:
