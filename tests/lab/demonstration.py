@@ -7,7 +7,6 @@ and handshakes that it cost. What a step printed is in ``var/lab/last``.
 
 import argparse
 import contextlib
-import importlib
 import secrets
 import shlex
 import sys
@@ -23,6 +22,7 @@ from tests.lab import images
 from tests.lab.fleet import REPOSITORY, Fleet
 from tests.lab.recorder import Record
 from tests.lab.traffic import KEY_FILE, Streams
+from tests.lab.wheelhouse import wheelhouse
 
 LOGS = images.BUILD / "last"
 SECRETS = {"vault_dtls_psk_master": lambda: secrets.token_hex(32)}
@@ -65,8 +65,7 @@ class Operator:
 
 
 def _release(fleet, **how):
-    # Not before it is wanted: to make one takes time and the network.
-    return str(importlib.import_module("tests.lab.wheelhouse").wheelhouse(fleet.suite, **how))
+    return str(wheelhouse(fleet.suite, **how))
 
 
 @attrs.frozen

@@ -159,8 +159,7 @@ class SystemdHost(Host):
     kind = "systemd"
 
     def boot(self):
-        groups = [clean.CGROUPS / hierarchy / self.namespace for hierarchy in clean.HIERARCHIES]
-        groups = [group for group in groups if group.parent.is_dir()]
+        groups = [hierarchy / self.namespace for hierarchy in clean.HIERARCHIES]
         for group in groups:
             group.mkdir(exist_ok=True)
         joins = "".join(f"echo $$ > {group}/cgroup.procs; " for group in groups)
@@ -195,6 +194,7 @@ class SystemdHost(Host):
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+            clean.kill(lambda: set(self.processes()))
         self._process = None
         for group in self._groups:
             clean.remove_groups(group)
@@ -220,18 +220,8 @@ class Device(Host):
             self._process = subprocess.Popen(
                 [
                     *within(self.namespace),
-                    "unshare",
-                    "--mount",
-                    "--pid",
-                    "--uts",
-                    "--ipc",
-                    "--fork",
-                    "--kill-child",
-                    "chroot",
-                    str(self.root),
-                    "/bin/sh",
-                    "-c",
-                    start,
+                    *"unshare --mount --pid --uts --ipc --fork --kill-child chroot".split(),
+                    *(str(self.root), "/bin/sh", "-c", start),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
