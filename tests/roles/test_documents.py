@@ -303,6 +303,14 @@ def listed(tmp_path, inventory, *arguments):
     return json.loads(done.stdout)
 
 
+def test_playbooks_find_the_roles_from_wherever_they_are_started(tmp_path):
+    done = subprocess.run(
+        [Path(sys.executable).parent / "ansible-playbook", "--syntax-check", "-i", EXAMPLE, *(REPOSITORY / "playbooks").glob("*.yml")],
+        capture_output=True, text=True, check=False, cwd=tmp_path, env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_example_can_be_listed_and_has_both_groups(tmp_path):
     told = listed(tmp_path, EXAMPLE)
     assert told["dtls_endpoints"]["hosts"]
