@@ -67,6 +67,8 @@ class Result:
     """``changed``, ``ok``, ``skipped``, ``failed``, ``ignored`` (failed, and the task does not mind) or ``unreachable``."""
     check: bool
     seconds: float | None
+    result: dict = attrs.field(factory=dict, eq=False, repr=False)
+    """What it returned, if that was asked for."""
 
     def __str__(self):
         return f"{self.host}: {self.task} ({self.place}): {self.state}"

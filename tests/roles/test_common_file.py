@@ -327,7 +327,7 @@ def test_a_host_that_goes_away_while_a_connection_is_open_is_missed_soon(fleet, 
     place = fleet.folder / "went.jsonl"
     # Sooner than by itself.
     sooner = "-o ServerAliveInterval=1 -o ServerAliveCountMax=2"
-    environment = plays.environment(place) | {"ANSIBLE_SSH_CONTROL_PATH_DIR": str(fresh)}
+    environment = {"LAB_RECORD": str(place), "LAB_RESULTS": "1", "ANSIBLE_SSH_CONTROL_PATH_DIR": str(fresh)}
     inventory = fleet.inventory(ansible_ssh_extra_args=sooner)
     process = fleet.start_playbook(plays.write(away, hosts="device-1"), inventory=inventory, **environment)
     until(went.exists, "the play does not begin")
