@@ -94,12 +94,20 @@ class Host:
 
     def _wait(self, command, seconds):
         end = time.monotonic() + seconds
-        while subprocess.run(self.ssh_command(command), capture_output=True, check=False).returncode:
+        while not self._succeeds(command, end - time.monotonic()):
             if self._process is not None and self._process.poll() is not None:
                 raise RuntimeError(f"{self.name} ended while it booted: {self.log()[-2000:]}")
             if time.monotonic() > end:
                 raise RuntimeError(f"{self.name} does not answer after {seconds:g} s: {self.log()[-2000:]}")
             time.sleep(0.05)
+
+    def _succeeds(self, command, seconds):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            asked = self.ssh_command(command)
+            return not subprocess.run(
+                asked, capture_output=True, check=False, timeout=max(seconds, 0)
+            ).returncode
+        return False
 
     def log(self):
         """What its console said."""
@@ -220,8 +228,18 @@ class Device(Host):
             self._process = subprocess.Popen(
                 [
                     *within(self.namespace),
-                    *"unshare --mount --pid --uts --ipc --fork --kill-child chroot".split(),
-                    *(str(self.root), "/bin/sh", "-c", start),
+                    "unshare",
+                    "--mount",
+                    "--pid",
+                    "--uts",
+                    "--ipc",
+                    "--fork",
+                    "--kill-child",
+                    "chroot",
+                    str(self.root),
+                    "/bin/sh",
+                    "-c",
+                    start,
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=console,

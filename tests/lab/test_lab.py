@@ -106,6 +106,13 @@ def test_a_fleet_that_ends_leaves_nothing():
     assert not any(traces(fleet._stem, fleet.folder).values()), traces(fleet._stem, fleet.folder)
 
 
+def test_a_host_that_does_not_answer_is_given_up_and_named():
+    with Fleet(endpoints=0, devices=1) as fleet:
+        for hang in ("false", "sleep 60"):
+            with pytest.raises(RuntimeError, match="device-1 does not answer after 0.3 s"):
+                fleet["device-1"]._wait(hang, 0.3)
+
+
 WITHOUT_RIGHTS = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")
 """As in a container that has root and nothing else."""
 
