@@ -109,7 +109,7 @@ def test_a_fleet_that_ends_leaves_nothing():
 def test_a_host_that_does_not_answer_is_given_up_and_named():
     with Fleet(endpoints=0, devices=1) as fleet:
         for hang in ("false", "sleep 60"):
-            with pytest.raises(RuntimeError, match="device-1 does not answer after 0.3 s"):
+            with pytest.raises(RuntimeError, match=r"device-1 does not answer after 0\.3 s"):
                 fleet["device-1"]._wait(hang, 0.3)
 
 
