@@ -290,6 +290,16 @@ def test_what_a_task_must_not_do_is_told(tmp_path, old, new, told):
     assert any(told in problem for problem in task_problems(role_with(tmp_path, "tasks/main.yml", old, new)))
 
 
+def test_the_page_for_operators_tells_of_every_playbook_and_of_nothing_that_there_is_not():
+    text = (REPOSITORY / "docs/roles.md").read_text()
+    named = set(re.findall(r"\b\w+\.yml\b", text)) - {"hosts.yml", "vault.yml"}
+    assert named == {path.name for path in (REPOSITORY / "playbooks").glob("*.yml")}
+    variables = set(re.findall(r"\bdtls_(?:endpoint|psk|firewall)_\w+", text))
+    assert variables <= {name for role in all_roles() for name in role.options}
+    for place in re.findall(r"\]\(([^)]+)\)", text):
+        assert (REPOSITORY / "docs" / place).exists(), place
+
+
 # --- the example ------------------------------------------------------------------------------------
 
 
