@@ -56,7 +56,10 @@ class HandMadeEndpoint:
         )
 
     def __enter__(self):
-        self.start()
+        with contextlib.ExitStack() as undo:
+            undo.push(self._undo)
+            self.start()
+            undo.pop_all()
         return self
 
     def __exit__(self, *_):

@@ -70,6 +70,7 @@ def test_what_each_task_did_is_recorded_and_what_never_happened_is_told(fleet, r
             *options,
             record=True,
             ANSIBLE_ROLES_PATH=str(roles),
+            ANSIBLE_PIPELINING="True",
         )
 
     def missing(*records):
@@ -110,6 +111,7 @@ def test_what_ran_in_check_mode_is_recorded_as_such_and_not_taken_for_the_real_t
         "content=other",
         record=True,
         ANSIBLE_ROLES_PATH=str(roles),
+        ANSIBLE_PIPELINING="True",
     )
     assert all(result.check for result in record.results)
     assert len(recorder.never_seen(roles, record.results)) == len(recorder.never_seen(roles, []))
