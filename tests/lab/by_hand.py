@@ -4,39 +4,27 @@ With it the lab's own counting is tried, and whatever needs an endpoint but not 
 """
 
 import contextlib
-import ctypes
 import secrets
 import socket
-import threading
-from pathlib import Path
 
-from tests.lab.network import within
+from tests.namespaces import inside, within
 from tests.program.supervisor import Supervisor
 
-CLONE_NEWNET = 0x40000000
-
-
-def enter(namespace):
-    """Take the calling thread into a network namespace, for the rest of its life."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    with (Path("/run/netns") / namespace).open("rb") as descriptor:
-        assert libc.setns(descriptor.fileno(), CLONE_NEWNET) == 0, ctypes.get_errno()
+SO_RCVBUFFORCE = 33
+"""Of <asm/socket.h>; Python has no name for it."""
 
 
 def socket_within(namespace, port):
     """A UDP socket bound in a network namespace, usable from any thread."""
-    made = []
 
     def make():
-        enter(namespace)
         one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        # As a socket unit asks for: what devices send during a restart waits in it.
+        one.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 4 << 20)
         one.bind(("0.0.0.0", port))  # noqa: S104 - all of a namespace that has one address
-        made.append(one)
+        return one
 
-    thread = threading.Thread(target=make)
-    thread.start()
-    thread.join()
-    return made[0]
+    return inside(namespace, make)
 
 
 class HandMadeEndpoint:
@@ -47,7 +35,7 @@ class HandMadeEndpoint:
     """
 
     def __init__(self, host, devices, *, port=5684, stored=True):
-        self._folder = host.network and host.folder.parent / f"by-hand-{host.name}"
+        self._folder = host.folder.parent / f"by-hand-{host.name}"
         self._folder.mkdir(exist_ok=True)
         self.keys = {device.name: [secrets.token_hex(32)] for device in devices}
         """Of each identity the keys that are accepted, at most two."""
@@ -73,7 +61,10 @@ class HandMadeEndpoint:
         )
 
     def __enter__(self):
-        self.start()
+        with contextlib.ExitStack() as undo:
+            undo.push(self._undo)
+            self.start()
+            undo.pop_all()
         return self
 
     def __exit__(self, *_):

@@ -20,8 +20,14 @@ from tests.lab import images
 
 CLAIMS = Path("/run/sansdtls-lab")
 CGROUPS = Path("/sys/fs/cgroup")
-HIERARCHIES = ("systemd", "unified")
-"""cgroup hierarchies below /sys/fs/cgroup in which a host gets a group of its own, else two share one."""
+HIERARCHIES = [
+    folder
+    for folder in (CGROUPS / "systemd", CGROUPS / "unified", CGROUPS)
+    if (folder / "cgroup.procs").exists()
+]
+"""Of cgroups, those in which a host gets a group of its own, else two share one; the last where there is but one."""
+PROPAGATED = Path("/run/systemd/nspawn/propagate")
+"""Where systemd-nspawn has a folder for each host, also after a host that was killed."""
 PATIENCE = 5.0
 """Seconds for killed processes to be gone."""
 
@@ -37,6 +43,7 @@ def claim(stem, folder):
         held.write(str(folder))
         held.flush()
         yield
+        # Not after an error: what could not be undone then, the next fleet removes.
         place.unlink()
 
 
@@ -70,9 +77,10 @@ def _remove(stem):
         kill(lambda: _processes(stem))
         for name in namespaces(stem):
             subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
-        for hierarchy in HIERARCHIES:
-            for group in (CGROUPS / hierarchy).glob(f"{stem}-*"):
-                remove_groups(group)
+        for group in groups(stem):
+            remove_groups(group)
+        for of_host in propagated(stem):
+            shutil.rmtree(of_host, ignore_errors=True)
         # The name of a folder that no fleet made is not believed.
         if folder.name.startswith("lab-"):
             for mount in mounts(folder):
@@ -84,9 +92,17 @@ def _remove(stem):
 
 def namespaces(stem):
     """The network namespaces of a fleet."""
-    with contextlib.suppress(FileNotFoundError):
-        return sorted(path.name for path in Path("/run/netns").glob(f"{stem}-*"))
-    return []
+    return sorted(path.name for path in Path("/run/netns").glob(f"{stem}-*"))
+
+
+def groups(stem):
+    """The cgroups of a fleet's hosts."""
+    return [group for hierarchy in HIERARCHIES for group in hierarchy.glob(f"{stem}-*")]
+
+
+def propagated(stem):
+    """What systemd-nspawn has of a fleet's hosts."""
+    return list(PROPAGATED.glob(f"{stem}-*"))
 
 
 def mounts(folder):
@@ -100,11 +116,10 @@ def _processes(stem):
     found = set()
     for name in namespaces(stem):
         found |= inside(name)
-    for hierarchy in HIERARCHIES:
-        for group in (CGROUPS / hierarchy).glob(f"{stem}-*"):
-            for members in group.rglob("cgroup.procs"):
-                with contextlib.suppress(OSError):
-                    found |= set(map(int, members.read_text().split()))
+    for group in groups(stem):
+        for members in group.rglob("cgroup.procs"):
+            with contextlib.suppress(OSError):
+                found |= set(map(int, members.read_text().split()))
     return found
 
 

@@ -9,8 +9,6 @@
 Both run in the controller's network namespace, so a play sees the same hosts from either.
 """
 
-import os
-import platform
 import re
 import shlex
 import shutil
@@ -20,13 +18,11 @@ import tempfile
 from pathlib import Path
 
 from tests.lab import images
-from tests.lab.network import within
+from tests.namespaces import within
 
 REPOSITORY = Path(__file__).parents[2]
 CONSTRAINTS = REPOSITORY / "constraints.txt"
 SUITE, PYTHON = "trixie", "3.13"
-PLATFORMS = ("manylinux2014", "manylinux_2_28", "manylinux_2_34")
-"""What Debian 13 can run: wheels are fetched by this machine's pip, for that Python."""
 PLACE = "/opt/ansible"
 INSIDE = 'cd "$0" 2>/dev/null || cd /; exec "$@"'
 
@@ -88,20 +84,13 @@ def newest_version():
 
 def _in_root(layers, shared, command, *, upper=None):
     """The words that run ``command`` in a root made of layers; in ``upper``, if given, what it writes stays."""
-    lower = ":".join(map(str, layers))
+    lower, own = ":".join(map(str, layers)), upper or "/mnt"
     lines = [
         "set -e",
         "mount -t tmpfs tmpfs /mnt",
         "mkdir /mnt/up /mnt/wk /mnt/root",
+        f"mount -t overlay overlay -o lowerdir={lower},upperdir={own}/up,workdir={own}/wk /mnt/root",
     ]
-    if upper is None:
-        lines.append(
-            f"mount -t overlay overlay -o lowerdir={lower},upperdir=/mnt/up,workdir=/mnt/wk /mnt/root"
-        )
-    else:
-        lines.append(
-            f"mount -t overlay overlay -o lowerdir={lower},upperdir={upper}/up,workdir={upper}/wk /mnt/root"
-        )
     lines += [f"mount --bind /{name} /mnt/root/{name}" for name in ("proc", "dev")]
     lines.append("mount --bind /dev/pts /mnt/root/dev/pts")
     for folder in shared:
@@ -120,32 +109,21 @@ def _ansible():
 
 
 def _install(folder):
-    version = newest_version()
+    wanted = f"ansible-core=={newest_version()}"
     for below in ("up", "wk"):
         (folder / below).mkdir()
     wheels = folder / "up" / "wheels"
-    machine = platform.machine()
-    fetch = [
-        sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--dest", str(wheels),
-        "--only-binary=:all:", "--implementation=cp", f"--python-version={PYTHON}",
-        *(f"--platform={name}_{machine}" for name in PLATFORMS),
-        f"ansible-core=={version}",
-    ]  # fmt: skip
+    images.fetch_wheels(wheels, PYTHON, wanted)
     install = (
         f"python3 -m venv {PLACE} && {PLACE}/bin/pip install --quiet --disable-pip-version-check --no-index "
-        f"--find-links /wheels ansible-core=={version}"
+        f"--find-links /wheels {wanted}"
     )
-    for what, command in (
-        ("fetched", fetch),
-        ("installed", _in_root([images.debian(SUITE)], {}, ["sh", "-c", install], upper=folder)),
-    ):
-        environment = (
-            os.environ if what == "fetched" else {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
-        )
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, env=environment, timeout=300
-        )
-        if done.returncode:
-            raise images.Impossible(f"ansible-core {version} could not be {what}: {done.stderr[-2000:]}")
+    done = subprocess.run(
+        _in_root([images.debian(SUITE)], {}, ["sh", "-c", install], upper=folder),
+        capture_output=True, text=True, check=False, timeout=300,
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"},
+    )  # fmt: skip
+    if done.returncode:
+        raise images.Impossible(f"{wanted} could not be installed: {done.stderr[-2000:]}")
     shutil.rmtree(wheels)
     shutil.rmtree(folder / "wk", ignore_errors=True)

@@ -7,7 +7,6 @@ and handshakes that it cost. What a step printed is in ``var/lab/last``.
 
 import argparse
 import contextlib
-import importlib
 import secrets
 import shlex
 import sys
@@ -23,6 +22,7 @@ from tests.lab import images
 from tests.lab.fleet import REPOSITORY, Fleet
 from tests.lab.recorder import Record
 from tests.lab.traffic import KEY_FILE, Streams
+from tests.lab.wheelhouse import wheelhouse
 
 LOGS = images.BUILD / "last"
 SECRETS = {"vault_dtls_psk_master": lambda: secrets.token_hex(32)}
@@ -38,11 +38,34 @@ STEP_TIME = 900
 """Seconds after which a playbook is ended."""
 FEW = 20
 """Datagrams of each device that have to come back after a step: what it broke is then seen in its own line."""
+PLAYBOOKS = REPOSITORY / "playbooks"
+
+
+class Operator:
+    """Who changes a line of the inventory, and runs a playbook."""
+
+    def __init__(self, fleet):
+        self.fleet = fleet
+        self._variables = dict(ALWAYS)
+        self._vault = fleet.vault(**{name: make() for name, make in SECRETS.items()})
+
+    def play(self, playbook, *arguments, changes=(), status=0):
+        """Run one with ``changes`` of variables, which stay; its record."""
+        self._variables |= dict(changes)
+        inventory = self.fleet.inventory(**self._variables)
+        return self.fleet.playbook(
+            playbook,
+            *self._vault,
+            *arguments,
+            inventory=inventory,
+            record=True,
+            status=status,
+            timeout=STEP_TIME,
+        )
 
 
 def _release(fleet, **how):
-    # Not before it is wanted: to make one takes time and the network.
-    return str(importlib.import_module("tests.lab.wheelhouse").wheelhouse(fleet.suite, **how))
+    return str(wheelhouse(fleet.suite, **how))
 
 
 @attrs.frozen
@@ -88,12 +111,12 @@ class Outcome:
 class Demonstration:
     """Runs the steps on a fleet that is up; use it in a ``with`` statement, so that the devices stop in the end."""
 
-    def __init__(self, fleet, *, playbooks=REPOSITORY / "playbooks", steps=STEPS, console=None):
+    def __init__(self, fleet, *, playbooks=PLAYBOOKS, steps=STEPS, console=None):
         self._fleet = fleet
         self._playbooks = playbooks
         self._steps = steps
         self._console = console or Console()
-        self._variables = dict(ALWAYS)
+        self._operator = Operator(fleet)
         self._streams = None
         self._undo = contextlib.ExitStack()
         self.outcomes = []
@@ -106,10 +129,9 @@ class Demonstration:
 
     def run(self):
         """All steps, up to the first that fails; whether all is well."""
-        vault = self._fleet.vault(**{name: make() for name, make in SECRETS.items()})
         for step in self._steps:
             with self._console.status(step.name):
-                outcome = self._one(step, vault)
+                outcome = self._one(step)
             self.outcomes.append(outcome)
             told = [f"{step.name}: {outcome.result} after {outcome.seconds:.1f} s", outcome.why]
             self._console.print("; ".join(filter(None, told)), highlight=False, soft_wrap=True)
@@ -118,20 +140,16 @@ class Demonstration:
         self._undo.close()
         return len(self.outcomes) == len(self._steps) and all(outcome.good for outcome in self.outcomes)
 
-    def _one(self, step, vault):
+    def _one(self, step):
         playbook = self._playbooks / step.playbook
         if not playbook.exists():
             return Outcome(step, "missing", f"there is no {playbook.name} in {self._playbooks}")
         before = self._totals()
-        began = time.monotonic()
         outcome = Outcome(step)
-        self._variables |= step.changes(self._fleet)
-        inventory = self._fleet.inventory(**self._variables)
+        changes = step.changes(self._fleet)
         began = time.monotonic()
         try:
-            record = self._fleet.playbook(
-                playbook, *vault, inventory=inventory, record=True, status=None, timeout=STEP_TIME
-            )
+            record = self._operator.play(playbook, changes=changes, status=None)
         except AssertionError as error:
             record = Record([], str(error), status=1)
         outcome.seconds = time.monotonic() - began

@@ -150,6 +150,9 @@ class Fleet:
 
     def start_playbook(self, playbook, *arguments, inventory=None, **environment):
         """Start ansible-playbook, as :meth:`start` does."""
+        if "ANSIBLE_ROLES_PATH" in environment and (Path(playbook).parent / "roles").exists():
+            # Roles beside a playbook would come before those that are asked for.
+            playbook = shutil.copy(playbook, self.folder)
         return self.start(
             "ansible-playbook", "-i", inventory or self.inventory(), playbook, *arguments, **environment
         )

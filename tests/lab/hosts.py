@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 from tests.lab import clean, images
-from tests.lab.network import PREFIX4, PREFIX6, run, within
+from tests.lab.network import PREFIX4, PREFIX6
+from tests.namespaces import run, within
 
 BOOT_TIME = 60.0
 """Seconds; two hosts take 1.5 on an idle machine."""
@@ -93,12 +94,20 @@ class Host:
 
     def _wait(self, command, seconds):
         end = time.monotonic() + seconds
-        while subprocess.run(self.ssh_command(command), capture_output=True, check=False).returncode:
+        while not self._succeeds(command, end - time.monotonic()):
             if self._process is not None and self._process.poll() is not None:
                 raise RuntimeError(f"{self.name} ended while it booted: {self.log()[-2000:]}")
             if time.monotonic() > end:
                 raise RuntimeError(f"{self.name} does not answer after {seconds:g} s: {self.log()[-2000:]}")
             time.sleep(0.05)
+
+    def _succeeds(self, command, seconds):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            asked = self.ssh_command(command)
+            return not subprocess.run(
+                asked, capture_output=True, check=False, timeout=max(seconds, 0)
+            ).returncode
+        return False
 
     def log(self):
         """What its console said."""
@@ -158,8 +167,7 @@ class SystemdHost(Host):
     kind = "systemd"
 
     def boot(self):
-        groups = [clean.CGROUPS / hierarchy / self.namespace for hierarchy in clean.HIERARCHIES]
-        groups = [group for group in groups if group.parent.is_dir()]
+        groups = [hierarchy / self.namespace for hierarchy in clean.HIERARCHIES]
         for group in groups:
             group.mkdir(exist_ok=True)
         joins = "".join(f"echo $$ > {group}/cgroup.procs; " for group in groups)
@@ -194,6 +202,7 @@ class SystemdHost(Host):
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+            clean.kill(lambda: set(self.processes()))
         self._process = None
         for group in self._groups:
             clean.remove_groups(group)

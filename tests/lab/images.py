@@ -16,6 +16,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import platform
 import re
 import shutil
 import signal
@@ -44,6 +45,17 @@ DEBIAN = (
     "sudo,systemd,systemd-sysv"
 )
 """What a host has before any role comes: python3-minimal would not be enough for Ansible's modules."""
+TRIAL = """
+mount -t tmpfs tmpfs /mnt
+mkdir /mnt/lower /mnt/upper /mnt/work /mnt/root
+mount -t overlay overlay -o lowerdir=/mnt/lower,upperdir=/mnt/upper,workdir=/mnt/work /mnt/root
+for procs in /sys/fs/cgroup/cgroup.procs /sys/fs/cgroup/*/cgroup.procs; do
+    [ -w "$procs" ] && exit 0
+done
+echo "no cgroup can be written" >&2
+exit 1
+"""
+"""What every host does, in namespaces that are gone at once."""
 REMEDY = (
     "remedy: see whether `apt-get update` reaches the mirror of Debian that this machine is configured for"
 )
@@ -53,7 +65,8 @@ MAKING_TIME = 420.0
 """Seconds for one image, and for waiting until another process has made it; 40 on an idle machine with a near mirror."""
 MIRROR_TIME = 20
 """Seconds that apt waits for an answer of the mirror, twice."""
-LIBRARIES = ("/lib/x86_64-linux-gnu/libnss_files.so.2",)
+PLATFORMS = ("manylinux2014", "manylinux_2_17", "manylinux_2_28", "manylinux_2_34")
+"""What both Debians can run."""
 
 
 class Impossible(Exception):
@@ -72,11 +85,47 @@ def require() -> None:
         raise Impossible("the lab makes namespaces and mounts and so needs root; remedy: sudo")
     if lacking := missing():
         raise Impossible(f"the lab needs programs; remedy: apt-get install {' '.join(lacking)}")
+    tried = subprocess.run(
+        ["unshare", "--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "sh", "-ec", TRIAL],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if tried.returncode:
+        raise Impossible(
+            f"this machine does not let root do what hosts need, as in a container without privileges: {tried.stderr.strip()}; "
+            "remedy: a machine of its own, or a container with all privileges"
+        )
 
 
 def debian(suite: str) -> Path:
     """The root of a Debian of ``suite``, made if it is not there yet (40 s and the network)."""
     return made(suite, DEBIAN, lambda folder: _bootstrap(suite, folder))
+
+
+def pip(*words: str) -> None:
+    """Run pip; :class:`Impossible` with what it said."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=MAKING_TIME,
+    )
+    if done.returncode:
+        raise Impossible(
+            f"pip {' '.join(words)}: {done.stderr[-2000:]}; remedy: see whether pip reaches its index"
+        )
+
+
+def fetch_wheels(folder: Path, python: str, *wanted: str) -> None:
+    """Wheels for that Python on a Debian of this machine's kind, whatever Python this is."""
+    platforms = [f"--platform={name}_{platform.machine()}" for name in PLATFORMS]
+    abis = (f"--abi={name}" for name in (f"cp{python.replace('.', '')}", "abi3", "none"))
+    pip(
+        "download", "--dest", str(folder), "--only-binary=:all:", "--implementation=cp", f"--python-version={python}",
+        *abis, *platforms, *wanted,
+    )  # fmt: skip
 
 
 def device() -> Path:
@@ -182,21 +231,8 @@ def _mirrors():
 
 
 def _assemble(folder):
-    for below in (
-        "bin",
-        "sbin",
-        "usr/bin",
-        "usr/sbin",
-        "etc",
-        "proc",
-        "dev",
-        "tmp",
-        "root/.ssh",
-        "etc/dropbear",
-        "var/run",
-        "run",
-        "lib64",
-    ):
+    folders = "bin sbin usr/bin usr/sbin etc/dropbear proc dev tmp root/.ssh var/run run lib64"
+    for below in folders.split():
         (folder / below).mkdir(parents=True, exist_ok=True)
     busybox = _program("busybox")
     shutil.copy(busybox, folder / "bin/busybox")
@@ -214,8 +250,7 @@ def _assemble(folder):
         place = folder / "usr/sbin" / alias
         place.unlink(missing_ok=True)
         place.symlink_to("xtables-legacy-multi")
-    xtables = Path("/usr/lib/x86_64-linux-gnu/xtables")
-    if xtables.is_dir():
+    for xtables in Path("/usr/lib").glob("*-linux-gnu*/xtables"):
         shutil.copytree(xtables, folder / str(xtables)[1:], dirs_exist_ok=True)
     (folder / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
     (folder / "etc/group").write_text("root:x:0:\n")
@@ -239,9 +274,10 @@ def _copy_program(program, folder):
     place.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(program, place)
     listed = subprocess.run(["ldd", str(program)], capture_output=True, text=True, check=False).stdout
-    for library in [*re.findall(r"(/\S+) \(0x", listed), *LIBRARIES]:
+    # The last is loaded by those before it.
+    for library in [*re.findall(r"(/\S+) \(0x", listed), *map(str, Path("/lib").glob("*/libnss_files.so.2"))]:
         at = folder / library[1:]
-        if Path(library).exists() and not at.exists():
+        if not at.exists():
             at.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(library, at)
 

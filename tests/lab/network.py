@@ -1,20 +1,12 @@
 """The network of a lab: a namespace with a bridge for the controller, and one namespace for each host."""
 
 import contextlib
-import subprocess
 
 from tests.lab import clean
+from tests.namespaces import join, run
 
 PREFIX4, PREFIX6 = "10.77.0", "fd77::"
 CONTROLLER = f"{PREFIX4}.1"
-
-
-def run(*command, **how):
-    """Run a program of this machine; an error shows what it said."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False, **how)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: status {done.returncode}: {done.stderr.strip()}")
-    return done.stdout
 
 
 class Network:
@@ -42,20 +34,7 @@ class Network:
         self._namespace(namespace)
         # Names of interfaces are short.
         outside = f"v{number}"
-        run(
-            "ip",
-            "-n",
-            namespace,
-            "link",
-            "add",
-            "eth0",
-            "type",
-            "veth",
-            "peer",
-            outside,
-            "netns",
-            self.controller,
-        )
+        join(namespace, self.controller, outside)
         self._ip("link", "set", outside, "master", "br0", "up")
         run("ip", "-n", namespace, "addr", "add", f"{PREFIX4}.{number}/24", "dev", "eth0")
         run("ip", "-n", namespace, "addr", "add", f"{PREFIX6}{number}/64", "dev", "eth0", "nodad")
@@ -76,8 +55,3 @@ class Network:
 
     def _ip(self, *arguments):
         run("ip", "-n", self.controller, *arguments)
-
-
-def within(namespace):
-    """The words before a command that is to run in ``namespace``."""
-    return ("ip", "netns", "exec", namespace)

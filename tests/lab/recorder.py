@@ -51,7 +51,7 @@ KEYWORDS = {
 }  # fmt: skip
 """Of a task, all but its action."""
 EXCEPTION = re.compile(r"#\s*never (changed|ok|seen): \S")
-"""A task that cannot show one of the two says so in a comment among its lines, with the reason."""
+"""A task that cannot show one of the two says so in a comment, among its lines or right above them, with the reason."""
 
 
 @attrs.frozen
@@ -67,6 +67,8 @@ class Result:
     """``changed``, ``ok``, ``skipped``, ``failed``, ``ignored`` (failed, and the task does not mind) or ``unreachable``."""
     check: bool
     seconds: float | None
+    result: dict = attrs.field(factory=dict, eq=False, repr=False)
+    """What it returned, if that was asked for."""
 
     def __str__(self):
         return f"{self.host}: {self.task} ({self.place}): {self.state}"
@@ -184,30 +186,40 @@ def _tasks(nodes, role, file, lines, *, handler):
             continue
         plain = yaml.SafeLoader("").construct_document
         actions = [name for name in keywords if name not in KEYWORDS and not name.startswith("with_")]
-        first, last = node.start_mark.line, node.end_mark.line
         yield Task(
             role=role,
             file=file,
-            line=first + 1,
+            line=node.start_mark.line + 1,
             name=keywords["name"].value if "name" in keywords else "(no name)",
             action=actions[0] if actions else "(no action)",
             keywords={name: plain(value) for name, value in keywords.items()},
-            text="\n".join(lines[first:last]),
+            text=_text(node, lines),
             handler=handler,
         )
 
 
+def _text(node, lines):
+    """The lines of a task, with the comment above them; YAML counts what stands before the next task, too."""
+    first, last = node.start_mark.line, node.end_mark.line
+    while first and lines[first - 1].lstrip().startswith("#"):
+        first -= 1
+    while (line := lines[last - 1]).strip() == "" or re.match(rf" {{0,{node.start_mark.column - 1}}}#", line):
+        last -= 1
+    return "\n".join(lines[first:last])
+
+
 def never_seen(roles, results):
     """Lines that say which task was never seen in which state; what ran in check mode does not count."""
-    seen: dict[str, set[str]] = {}
+    seen: dict[tuple[str, str], set[str]] = {}
     for result in results:
         if not result.check:
+            # By its name as well: in a copy of a role that a test has changed, another task may stand in that line.
             # One that failed and was expected to is as good as one that went well: it ran.
-            seen.setdefault(_place(result.place), set()).add(
+            seen.setdefault((_place(result.place), result.task), set()).add(
                 "failed" if result.state == "ignored" else result.state
             )
     return [
         f"{task}: never {' and never '.join(sorted(missing))}"
         for task in tasks_of(roles)
-        if (missing := task.wanted() - seen.get(task.place, set()))
+        if (missing := task.wanted() - seen.get((task.place, task.name), set()))
     ]

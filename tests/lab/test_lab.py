@@ -53,7 +53,8 @@ def traces(stem, folder):
     return {
         "namespaces": clean.namespaces(stem),
         "mounts": clean.mounts(folder),
-        "cgroups": [path for name in clean.HIERARCHIES for path in (clean.CGROUPS / name).glob(f"{stem}-*")],
+        "cgroups": clean.groups(stem),
+        "propagated": clean.propagated(stem),
         "folder": [folder] if folder.exists() else [],
         "processes": sorted(clean._processes(stem)),
     }
@@ -103,6 +104,28 @@ def test_a_fleet_that_ends_leaves_nothing():
     with Fleet(endpoints=1, devices=1) as fleet:
         fleet.start("ansible", "all", "-i", fleet.inventory(), "-m", "raw", "-a", "true").communicate()
     assert not any(traces(fleet._stem, fleet.folder).values()), traces(fleet._stem, fleet.folder)
+
+
+def test_a_host_that_does_not_answer_is_given_up_and_named():
+    with Fleet(endpoints=0, devices=1) as fleet:
+        for hang in ("false", "sleep 60"):
+            with pytest.raises(RuntimeError, match=r"device-1 does not answer after 0\.3 s"):
+                fleet["device-1"]._wait(hang, 0.3)
+
+
+WITHOUT_RIGHTS = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")
+"""As in a container that has root and nothing else."""
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("true", "1 error"), ("", "1 skipped")])
+def test_where_no_host_can_boot_tests_fail_in_ci_and_are_skipped_elsewhere(ci, outcome):
+    one = "tests/lab/test_lab.py::test_a_fleet_that_ends_leaves_nothing"
+    done = subprocess.run(
+        [*WITHOUT_RIGHTS, sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", one],
+        capture_output=True, text=True, check=False, cwd=REPOSITORY, env=os.environ | {"CI": ci, "LAB": "1"},
+    )  # fmt: skip
+    assert outcome in done.stdout, done.stdout + done.stderr
+    assert "does not let root do what hosts need" in done.stdout
 
 
 def test_without_a_mirror_it_is_told_what_to_look_at(monkeypatch, tmp_path):

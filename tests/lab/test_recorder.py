@@ -26,7 +26,8 @@ TASKS = """
     - name: Remember the refusal
       ansible.builtin.set_fact:
         refused: true
-- name: Remove what is never there # never changed: nothing makes it
+# never changed: nothing makes it
+- name: Remove what is never there
   ansible.builtin.file:
     path: /etc/never
     state: absent
@@ -69,6 +70,7 @@ def test_what_each_task_did_is_recorded_and_what_never_happened_is_told(fleet, r
             *options,
             record=True,
             ANSIBLE_ROLES_PATH=str(roles),
+            ANSIBLE_PIPELINING="True",
         )
 
     def missing(*records):
@@ -109,6 +111,7 @@ def test_what_ran_in_check_mode_is_recorded_as_such_and_not_taken_for_the_real_t
         "content=other",
         record=True,
         ANSIBLE_ROLES_PATH=str(roles),
+        ANSIBLE_PIPELINING="True",
     )
     assert all(result.check for result in record.results)
     assert len(recorder.never_seen(roles, record.results)) == len(recorder.never_seen(roles, []))
@@ -117,3 +120,27 @@ def test_what_ran_in_check_mode_is_recorded_as_such_and_not_taken_for_the_real_t
 def test_a_run_without_a_task_is_not_taken_for_one_that_changed_nothing():
     with pytest.raises(AssertionError, match="no task ran"):
         recorder.assert_unchanged(recorder.Record([], ""))
+
+
+def test_a_comment_is_of_the_task_below_it_and_of_no_other(roles):
+    def wanted():
+        return {task.name: task.wanted() for task in recorder.tasks_of(roles)}
+
+    before = wanted()
+    assert before["Remove what is never there"] == {"ok"}
+    assert before["Remember the refusal"] == {"ok"}
+    main = roles / "writer/tasks/main.yml"
+    main.write_text(main.read_text().replace("# never changed: nothing", "# is it that nothing"))
+    assert wanted() == before | {"Remove what is never there": {"changed", "ok"}}
+
+
+def test_what_stood_in_that_line_of_a_changed_copy_is_another_task(roles):
+    task = next(recorder.tasks_of(roles))
+    seen = [
+        recorder.Result(
+            role="writer", task=name, action=task.action, place=f"{task.file}:{task.line}", host="endpoint-1",
+            state=state, check=False, seconds=None,
+        )
+        for name, state in ((task.name, "ok"), ("Something else", "changed"))
+    ]  # fmt: skip
+    assert recorder.never_seen(roles, seen)[0] == "writer: Write it (main.yml:2): never changed"

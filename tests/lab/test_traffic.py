@@ -7,8 +7,8 @@ import pytest
 
 from tests.lab.by_hand import HandMadeEndpoint
 from tests.lab.fleet import Fleet
-from tests.lab.network import run, within
 from tests.lab.traffic import Streams
+from tests.namespaces import run, within
 
 
 @pytest.fixture(scope="module")

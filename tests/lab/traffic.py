@@ -25,7 +25,7 @@ import trio
 from endpoint import open_dtls
 from endpoint.channel import HandshakeFailed
 from sansdtls import ClientConfig, ConnectionIdPolicy, RetransmitPolicy
-from tests.lab.by_hand import enter
+from tests.namespaces import enter
 
 KEY_FILE = "etc/dtls/psk"
 RELOAD = "run/sensor.reload"

@@ -4,11 +4,7 @@ Dependencies are fetched once, in the versions of ``constraints.txt``; the proje
 as they are. Both are kept under ``var/lab``, by what they were made of.
 """
 
-import fcntl
 import hashlib
-import subprocess
-import sys
-import tempfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -35,56 +31,25 @@ def wheelhouse(suite="bookworm", *, version=None, patch=None):
 
     ``version``: of ours, another one than it has. ``patch``: (file, old text, new text).
     """
-    own = _ours()
-    dependencies = _dependencies(suite)
-    name = hashlib.sha256(f"{own}{dependencies}{version}{patch}".encode()).hexdigest()[:12]
-    folder = images.BUILD / f"wheelhouse-{name}"
-    if not folder.is_dir():
-        with tempfile.TemporaryDirectory(dir=images.BUILD) as draft:
-            made = Path(draft) / "made"
-            made.mkdir()
-            for wheel in dependencies.glob("*.whl"):
-                (made / wheel.name).hardlink_to(wheel)
-            _changed(next(own.glob("*.whl")), made, version, patch)
-            _put(made, folder)
-    return folder
+    own, dependencies = _ours(), _dependencies(PYTHONS[suite])
+
+    def make(folder):
+        for wheel in dependencies.glob("*.whl"):
+            (folder / wheel.name).hardlink_to(wheel)
+        _changed(next(own.glob("*.whl")), folder, version, patch)
+
+    return images.made("wheelhouse", f"{own}{dependencies}{version}{patch}", make)
 
 
-def _put(made, folder):
-    try:
-        made.rename(folder)
-    except OSError:
-        # Another run was faster.
-        if not folder.is_dir():
-            raise
-
-
-def _dependencies(suite):
-    python = PYTHONS[suite]
-    project = (REPOSITORY / "pyproject.toml").read_bytes()
-    constraints = (REPOSITORY / "constraints.txt").read_bytes()
-    told = tomllib.loads(project.decode())["project"]
+def _dependencies(python):
+    told = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     wanted = [*told["dependencies"], *told["optional-dependencies"]["endpoint"], "pip"]
-    name = hashlib.sha256(f"{wanted}{python}".encode() + constraints).hexdigest()[:12]
-    folder = images.BUILD / f"wheels-{python}-{name}"
-    with (images.BUILD / f"wheels-{python}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.is_dir():
-            with tempfile.TemporaryDirectory(dir=images.BUILD) as draft:
-                made = Path(draft) / "made"
-                subprocess.run(
-                    [
-                        sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(made), "--only-binary", ":all:",
-                        "--constraint", str(REPOSITORY / "constraints.txt"),
-                        "--python-version", python, "--implementation", "cp", "--abi", f"cp{python.replace('.', '')}",
-                        "--abi", "abi3", "--abi", "none",
-                        *(word for number in (17, 28, 34) for word in ("--platform", f"manylinux_2_{number}_x86_64")),
-                        "--platform", "manylinux2014_x86_64", *wanted,
-                    ],
-                    check=True, capture_output=True,
-                )  # fmt: skip
-                _put(made, folder)
-    return folder
+    constraints = REPOSITORY / "constraints.txt"
+    return images.made(
+        f"wheels-{python}",
+        f"{wanted}{constraints.read_text()}",
+        lambda folder: images.fetch_wheels(folder, python, "--constraint", str(constraints), *wanted),
+    )
 
 
 def _ours():
@@ -93,26 +58,11 @@ def _ours():
         for path in sorted([REPOSITORY / source, *(REPOSITORY / source).rglob("*")]):
             if path.is_file() and path.suffix != ".pyc":
                 digest.update(str(path.relative_to(REPOSITORY)).encode() + path.read_bytes())
-    folder = images.BUILD / f"own-{digest.hexdigest()[:12]}"
-    with (images.BUILD / "own.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.is_dir():
-            with tempfile.TemporaryDirectory(dir=images.BUILD) as draft:
-                made = Path(draft) / "made"
-                command = [
-                    sys.executable,
-                    "-m",
-                    "pip",
-                    "wheel",
-                    "--quiet",
-                    "--no-deps",
-                    "--wheel-dir",
-                    str(made),
-                    ".",
-                ]
-                subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
-                _put(made, folder)
-    return folder
+    return images.made(
+        "own",
+        digest.hexdigest(),
+        lambda folder: images.pip("wheel", "--no-deps", "--wheel-dir", str(folder), str(REPOSITORY)),
+    )
 
 
 def _changed(wheel, folder, version, patch):

@@ -3,9 +3,9 @@
 import contextlib
 import socket
 
+from tests.namespaces import within
 from tests.program.supervisor import Supervisor
 from tests.restarts.meters import psk_lines
-from tests.restarts.namespaces import Namespaces
 
 COMMAND = ("serve", "--config", "endpoint.toml")
 LISTENING = "dtls"
@@ -27,7 +27,7 @@ def supervised(directory, count, state=""):
 def in_namespace(directory, namespace, address, port, state=""):
     """A supervisor for an endpoint that lives in a network namespace and makes its own socket."""
     prepare(directory, 10, address, port, state)
-    return Supervisor(*COMMAND, cwd=directory, within=Namespaces.within(namespace))
+    return Supervisor(*COMMAND, cwd=directory, within=within(namespace))
 
 
 def prepare(directory, count, address, port, state=""):

@@ -9,6 +9,7 @@ from sansdtls import ConnectionIdPolicy, ReturnRoutability
 from tests.interop.identified import IDENTIFIED, said
 from tests.interop.process import running, wait_until
 from tests.interop.stacks import CCM_8
+from tests.namespaces import within
 from tests.restarts.device import Device
 from tests.restarts.meters import identity, key
 from tests.restarts.namespaces import ENDPOINT, Namespaces, require_namespaces
@@ -96,7 +97,7 @@ def test_a_rebinding_costs_other_stacks_no_handshake_either(networks, tmp_path, 
     # Neither knows RFC 9853, so the path follows their newer records.
     stack.require()
     networks.lead_home(PORT)
-    command = [*networks.within(networks.device), *stack.command("client", PORT, suite=CCM_8, cid="")]
+    command = [*within(networks.device), *stack.command("client", PORT, suite=CCM_8, cid="")]
     environment = {**stack.environment, "PSK_IDENTITY": identity(0).decode(), "PSK_KEY": key(0).hex()}
     with (
         endpoint(networks, tmp_path) as service,

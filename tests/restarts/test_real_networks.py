@@ -22,7 +22,8 @@ from sansdtls import (
 )
 from tests.core.credentials import shown
 from tests.endpoint.devices import Recorder
-from tests.restarts.namespaces import ENDPOINT, Namespaces, _run, in_namespace, require_namespaces
+from tests.namespaces import run
+from tests.restarts.namespaces import ENDPOINT, Namespaces, in_namespace, require_namespaces
 
 pytestmark = pytest.mark.slow
 
@@ -52,7 +53,7 @@ def narrow(networks, side):
     """Make the link on one side of the router take less: there it is known at once, on the other side by ICMP."""
     inner, outer = (networks.device, "inside") if side == "device" else (networks.endpoint, "outside")
     for namespace, link in ((inner, "eth0"), (networks.router, outer)):
-        _run("ip", "-n", namespace, "link", "set", link, "mtu", str(MTU))
+        run("ip", "-n", namespace, "link", "set", link, "mtu", str(MTU))
 
 
 @contextlib.asynccontextmanager
@@ -173,8 +174,8 @@ def addressed(networks):
     for address in ADDRESSES[1:]:
         length = 64 if ":" in address else 24
         more = ["nodad"] if ":" in address else []
-        _run("ip", "-n", networks.endpoint, "address", "add", f"{address}/{length}", "dev", "eth0", *more)
-    _run("ip", "-n", networks.router, "address", "add", "fd00::1/64", "dev", "outside", "nodad")
+        run("ip", "-n", networks.endpoint, "address", "add", f"{address}/{length}", "dev", "eth0", *more)
+    run("ip", "-n", networks.router, "address", "add", "fd00::1/64", "dev", "outside", "nodad")
     return networks
 
 

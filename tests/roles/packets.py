@@ -7,8 +7,7 @@ import subprocess
 import threading
 import time
 
-from tests.lab.by_hand import enter
-from tests.lab.network import run, within
+from tests.namespaces import inside, run, within
 
 _BODY = bytes.fromhex("fefd") + b"Z" * 32 + bytes.fromhex("00000002c0a80100")
 _MESSAGE = b"\x01" + len(_BODY).to_bytes(3) + bytes(5) + len(_BODY).to_bytes(3) + _BODY
@@ -16,21 +15,6 @@ HELLO = bytes.fromhex("16feff") + bytes(8) + len(_MESSAGE).to_bytes(2) + _MESSAG
 """A ClientHello without a cookie."""
 IPV6_TRANSPARENT, IP_TRANSPARENT = 75, 19
 END = b"that was all"
-
-
-def inside(namespace, function):
-    """What ``function`` returns when it is called in a namespace; sockets that it makes stay there."""
-    made = []
-
-    def call():
-        enter(namespace)
-        made.append(function())
-
-    thread = threading.Thread(target=call)
-    thread.start()
-    thread.join()
-    assert made, f"it failed in {namespace}"
-    return made[0]
 
 
 def udp(namespace, address="0.0.0.0", port=0):  # noqa: S104 - of one host of a lab

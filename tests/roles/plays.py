@@ -15,7 +15,6 @@ from tests.lab import recorder
 REPOSITORY = Path(__file__).parents[2]
 ROLES = REPOSITORY / "roles"
 COMMON = ROLES / "dtls_common"
-CALLBACKS = Path(__file__).parent / "callback_plugins"
 
 _numbers = itertools.count()
 
@@ -29,6 +28,12 @@ class Answer:
     task: str
     state: str
     result: dict
+
+    @classmethod
+    def of(cls, told):
+        """Of a line of the record; one that failed has failed, whether the play minds or not."""
+        state = "failed" if told.state == "ignored" else told.state
+        return cls(told.role, told.host, told.task, state, told.result)
 
     def __getitem__(self, name):
         return self.result[name]
@@ -72,23 +77,13 @@ class Plays:
         place.write_text(json.dumps([play | keywords], indent=1))
         return place
 
-    def environment(self, place):
-        """With what answers are written to ``place``."""
-        return {
-            "ANSIBLE_CALLBACK_PLUGINS": f"{recorder.PLUGINS}:{CALLBACKS}",
-            "ANSIBLE_CALLBACKS_ENABLED": "recorder,answers",
-            "LAB_ANSWERS": str(place),
-        }
-
     def run(self, *tasks, status=0, arguments=(), inventory=None, environment=None, **play):
         """Run ``tasks``; a :class:`Run`."""
-        place = self._fleet.folder / f"answers-{next(_numbers)}.jsonl"
-        output = self._fleet.playbook(
+        record = self._fleet.playbook(
             self.write(list(tasks), **play), *arguments,
-            inventory=inventory, status=status, **self.environment(place) | (environment or {}),
+            inventory=inventory, status=status, record=True, LAB_RESULTS="1", **environment or {},
         )  # fmt: skip
-        lines = place.read_text().splitlines() if place.exists() else []
-        return Run(output, [Answer(**json.loads(line)) for line in lines])
+        return Run(record.output, [Answer.of(told) for told in record.results])
 
 
 class Here:
@@ -97,8 +92,11 @@ class Here:
     def __init__(self, folder):
         self.folder = folder
 
-    def playbook(self, playbook, *arguments, inventory=None, status=0, timeout=120, **environment):
+    def playbook(
+        self, playbook, *arguments, inventory=None, status=0, timeout=120, record=False, **environment
+    ):
         """As :meth:`Fleet.playbook`."""
+        place = self.folder / f"record-{next(_numbers)}.jsonl"
         words = [
             str(Path(sys.executable).with_name("ansible-playbook")),
             "-i",
@@ -111,6 +109,9 @@ class Here:
             "HOME": str(self.folder),
             "LANG": "C.UTF-8",
             "ANSIBLE_ROLES_PATH": str(ROLES),
+            "ANSIBLE_CALLBACK_PLUGINS": str(recorder.PLUGINS),
+            "ANSIBLE_CALLBACKS_ENABLED": "recorder",
+            "LAB_RECORD": str(place),
             "ANSIBLE_LOCAL_TEMP": str(self.folder / "ansible"),
             "ANSIBLE_NOCOLOR": "True",
             "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
@@ -121,7 +122,7 @@ class Here:
             cwd=self.folder, env=own | environment, timeout=timeout, check=False,
         )  # fmt: skip
         assert done.returncode == status, f"status {done.returncode}, not {status}:\n{done.stdout}"
-        return done.stdout
+        return recorder.read(place, done.stdout, done.returncode) if record else done.stdout
 
 
 def task(action, *, name=None, keywords=None, **arguments):

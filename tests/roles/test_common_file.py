@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.lab.leaks import Search, Secret
-from tests.lab.network import run
+from tests.namespaces import run
 from tests.roles.plays import Plays, task
 
 KEY = "8f1c2a77d3e94b0596aa31f0cc5de21b7d40e6f38a95bc2210fe6bd9471385ac"
@@ -327,7 +327,7 @@ def test_a_host_that_goes_away_while_a_connection_is_open_is_missed_soon(fleet, 
     place = fleet.folder / "went.jsonl"
     # Sooner than by itself.
     sooner = "-o ServerAliveInterval=1 -o ServerAliveCountMax=2"
-    environment = plays.environment(place) | {"ANSIBLE_SSH_CONTROL_PATH_DIR": str(fresh)}
+    environment = {"LAB_RECORD": str(place), "LAB_RESULTS": "1", "ANSIBLE_SSH_CONTROL_PATH_DIR": str(fresh)}
     inventory = fleet.inventory(ansible_ssh_extra_args=sooner)
     process = fleet.start_playbook(plays.write(away, hosts="device-1"), inventory=inventory, **environment)
     until(went.exists, "the play does not begin")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.network import within
+from tests.namespaces import within
 from tests.roles.plays import COMMON, Plays, load, task
 
 RULES = load("module_utils/dtls_rules")

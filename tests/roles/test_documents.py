@@ -52,8 +52,7 @@ def problems(role):
             found.append(
                 f"{name} is secret: Ansible would tell its value when its type is wrong, and a default is none"
             )
-        if f"`{name}`" not in role.readme:
-            found.append(f"{name} is not in README.md")
+    found += _table_problems(role) + _entry_problems(role)
     known = options.keys() | role.made | role.filters
     found += [
         f"README.md names {name}, which there is not" for name in sorted(role.named(role.readme) - known)
@@ -75,6 +74,49 @@ def problems(role):
         )
     )
     found += [f"{name} is used nowhere" for name in options if used.count(name) <= (name in defaults)]
+    return found
+
+
+def _table_problems(role):
+    """What README.md's table of variables says otherwise than the defaults."""
+    found: list[str] = []
+    told: dict[str, str] = {}
+    for names, default in re.findall(r"^\| ((?:`\w+`,? ?)+)\| (.*?) \|", role.readme, re.MULTILINE):
+        told |= dict.fromkeys(re.findall(rf"`({role.name}_\w+)`", names), default)
+    for name in role.options:
+        default = role.defaults.get(name, "")
+        if name not in told:
+            found.append(f"{name} has no row in README.md")
+        elif code := re.fullmatch("`(.+)`", told[name]):
+            value = yaml.safe_load(code[1])
+            if (value, type(value)) != (default, type(default)) and default != f"{{{{ {code[1]} }}}}":
+                found.append(f"{name}: default {default!r}, in README.md {code[1]}")
+        elif isinstance(default, bool | int | float) or (
+            default and "{{" not in default and "," not in str(default)
+        ):
+            found.append(f"{name}: default {default!r}, in README.md only in words: {told[name]}")
+    return found
+
+
+def _entry_problems(role):
+    """Entry points and tags that README.md does not tell, and such as there are not."""
+    found = [
+        f"{entry} has an argument_spec and no tasks"
+        for entry in role.entries
+        if not role.files(f"tasks/{entry}.yml")
+    ]
+    found += [
+        f"the entry point {entry} is not in README.md"
+        for entry in role.entries.keys() - {"main"}
+        if not re.search(rf"`(tasks_from: )?{entry}(\.yml)?`", role.readme)
+    ]
+    found += [
+        f"README.md tells of tasks_from {entry}, which has no argument_spec"
+        for entry in re.findall(r"tasks_from: (\w+)", role.readme)
+        if entry not in role.entries
+    ]
+    tags = {tag for task in role.tasks for tag in task.keywords.get("tags", [])} - {"always", "never"}
+    found += [f"the tag {tag} is not in README.md" for tag in sorted(tags) if f"`{tag}`" not in role.readme]
     return found
 
 
@@ -127,6 +169,22 @@ def test_tasks_have_full_names_hide_secrets_by_a_switch_and_put_none_into_facts_
     assert task_problems(role) == []
 
 
+def test_playbooks_use_entry_points_that_are_specified():
+    used = {
+        (told["name"], told.get("tasks_from", "main").removesuffix(".yml"))
+        for playbook in (REPOSITORY / "playbooks").glob("*.yml")
+        for play in yaml.safe_load(playbook.read_text())
+        for task in [
+            *play.get("tasks", []),
+            *({"import_role": {"name": one["role"]}} for one in play.get("roles", [])),
+        ]
+        for action, told in task.items()
+        if action.endswith(("import_role", "include_role"))
+    }
+    assert used >= {("dtls_endpoint", "main"), ("dtls_endpoint", "status"), ("dtls_psk", "revoke")}
+    assert used <= {(role.name, entry) for role in all_roles() for entry in role.entries}
+
+
 @each_role()
 def test_a_role_says_which_ansible_it_needs(role):
     assert role.meta["galaxy_info"]["min_ansible_version"] == "2.19"
@@ -143,8 +201,16 @@ argument_specs:
       dtls_x_master: {type: str, description: The master., default: ''}
       dtls_x_wait: {type: int, description: Seconds., default: 3}
       dtls_x_generation: {type: raw, description: Which key.}
+  look: {options: {}}
 """,
-    "README.md": "`dtls_x_master` `dtls_x_wait` `dtls_x_generation`, and sets `dtls_x_report`\n",
+    "README.md": """
+| `dtls_x_master` | `""` | the master |
+| `dtls_x_wait` | `3` | seconds |
+| `dtls_x_generation` | none | which key |
+
+Sets `dtls_x_report`. Tags: `write`. `tasks_from: look.yml` looks.
+""",
+    "tasks/look.yml": "",
     "vars/main.yml": "__dtls_x_all: '{{ dtls_x_wait }}'\n",
     "tasks/main.yml": """
 - name: Write it
@@ -152,6 +218,7 @@ argument_specs:
     content: "{{ dtls_x_master }}{{ dtls_x_generation }}"
   no_log: "{{ dtls_x_secure_logging }}"
   register: dtls_x_report
+  tags: [write]
 - name: Look
   ansible.builtin.command: "true"
 """,
@@ -189,8 +256,15 @@ def test_a_sound_role_has_no_problems(tmp_path):
         ("defaults/main.yml", "dtls_x_wait", "dtls_x_more: 1\ndtls_x_wait", "dtls_x_more has a default and no argument_spec"),
         ("meta/argument_specs.yml", "type: str", "type: int", "dtls_x_master is secret"),
         ("meta/argument_specs.yml", "description: Seconds., ", "", "dtls_x_wait: an argument_spec has a description"),
-        ("README.md", "`dtls_x_wait` ", "", "dtls_x_wait is not in README.md"),
-        ("README.md", "`dtls_x_wait`", "`dtls_x_wait` `dtls_x_weight`", "README.md names dtls_x_weight"),
+        ("README.md", "| `dtls_x_wait` | `3`", "`dtls_x_wait` ", "dtls_x_wait has no row in README.md"),
+        ("README.md", "| `3`", "| `4`", "dtls_x_wait: default 3, in README.md 4"),
+        ("README.md", "| `3`", "| `'3'`", "dtls_x_wait: default 3, in README.md '3'"),
+        ("README.md", "| `3`", "| a few", "dtls_x_wait: default 3, in README.md only in words"),
+        ("README.md", "Sets ", "Sets `dtls_x_weight`, ", "README.md names dtls_x_weight"),
+        ("README.md", "`write`", "write", "the tag write is not in README.md"),
+        ("README.md", "look.yml", "see.yml", "the entry point look is not in README.md"),
+        ("README.md", "look.yml", "see.yml", "README.md tells of tasks_from see, which has no argument_spec"),
+        ("meta/argument_specs.yml", "  look:", "  see:", "see has an argument_spec and no tasks"),
         ("tasks/main.yml", "true", "sleep {{ dtls_x_wat }}", "tasks/main.yml names dtls_x_wat,"),
         ("tasks/main.yml", "{{ dtls_x_generation }}", "", "dtls_x_generation is used nowhere"),
         ("vars/main.yml", "__dtls_x_all", "dtls_all", "vars/main.yml: dtls_all does not begin with __dtls_x_"),
@@ -216,6 +290,16 @@ def test_what_a_task_must_not_do_is_told(tmp_path, old, new, told):
     assert any(told in problem for problem in task_problems(role_with(tmp_path, "tasks/main.yml", old, new)))
 
 
+def test_the_page_for_operators_tells_of_every_playbook_and_of_nothing_that_there_is_not():
+    text = (REPOSITORY / "docs/roles.md").read_text()
+    named = set(re.findall(r"\b\w+\.yml\b", text)) - {"hosts.yml", "vault.yml"}
+    assert named == {path.name for path in (REPOSITORY / "playbooks").glob("*.yml")}
+    variables = set(re.findall(r"\bdtls_(?:endpoint|psk|firewall)_\w+", text))
+    assert variables <= {name for role in all_roles() for name in role.options}
+    for place in re.findall(r"\]\(([^)]+)\)", text):
+        assert (REPOSITORY / "docs" / place).exists(), place
+
+
 # --- the example ------------------------------------------------------------------------------------
 
 
@@ -227,6 +311,14 @@ def listed(tmp_path, inventory, *arguments):
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr, done.stderr
     return json.loads(done.stdout)
+
+
+def test_playbooks_find_the_roles_from_wherever_they_are_started(tmp_path):
+    done = subprocess.run(
+        [Path(sys.executable).parent / "ansible-playbook", "--syntax-check", "-i", EXAMPLE, *(REPOSITORY / "playbooks").glob("*.yml")],
+        capture_output=True, text=True, check=False, cwd=tmp_path, env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_example_can_be_listed_and_has_both_groups(tmp_path):

@@ -10,9 +10,9 @@ import pytest
 
 from tests.lab.by_hand import HandMadeEndpoint
 from tests.lab.fleet import REPOSITORY
-from tests.lab.network import run, within
 from tests.lab.recorder import assert_unchanged
 from tests.lab.traffic import Sensor
+from tests.namespaces import run, within
 from tests.roles.packets import (
     HELLO,
     Flood,

@@ -16,7 +16,7 @@ type: notification
 short_description: Writes what each task did on each host
 description:
   - Appends a line of JSON for each result to the file that the environment variable E(LAB_RECORD) names.
-  - Nothing of a result itself is written, so no secret is.
+  - Nothing of a result itself is written, so no secret is, unless the environment variable E(LAB_RESULTS) is set.
 """
 
 
@@ -65,5 +65,7 @@ class CallbackModule(CallbackBase):
             "check": bool(context.CLIARGS.get("check")) and bool(task.check_mode),
             "seconds": None if began is None else round(time.monotonic() - began, 3),
         }
+        if os.environ.get("LAB_RESULTS"):
+            told["result"] = result.result
         with Path(self._place or os.devnull).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(told) + "\n")
+            file.write(json.dumps(told, default=str) + "\n")
