@@ -11,6 +11,11 @@ CONFIG = "/etc/dtls-endpoint/endpoint.toml"
 AS_USER = "setpriv --reuid dtls-endpoint --regid dtls-endpoint --clear-groups --"
 PATIENCE = 30
 """Seconds within which a release has to serve, on a busy machine."""
+PROCESS = {
+    "systemd": "systemctl show -p MainPID --value dtls-endpoint.service",
+    "busybox": "cat /run/dtls-endpoint/pid",
+}
+"""What prints the number of the process that serves."""
 SHORT = 6
 """The same of one that never will."""
 
@@ -82,9 +87,7 @@ def give_keys(fleet):
 def release(host):
     """The release that ``current`` leads to, and that which the running process is of."""
     current = host.ssh("readlink /opt/dtls-endpoint/current").strip().rpartition("/")[2]
-    running = host.ssh(
-        "tr '\\0' '\\n' < /proc/$(systemctl show -p MainPID --value dtls-endpoint.service)/cmdline | head -n 1"
-    )
+    running = host.ssh(f"tr '\\0' '\\n' < /proc/$({PROCESS[host.kind]})/cmdline | head -n 1")
     return current, running.split("/")[4] if running.count("/") > 4 else ""
 
 

@@ -166,8 +166,8 @@ def test_a_configuration_with_a_mistake_touches_nothing(fleet, host):
 
 def test_a_unit_that_is_too_exposed_is_not_installed(fleet, host):
     before = started(host)
-    output = play(fleet, config={"forward": {"kind": "udp", "upstream": "10.77.0.1:5683"}}, status=2)
-    assert "dtls_endpoint_exposure_max; remedy: dtls_endpoint_network_allow" in output
+    output = play(fleet, config={"forward": {"kind": "udp", "upstream": "gateway.example:5683"}}, status=2)
+    assert "dtls_endpoint_exposure_max; remedy: addresses in place of names" in output
     assert started(host) == before
 
 
