@@ -28,6 +28,7 @@ INITTAB = """\
 """
 START = f"""\
 #!/bin/sh
+export PATH=/usr/local/bin:$PATH
 hostname -F /etc/hostname
 mount -t proc proc /proc
 mount -t tmpfs -o mode=755 tmpfs /dev
@@ -43,6 +44,7 @@ for script in /etc/init.d/S*; do [ ! -x "$script" ] || "$script" start; done
 """
 STOP = """\
 #!/bin/sh
+export PATH=/usr/local/bin:$PATH
 for script in $(ls -r /etc/init.d/S*); do [ ! -x "$script" ] || "$script" stop; done
 """
 SYSTEMD = ("systemctl", "journalctl", "systemd-analyze", "systemd-run")
@@ -245,8 +247,9 @@ class Confined(Host):
     def shut_down(self):
         if self._process is None:
             return
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
         self._process = None
 
 

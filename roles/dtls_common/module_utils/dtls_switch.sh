@@ -131,15 +131,15 @@ probe() {
     up && [ "$(running)" = "$1" ]
 }
 
-# Copies of what serves now, whole or not at all.
+# Copies of what serves now, whole or not at all: with the name of the release it is whole.
 confirm() {
     rm -rf "$base/.confirmed.$$"
     mkdir -m 700 "$base/.confirmed.$$" || return 1
-    printf '%s\n' "$1" >"$base/.confirmed.$$/release"
     sums >"$base/.confirmed.$$/sums"
     for file in $files; do
         [ ! -f "$file" ] || cp -p -- "$file" "$(kept "$base/.confirmed.$$" "$file")" || return 1
     done
+    printf '%s\n' "$1" >"$base/.confirmed.$$/release" || return 1
     before=$(named confirmed)
     if [ -n "$before" ] && [ "$before" != "$1" ]; then
         rm -rf "$base/previous"
@@ -154,7 +154,7 @@ confirm() {
 # What a power cut has left: a new set takes the place of the old one only when it is whole.
 recover() {
     for set in "$base"/.confirmed.*; do
-        [ ! -d "$set" ] || [ -d "$base/confirmed" ] || mv -T "$set" "$base/confirmed"
+        [ ! -s "$set/release" ] || [ -d "$base/confirmed" ] || mv -T "$set" "$base/confirmed"
     done
     rm -rf "$base"/.confirmed.* "$base"/.current.*
 }
@@ -225,7 +225,7 @@ prune() {
 
 # All that is there of what the role brings; "purge" is what only somebody who says so loses: keys, and associations.
 remove() {
-    there=''
+    there='' known=''
     for thing in $files $base $purge; do [ ! -e "$thing" ] || there="$there $thing"; done
     say changes "$there"
     [ "$check" = no ] && [ -n "$there" ] || return 0
