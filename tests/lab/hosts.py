@@ -263,7 +263,7 @@ class BusyboxHost(Confined):
         for program in SYSTEMD:
             (self.root / "usr/bin" / program).unlink(missing_ok=True)
         busybox = self.root / "usr/bin/busybox"
-        shutil.copy(shutil.which("busybox"), busybox)
+        shutil.copy(str(shutil.which("busybox")), busybox)
         (self.root / "usr/sbin/init").unlink(missing_ok=True)
         (self.root / "usr/sbin/init").symlink_to("/usr/bin/busybox")
         for applet in run(str(busybox), "--list").split():
