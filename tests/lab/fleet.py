@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.lab import clean, images, recorder
 from tests.lab.controllers import controller as controller_named
-from tests.lab.hosts import Device, SystemdHost
+from tests.lab.hosts import BusyboxHost, Device, SystemdHost
 from tests.lab.network import Network
 
 REPOSITORY = Path(__file__).parents[2]
@@ -25,13 +25,14 @@ _numbers = itertools.count()
 class Fleet:
     """Use it in a ``with`` statement; all hosts are up inside, and gone after.
 
-    ``suite`` is the Debian of the endpoints; ``controller`` the Ansible that manages them, a name or an object of
+    ``suite`` is the Debian of the endpoints, ``init`` what boots them; ``controller`` the Ansible that manages them, a name or an object of
     :mod:`tests.lab.controllers`.
     """
 
-    def __init__(self, *, endpoints=2, devices=3, suite="bookworm", controller="here"):
+    def __init__(self, *, endpoints=2, devices=3, suite="bookworm", init="systemd", controller="here"):
         images.require()
         self._counts = endpoints, devices
+        self._endpoint = {"systemd": SystemdHost, "busybox": BusyboxHost}[init]
         self.suite = suite
         self.controller = controller_named(controller)
         self._stem = f"lab-{os.getpid()}-{next(_numbers)}"
@@ -47,11 +48,11 @@ class Fleet:
             self.network = undo.enter_context(Network(self._stem))
             endpoints, devices = self._counts
             kinds = [
-                *((f"endpoint-{n}", FIRST_ENDPOINT + n - 1, SystemdHost) for n in range(1, endpoints + 1)),
+                *((f"endpoint-{n}", FIRST_ENDPOINT + n - 1, self._endpoint) for n in range(1, endpoints + 1)),
                 *((f"device-{n}", FIRST_DEVICE + n - 1, Device) for n in range(1, devices + 1)),
             ]
             for name, number, kind in kinds:
-                image = images.debian(self.suite) if kind is SystemdHost else images.device()
+                image = images.device() if kind is Device else images.debian(self.suite)
                 host = kind(name, number, network=self.network, folder=self.folder, image=image)
                 undo.callback(host.close)
                 self.hosts[name] = host
@@ -71,7 +72,7 @@ class Fleet:
     @property
     def endpoints(self):
         """The hosts that endpoints are deployed to."""
-        return [host for host in self.hosts.values() if host.kind == "systemd"]
+        return [host for host in self.hosts.values() if host.kind != "device"]
 
     @property
     def devices(self):

@@ -1,4 +1,4 @@
-"""Hosts of a lab: one that boots systemd, and one that has a shell and no Python.
+"""Hosts of a lab: a Debian that boots systemd, one that boots busybox's init, and a device that has a shell and no Python.
 
 A host's root is an overlay over an image, in a folder of the lab; what it has written can be looked at from outside
 (:attr:`Host.written`), which is how a search for secrets on its disk is made.
@@ -20,8 +20,35 @@ from tests.namespaces import run, within
 BOOT_TIME = 60.0
 """Seconds; two hosts take 1.5 on an idle machine."""
 
-NODES = {"null": "1 3", "zero": "1 5", "urandom": "1 9", "tty": "5 0"}
-"""Of a device: those that a shell and dropbear ask for."""
+NODES = {"null": "1 3", "zero": "1 5", "full": "1 7", "random": "1 8", "urandom": "1 9", "tty": "5 0"}
+"""What a shell, sshd and Python ask for."""
+INITTAB = """\
+::sysinit:/etc/init.d/rcS
+::respawn:/usr/sbin/sshd -D -e
+::shutdown:/etc/init.d/rcK
+"""
+START = f"""\
+#!/bin/sh
+export PATH=/usr/local/bin:$PATH
+hostname -F /etc/hostname
+mount -t proc proc /proc
+mount -t tmpfs -o mode=755 tmpfs /dev
+{"".join(f"mknod -m 666 /dev/{name} c {numbers}; " for name, numbers in NODES.items())}
+mkdir /dev/pts /dev/shm
+mount -t devpts -o ptmxmode=666 devpts /dev/pts
+ln -s pts/ptmx /dev/ptmx
+ln -s /proc/self/fd /dev/fd
+mount -t tmpfs -o mode=755 tmpfs /run
+mkdir /run/sshd
+syslogd
+for script in /etc/init.d/S*; do [ ! -x "$script" ] || "$script" start; done
+"""
+STOP = """\
+#!/bin/sh
+export PATH=/usr/local/bin:$PATH
+for script in $(ls -r /etc/init.d/S*); do [ ! -x "$script" ] || "$script" stop; done
+"""
+SYSTEMD = ("systemctl", "journalctl", "systemd-analyze", "systemd-run")
 
 
 class Host:
@@ -208,7 +235,69 @@ class SystemdHost(Host):
             clean.remove_groups(group)
 
 
-class Device(Host):
+class Confined(Host):
+    """One whose first process is no systemd: a root, a network and numbers of processes of its own."""
+
+    def _begin(self, *command):
+        with (self.folder / "console").open("ab") as console:
+            self._process = subprocess.Popen(
+                [
+                    *within(self.namespace),
+                    "unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child",
+                    "chroot", str(self.root), *command,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"},
+            )  # fmt: skip
+
+    def shut_down(self):
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        self._process = None
+
+
+class BusyboxHost(Confined):
+    """Debian without systemd, booted by busybox's init: Python, OpenSSH, and busybox's programs before all others."""
+
+    kind = "busybox"
+
+    def __init__(self, name, number, **where):
+        super().__init__(name, number, **where)
+        for program in SYSTEMD:
+            (self.root / "usr/bin" / program).unlink(missing_ok=True)
+        busybox = self.root / "usr/bin/busybox"
+        shutil.copy(str(shutil.which("busybox")), busybox)
+        (self.root / "usr/sbin/init").unlink(missing_ok=True)
+        (self.root / "usr/sbin/init").symlink_to("/usr/bin/busybox")
+        for applet in run(str(busybox), "--list").split():
+            (self.root / "usr/local/bin" / applet).symlink_to("/usr/bin/busybox")
+        for file, text in (("inittab", INITTAB), ("init.d/rcS", START), ("init.d/rcK", STOP)):
+            place = self.root / "etc" / file
+            place.write_text(text)
+            place.chmod(0o755)
+
+    def boot(self):
+        self._begin("/sbin/init")
+
+    def shut_down(self):
+        """As `poweroff` does: busybox's init is told by a signal."""
+        if self._process is None:
+            return
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
+        for number in map(int, children.split()):
+            os.kill(number, signal.SIGUSR2)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(15)
+        super().shut_down()
+
+
+class Device(Confined):
     """busybox and dropbear. What a device runs beside, a DTLS client, is a process of the lab in its namespace."""
 
     kind = "device"
@@ -224,33 +313,4 @@ class Device(Host):
             f"{nodes}for script in /etc/rc.local /etc/init.d/S*; do [ -x $script ] && $script start; done; "
             "exec dropbear -F -E -R -s -p 22"
         )
-        with (self.folder / "console").open("ab") as console:
-            self._process = subprocess.Popen(
-                [
-                    *within(self.namespace),
-                    "unshare",
-                    "--mount",
-                    "--pid",
-                    "--uts",
-                    "--ipc",
-                    "--fork",
-                    "--kill-child",
-                    "chroot",
-                    str(self.root),
-                    "/bin/sh",
-                    "-c",
-                    start,
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=console,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"},
-            )
-
-    def shut_down(self):
-        if self._process is None:
-            return
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        self._process = None
+        self._begin("/bin/sh", "-c", start)

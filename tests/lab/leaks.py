@@ -285,11 +285,12 @@ def _numbers():
 def _left_on(host):
     for path in _files(host.written, without={host.written / name for name in NO_FILES}):
         yield "file", f"/{path.relative_to(host.written)}", _content(path)
-    if host.kind == "systemd":
+    if host.kind != "device":
         root = host.inside()
         for name in VOLATILE:
             for path in _files(root / name, without={root / "run/log/journal"}):
                 yield "file", f"/{path.relative_to(root)}", _content(path)
+    if host.kind == "systemd":
         # All fields of an entry, not only what it says.
         yield (
             "journal",

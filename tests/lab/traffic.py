@@ -36,6 +36,8 @@ WINDOW = 28
 """After so many datagrams without an echo, the next one comes when a third of the patience is over."""
 PATIENCE = 20.0
 """Seconds that an echo may take: longer than a restart of the service on a busy machine."""
+GRACE = 1.0
+"""Seconds by which an echo may be later than that of a datagram that was sent after its own."""
 HANDSHAKE_TIME = 20.0
 END_TIME = 30.0
 """Seconds after which something that has to come has not."""
@@ -198,10 +200,14 @@ class Sensor:
         return "stop"
 
     async def _answers(self, channel):
-        with trio.move_on_after(self._patience):
+        newest = next(reversed(self._unanswered), None)
+        with trio.move_on_after(self._patience) as waiting:
             try:
                 while self._unanswered:
                     self._take(await channel.receive())
+                    if newest not in self._unanswered:
+                        # What was sent before it and has not come back by now is lost.
+                        waiting.deadline = min(waiting.deadline, trio.current_time() + GRACE)
             except (trio.EndOfChannel, trio.BrokenResourceError, OSError):
                 pass
 

@@ -8,9 +8,14 @@ from tests.lab.wheelhouse import wheelhouse
 PLAYBOOKS = REPOSITORY / "playbooks"
 PROGRAM = "/opt/dtls-endpoint/current/bin/dtls-endpoint"
 CONFIG = "/etc/dtls-endpoint/endpoint.toml"
-AS_USER = "setpriv --reuid dtls-endpoint --regid dtls-endpoint --clear-groups --"
+AS_USER = 'su -s /bin/sh -c \'exec "$0" "$@"\' -- dtls-endpoint'
 PATIENCE = 30
 """Seconds within which a release has to serve, on a busy machine."""
+PROCESS = {
+    "systemd": "systemctl show -p MainPID --value dtls-endpoint.service",
+    "busybox": "cat /run/dtls-endpoint/pid",
+}
+"""What prints the number of the process that serves."""
 SHORT = 6
 """The same of one that never will."""
 
@@ -39,8 +44,9 @@ def play(
 ):
     """Run a playbook of ours with these variables; its output."""
     told = variables(suite, version=version, patch=patch, config=config, **more)
-    # For deployed(): what a run that failed has left is not known.
-    fleet.last = None
+    if "--check" not in arguments:
+        # For deployed(): what a run that failed has left is not known.
+        fleet.last = None
     output = fleet.playbook(
         PLAYBOOKS / f"{name}.yml", *arguments, inventory=fleet.inventory(**told), status=status, timeout=180
     )
@@ -49,10 +55,10 @@ def play(
     return output
 
 
-def deployed(fleet, suite="bookworm"):
-    """Deploy the plain endpoint unless it was the last that was; its first host."""
-    if getattr(fleet, "last", None) != variables(suite):
-        play(fleet, suite=suite)
+def deployed(fleet, suite="bookworm", **told):
+    """Deploy this endpoint, by default the plain one, unless it was the last that was; its first host."""
+    if getattr(fleet, "last", None) != variables(suite, **told):
+        play(fleet, suite=suite, **told)
     return fleet.endpoints[0]
 
 
@@ -82,9 +88,7 @@ def give_keys(fleet):
 def release(host):
     """The release that ``current`` leads to, and that which the running process is of."""
     current = host.ssh("readlink /opt/dtls-endpoint/current").strip().rpartition("/")[2]
-    running = host.ssh(
-        "tr '\\0' '\\n' < /proc/$(systemctl show -p MainPID --value dtls-endpoint.service)/cmdline | head -n 1"
-    )
+    running = host.ssh(f"tr '\\0' '\\n' < /proc/$({PROCESS[host.kind]})/cmdline | head -n 1")
     return current, running.split("/")[4] if running.count("/") > 4 else ""
 
 

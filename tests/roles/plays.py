@@ -125,6 +125,30 @@ class Here:
         return recorder.read(place, done.stdout, done.returncode) if record else done.stdout
 
 
+def program(name):
+    """One of Ansible's programs, beside this Python."""
+    return str(Path(sys.executable).with_name(name))
+
+
+def install_collection(folder):
+    """Build a collection of this repository, as it stands, and install it below ``folder``; the path for Ansible."""
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(folder),
+        "ANSIBLE_LOCAL_TEMP": str(folder / "ansible"),
+    }
+    installed = folder / "collections"
+    for words in (
+        ["build", "--output-path", str(folder), str(REPOSITORY)],
+        ["install", "--offline", "-p", str(installed), str(folder / "sansdtls-dtls-0.1.0.tar.gz")],
+    ):
+        done = subprocess.run(
+            [program("ansible-galaxy"), "collection", *words], capture_output=True, text=True, env=environment, check=False
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+    return installed
+
+
 def task(action, *, name=None, keywords=None, **arguments):
     """A task of a play."""
     return {"name": name or action, action: arguments} | (keywords or {})

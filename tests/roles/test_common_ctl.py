@@ -57,6 +57,7 @@ def test_keys_are_changed_by_standard_input_and_told_by_fingerprints(here, plays
     ]
     (here / "keys.yml").write_text(f"key: {KEY}\nnext: {NEXT}\n")
     given = {"hosts": "localhost", "arguments": ["-vvvvv", "--diff", "-e", f"@{here / 'keys.yml'}"]}
+    # A next key of an identity that is not there is refused, and in a rehearsal nothing was added.
     rehearsed = plays.run(tasks[0], tasks[3], **given | {"arguments": [*given["arguments"], "--check"]})
     assert rehearsed.of("localhost", "add").state == "changed"
     assert (here / "psk.d/devices.txt").read_text() == ""

@@ -71,6 +71,18 @@ def test_the_defaults_are_a_configuration_that_loses_nothing(tmp_path):
     assert config.listen.places == (("::", 5684),)
     assert config.state.store == "sqlite"
     assert str(config.credentials.psk_file) == "/etc/dtls-endpoint/psk.d"
+    # What dtls_psk asks: who has used which key, and what there is now.
+    assert str(config.state.usage_file) == "/var/lib/dtls-endpoint/usage.db"
+    assert str(config.state.admin_socket) == "/run/dtls-endpoint/admin.sock"
+
+
+def test_the_endpoint_takes_the_configuration_of_the_example(tmp_path):
+    told = yaml.safe_load((REPOSITORY / "inventory/example/group_vars/dtls_endpoints.yml").read_text())
+    place = tmp_path / "endpoint.toml"
+    place.write_text(
+        rendered("endpoint.toml.j2", told["dtls_endpoint_config"], listen=told["dtls_endpoint_listen"])
+    )
+    assert load_config(place).forward.kind == "unix"
 
 
 @pytest.mark.parametrize(
@@ -125,8 +137,10 @@ def test_the_address_is_told_in_one_place():
         ({}, False, False),
         ({"forward": {"kind": "unix", "path": "/x"}}, False, False),
         ({"forward": {"kind": "udp", "upstream": "a:1"}}, True, True),
+        ({"forward": {"kind": "udp", "upstream": "192.0.2.1:1"}}, True, False),
         ({"forward": {"sinks": [{"kind": "echo"}, {"kind": "valkey", "server": "unix:/x"}]}}, False, False),
         ({"forward": {"sinks": [{"kind": "echo"}, {"kind": "valkey", "server": "valkey://a"}]}}, True, True),
+        ({"forward": {"sinks": [{"kind": "valkey", "server": "valkeys://[2001:db8::1]:1"}]}}, True, False),
         ({"metrics": {"port": "off"}}, False, False),
         ({"metrics": {"port": 9684}}, True, False),
         ({"metrics": {"port": 9684, "address": "10.0.0.1"}}, True, True),
@@ -149,6 +163,7 @@ def test_the_role_works_out_what_needs_a_network(config, needed, far):
         ({}, {}, 0),
         ({"metrics": {"port": 9684}}, {}, 0),
         ({"forward": {"kind": "udp", "upstream": "a:1"}}, {}, 1),
+        ({"forward": {"kind": "udp", "upstream": "192.0.2.1:1"}}, {}, 0),
         ({"forward": {"kind": "udp", "upstream": "a:1"}}, {"dtls_endpoint_network_allow": ["192.0.2.1"]}, 0),
     ],
 )
@@ -162,6 +177,31 @@ def test_the_exposure_is_at_most_one(tmp_path, config, more, status):
         check=False,
     )
     assert done.returncode == status, done.stdout[-500:] + done.stderr
+
+
+def test_what_the_configuration_names_by_address_may_be_reached_and_nothing_else():
+    sinks = [
+        {"kind": "udp", "upstream": "[2001:db8::1]:5683", "identities": ["a*"], "max_upstreams": 50},
+        {"kind": "udp", "upstream": "127.0.0.1:5683", "identities": ["b*"]},
+        {"kind": "valkey", "server": "valkey://192.0.2.7:6379"},
+        {"kind": "valkey", "server": "valkey://192.0.2.8:6379"},
+    ]
+    unit = directives(
+        rendered(
+            "dtls-endpoint.service.j2",
+            {"forward": {"sinks": sinks}},
+            dtls_endpoint_network_allow=["192.0.2.53"],
+        )
+    )
+    (allowed,) = (line for line in unit if line.startswith("IPAddressAllow="))
+    assert set(allowed.partition("=")[2].split()) == {
+        "localhost",
+        "2001:db8::1",
+        "192.0.2.7",
+        "192.0.2.8",
+        "192.0.2.53",
+    }
+    assert "LimitNOFILE=11074" in unit
 
 
 def test_the_units_say_what_the_published_ones_say():

@@ -73,9 +73,13 @@ class ActionModule(ShellAction):
         if "refused" in report:
             raise AnsibleActionFail(self._refusal(answer, task_vars))
         if "still" in report:
+            log = (
+                f"journalctl -u {endpoint['service']}"
+                if endpoint["manager"] == "systemd"
+                else "the log of the system"
+            )
             raise AnsibleActionFail(
-                f"{self.host(task_vars)}: the release {report['release']} does not serve: {report['still']}; "
-                f"remedy: journalctl -u {options['endpoint']['service']}"
+                f"{self.host(task_vars)}: the release {report['release']} does not serve: {report['still']}; remedy: {log}"
             )
         changes = report.get("changes", "").split()
         if check and options["pending"]:

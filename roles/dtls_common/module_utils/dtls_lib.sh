@@ -10,6 +10,16 @@ has() { command -v "$1" >/dev/null 2>&1; }
 drain() { cat >/dev/null 2>&1; }
 fail() { drain; say failed "$*"; exit 0; }
 leave() { drain; say done; exit 0; }
+# One run at a time, until this process ends; of one whose controller was killed the host may still be at work. Not every flock has -w.
+lock() {
+    exec 9>"$1"
+    tries=300
+    until flock -n 9; do
+        tries=$((tries - 1))
+        [ "$tries" -gt 0 ] || fail "another run holds $1; remedy: wait for it to end"
+        sleep 1
+    done
+}
 to_disk() { sync -- "$1" 2>/dev/null || sync; }
 
 # sudo keeps no SSH_CONNECTION; the shell of the login above it has one.

@@ -50,9 +50,7 @@ main() {
     fi
     [ "$what" = install ] || leave
     mkdir -p "$base/releases" || fail "$base/releases cannot be made; remedy: become"
-    # Of a run whose controller was killed the host may still be at work.
-    exec 9>"$base/lock"
-    flock -w 300 9 || fail "another run holds $base/lock; remedy: wait for it to end"
+    lock "$base/lock"
     if whole; then
         say there yes
         leave

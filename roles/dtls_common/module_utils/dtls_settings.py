@@ -6,6 +6,7 @@ import ipaddress
 import json
 import re
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,8 @@ ETC = "/etc/dtls-endpoint"
 STATE = "/var/lib/dtls-endpoint"
 RUN = "/run/dtls-endpoint"
 DEFAULT_PORT = 5684
+MAX_UPSTREAMS = 10_000
+"""Of a sink of the kind udp, as in docs/configuration.md."""
 KEY_PLACES = ("psk_file", "psk_database", "psk_valkey", "psk_module")
 """Of these only one is possible."""
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
@@ -108,30 +111,48 @@ def _without_none(table: Mapping[str, Any]) -> dict[str, Any]:
 def network(table: Mapping[str, Any]) -> dict[str, Any]:
     """Why the service needs a network of its own besides the sockets it is given, if it does, and how much of one."""
     why: list[str] = []
-    far = False
+    peers: list[str | None] = []
     credentials = table.get("credentials") or {}
-    server = str(credentials.get("psk_valkey") or "")
-    if server and not server.startswith("unix:"):
-        why, far = [*why, "credentials.psk_valkey"], True
+    sinks = _sinks(table.get("forward") or {})
+    servers = [("credentials.psk_valkey", credentials.get("psk_valkey"))]
+    servers += [("forward.kind valkey", sink.get("server")) for sink in sinks if sink.get("kind") == "valkey"]
+    for name, server in servers:
+        if server and not str(server).startswith("unix:"):
+            why.append(name)
+            peers.append(_address(urlsplit(str(server)).netloc))
     if credentials.get("psk_module"):
         # Nobody knows what it does.
-        why, far = [*why, "credentials.psk_module"], True
-    for sink in _sinks(table.get("forward") or {}):
-        upstream = str(sink.get("server") or "")
-        if sink.get("kind") == "udp" or (sink.get("kind") == "valkey" and not upstream.startswith("unix:")):
-            why, far = [*why, f"forward.kind {sink['kind']}"], True
+        why.append("credentials.psk_module")
+        peers.append(None)
+    upstreams = [sink for sink in sinks if sink.get("kind") == "udp"]
+    for sink in upstreams:
+        why.append("forward.kind udp")
+        peers.append(_address(str(sink.get("upstream"))))
     metrics = table.get("metrics") or {}
     port = metrics.get("port", "off")
-    address = str(metrics.get("address", "127.0.0.1"))
     if port != "off":
         why.append("metrics.port")
-        far = far or not _loopback(address)
+        # Who asks there may be anywhere, unless it is on this host.
+        address = str(metrics.get("address", "127.0.0.1"))
+        peers.append(address if _loopback(address) else None)
     return {
         "needed": bool(why),
         "why": why,
-        "far": far,
+        "far": None in peers,
+        "peers": [peer for peer in dict.fromkeys(peers) if peer and not _loopback(peer)],
         "port": port if isinstance(port, int) and not isinstance(port, bool) else 0,
+        "sockets": sum(int(sink.get("max_upstreams", MAX_UPSTREAMS)) for sink in upstreams),
     }
+
+
+def _address(place: str) -> str | None:
+    """The address in ``ADDRESS[:PORT]``; none of a name, which may stand for another one tomorrow."""
+    host = place.rpartition("@")[2]
+    host = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return None
 
 
 def _sinks(forward: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:

@@ -96,21 +96,22 @@ bring_up() {
     in_time systemctl restart "$service"
 }
 
+# Without the lock: what an init script starts would hold it for as long as it runs.
 in_time() {
-    timeout "$patience" "$@" 2>&1
+    timeout "$patience" "$@" 2>&1 9>&-
     status=$?
-    [ "$status" != 124 ] || echo "it was not ready within $patience s; remedy: if it only needs longer, dtls_endpoint_health_timeout"
+    # busybox's timeout says that it was ended by SIGTERM.
+    case $status in
+    124 | 143) echo "it was not ready within $patience s; remedy: if it only needs longer, dtls_endpoint_health_timeout" ;;
+    esac
     return "$status"
 }
 
 as_user() {
-    if command -v setpriv >/dev/null 2>&1; then
-        setpriv --reuid "$user" --regid "$user" --clear-groups -- "$@"
-    else
-        words=''
-        for word in "$@"; do words="$words '$(printf '%s' "$word" | sed "s/'/'\\\\''/g")'"; done
-        su -s /bin/sh "$user" -c "exec $words"
-    fi
+    case $manager in
+    systemd) setpriv --reuid "$user" --regid "$user" --clear-groups -- "$@" ;;
+    *) su -s /bin/sh -c 'exec "$0" "$@"' -- "$user" "$@" ;;
+    esac
 }
 
 # A handshake with each listener, by the release that served last: to it the new one must be a server as good as the old one.
@@ -130,15 +131,15 @@ probe() {
     up && [ "$(running)" = "$1" ]
 }
 
-# Copies of what serves now, whole or not at all.
+# Copies of what serves now, whole or not at all: with the name of the release it is whole.
 confirm() {
     rm -rf "$base/.confirmed.$$"
     mkdir -m 700 "$base/.confirmed.$$" || return 1
-    printf '%s\n' "$1" >"$base/.confirmed.$$/release"
     sums >"$base/.confirmed.$$/sums"
     for file in $files; do
         [ ! -f "$file" ] || cp -p -- "$file" "$(kept "$base/.confirmed.$$" "$file")" || return 1
     done
+    printf '%s\n' "$1" >"$base/.confirmed.$$/release" || return 1
     before=$(named confirmed)
     if [ -n "$before" ] && [ "$before" != "$1" ]; then
         rm -rf "$base/previous"
@@ -153,7 +154,7 @@ confirm() {
 # What a power cut has left: a new set takes the place of the old one only when it is whole.
 recover() {
     for set in "$base"/.confirmed.*; do
-        [ ! -d "$set" ] || [ -d "$base/confirmed" ] || mv -T "$set" "$base/confirmed"
+        [ ! -s "$set/release" ] || [ -d "$base/confirmed" ] || mv -T "$set" "$base/confirmed"
     done
     rm -rf "$base"/.confirmed.* "$base"/.current.*
 }
@@ -175,7 +176,10 @@ restore() {
 }
 
 lines_of_log() {
-    [ "$manager" = systemd ] && journalctl -q --no-pager -o cat -u "$service" -n 12 --since "@$since" 2>/dev/null | cut -c1-400 | line 12
+    case $manager in
+    systemd) journalctl -q --no-pager -o cat -u "$service" -n 12 --since "@$since" 2>/dev/null ;;
+    *) { logread 2>/dev/null || cat /var/log/messages 2>/dev/null; } | grep dtls-endpoint ;;
+    esac | cut -c1-400 | line 12
 }
 
 # After this either what was confirmed serves again, or that it does not is said.
@@ -221,7 +225,7 @@ prune() {
 
 # All that is there of what the role brings; "purge" is what only somebody who says so loses: keys, and associations.
 remove() {
-    there=''
+    there='' known=''
     for thing in $files $base $purge; do [ ! -e "$thing" ] || there="$there $thing"; done
     say changes "$there"
     [ "$check" = no ] && [ -n "$there" ] || return 0
@@ -290,8 +294,7 @@ main() {
     fi
     if [ "$check" = no ]; then
         [ -x "$base/releases/$id/bin/dtls-endpoint" ] || fail "the release $id is not there; remedy: run the tag install, too"
-        exec 9>"$base/lock"
-        flock -w 300 9 || fail "another run holds $base/lock; remedy: wait for it to end"
+        lock "$base/lock"
         recover
     fi
     say release "$id"

@@ -13,7 +13,7 @@ sed "s|/opt/dtls-endpoint/current/bin/dtls-endpoint|$4|" "$1" >"$folder/$2" || e
 [ "$2" = dtls-endpoint.service ] || exit 0
 if ! systemd-analyze --no-pager security --offline=true --threshold="$3" "$folder/$2" >"$folder/said" 2>&1; then
     tail -n 1 "$folder/said"
-    echo "that is more than dtls_endpoint_exposure_max; remedy: dtls_endpoint_network_allow, or another maximum"
+    echo "that is more than dtls_endpoint_exposure_max; remedy: addresses in place of names in dtls_endpoint_config, dtls_endpoint_network_allow, or another maximum"
     exit 1
 fi
 cp /etc/systemd/system/dtls-endpoint.socket "$folder/" || exit 1
