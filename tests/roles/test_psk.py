@@ -68,7 +68,10 @@ def rotation_under_traffic(keys):
             search.add(Secret(f"key {generation} of {device}", keys.key(device, generation), places))
     with Streams(keys.fleet) as streams:
         with search.watching():
-            record = keys.rotate(2, "-vvvvv", "--diff", environment=search.environment())
+            # With all that Ansible would show: what no_log hides is no less secret.
+            record = keys.rotate(
+                2, "-vvvvv", "--diff", environment=search.environment(), dtls_psk_secure_logging=False
+            )
         search.output(record.output)
         for device in keys.devices:
             assert all(one == [2] for one in keys.accepted(device))
@@ -233,8 +236,7 @@ def test_while_an_endpoint_is_down_nothing_is_pushed_and_an_emergency_does_what_
         assert "endpoint-2 cannot be reached" in _told(record)
         assert accepted(here, "device-1") == [keys.fingerprint("device-1", 2)]
         assert (keys.on("device-1"), keys.on("device-1", PREVIOUS)) == (2, None)
-        streams["device-1"].wait_until(lambda figures: figures.handshakes == 2)
-        assert streams["device-1"].figures.key == keys.key("device-1", 2).hex()
+        streams["device-1"].wait_until(lambda figures: figures.key == keys.key("device-1", 2).hex())
         start(down)
         assert keys.accepted("device-1") == [[2], [1]]
         keys.rotate(2, "--limit", "device-1", **emergency)
