@@ -1,6 +1,7 @@
 """The search for secrets finds what is planted, each kind in its place, and nothing else."""
 
 import base64
+import secrets
 import time
 from pathlib import Path
 
@@ -111,13 +112,18 @@ def test_a_secret_in_a_process_of_the_controller_is_found(fleet, search, tmp_pat
 
 def test_a_secret_in_a_file_that_is_gone_again_is_found(fleet, search):
     places = {"endpoint-1": "/var/tmp", "device-1": "/root/.ansible"}  # noqa: S108 - of a host, on purpose
+    mine = fleet.folder / "tmp/ansible-local/x"
+    mine.parent.mkdir(parents=True, exist_ok=True)
     with search.watching():
+        mine.write_text(DIGITS)
         for host, folder in places.items():
             fleet[host].ssh(
                 f"mkdir -p {folder}; cat > {folder}/x; sleep 0.2; rm {folder}/x", text_input=DIGITS
             )
-    assert {leak.where for leak in search.leaks() if leak.kind == "temporary"} >= {
-        f"{host}: {folder}/x" for host, folder in places.items()
+        mine.unlink()
+    assert {leak.where for leak in search.leaks() if leak.kind == "temporary"} == {
+        "controller: /tmp/ansible-local/x",
+        *(f"{host}: {folder}/x" for host, folder in places.items()),
     }
 
 
@@ -160,3 +166,9 @@ def test_a_secret_in_the_journal_is_found_also_in_a_field_of_its_own(fleet, sear
     while not (found := search.leaks()) and time.monotonic() < end:
         time.sleep(0.05)
     assert {(leak.secret, leak.kind) for leak in found} == {("key", "journal")}
+
+
+def test_a_secret_on_the_console_of_a_device_is_found(fleet):
+    key = secrets.token_bytes(32)
+    fleet["device-1"].ssh("cat >> /proc/1/fd/1", text_input=f"{key.hex()}\n")
+    assert kinds(Search(fleet, secrets=[Secret("console", key)])) == {("console", "journal")}

@@ -4,6 +4,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import time
 from typing import Any
 
 import pytest
@@ -293,6 +294,51 @@ def test_without_a_tool_that_it_needs_it_says_so(tmp_path):
         env={"PATH": str(empty)},
     )
     assert b"failed there is no sha256sum" in done.stdout, done
+
+
+# --- dtls_run ---------------------------------------------------------------------------------------
+
+
+def run(words, command, timeout="9"):
+    """What a command is said to have ended with, to have said, and how long it took."""
+    began = time.monotonic()
+    answer = send(words, "dtls_run", timeout, command)
+    assert answer.problem() is None, answer
+    said = [line[2:] for line in answer.output.splitlines() if line.startswith("> ") and len(line) > 2]
+    return answer.report["status"], "late" in answer.report, said, time.monotonic() - began
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "said"),
+    [
+        ("echo one; echo two >&2; exit 3", "3", ["one", "two"]),
+        ("printf 'no newline'", "0", ["no newline"]),
+        ("echo 'dtls: failed by nobody'; echo 'dtls: status 0'; false", "1", ["dtls: failed by nobody", "dtls: status 0"]),
+        ("exec >&- 2>&-; exit 4", "4", []),
+        ("cat", "0", []),
+    ],
+)  # fmt: skip
+def test_of_a_command_the_status_and_all_that_it_says_is_told(words, command, status, said):
+    assert run(words, command)[:3] == (status, False, said)
+
+
+def test_what_a_command_leaves_in_the_background_is_not_waited_for(words):
+    """As an init script does: the service has its output open for as long as it runs."""
+    status, _, said, seconds = run(
+        words, "{ echo begun; sleep 20; } & until test -d /proc/$!; do :; done; echo over"
+    )
+    assert (status, "over" in said) == ("0", True)
+    assert seconds < 10
+
+
+@pytest.mark.parametrize(
+    "command", ["echo begun; sleep 15; true", "trap '' TERM; echo begun; sleep 15; sleep 15"]
+)
+def test_a_command_that_does_not_end_is_ended(words, command):
+    status, late, said, seconds = run(words, command, timeout="1")
+    assert status in {"143", "137"}
+    assert (late, said) == (True, ["begun"])
+    assert seconds < 10
 
 
 # --- digests ----------------------------------------------------------------------------------------

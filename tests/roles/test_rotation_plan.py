@@ -142,6 +142,32 @@ def test_a_key_that_is_not_accepted_everywhere_is_not_settled():
     assert not any(plan["settle"].values())
 
 
+@pytest.mark.parametrize("generation", [2, 3])
+def test_an_endpoint_that_was_restored_from_a_backup_is_caught_up_with_or_the_operator_is_told_how(
+    generation,
+):
+    # Of a time when the device had generation 1, while it uses 2 elsewhere:
+    elsewhere = answer("a", [2], used=2, when="2026-02-01T00:00:00.000Z")
+    found, plan = phase(elsewhere, answer("b", [1], used=1), generation=generation)
+    assert (found, plan["stage"]["b"]) == ("unstaged", ["meter"])
+    # Of a time in the middle of a rotation, both keys of which are of the past:
+    found, plan = phase(elsewhere, answer("b", [0, 1], used=0), generation=generation)
+    assert found == "blocked"
+    why = plan["devices"]["meter"]["why"]
+    assert "b accepts generation 0 and generation 1 for it, and not generation 2, which it used last" in why
+    assert "remedy: forget them there (dtls-endpoint keys remove), and run it again" in why
+    assert phase(elsewhere, nothing("b"), generation=generation)[0] == "unstaged"
+
+
+def test_a_clock_that_is_ahead_delays_the_confirmation_and_is_told():
+    answers = [answer("a", [1, 2], used=1, when="2036-01-01T00:00:00.000Z"), answer("b", [1, 2], used=2)]
+    found, plan = phase(*answers, now="2026-01-02T00:00:00.000Z")
+    assert found == "overlap"
+    why = plan["devices"]["meter"]["why"]
+    assert "it used generation 1 last, at 2036-01-01T00:00:00.000Z (a)" in why
+    assert "when the clock there was ahead; remedy: set it, and have the device connect there once" in why
+
+
 def test_whatever_key_a_device_has_it_goes_through_the_overlap():
     """Also one of two generations ago, or of nobody knows where."""
     _, plan = phase(answer("a", [1], used=1), answer("b", [1]), generation=3)
@@ -249,6 +275,46 @@ def test_two_devices_do_not_share_an_identity():
     told = inventory(a={"dtls_psk_device_id": "x"}, b={"dtls_psk_device_id": "x"})
     with pytest.raises(rotation.Mistake, match="b: dtls_psk_device_id: 'x' is also a's"):
         rotation.wanted(told, ["a", "b"], DEFAULTS, [])
+
+
+def test_a_key_is_of_one_device_and_of_one_generation():
+    """Copied and pasted in a vault: a rotation to the same key would be none, and who has one device has two."""
+    one, two = secrets.token_hex(32), secrets.token_hex(32)
+
+    def told(a, b):
+        return inventory(
+            a={"dtls_psk_source": "vault", "dtls_psk_keys": a},
+            b={"dtls_psk_source": "vault", "dtls_psk_keys": b},
+        )
+
+    with pytest.raises(
+        rotation.Mistake, match=r"^b: dtls_psk_keys: the key of generation 2 is also a's; remedy: "
+    ):
+        rotation.wanted(told({2: one}, {2: one}), ["a", "b"], DEFAULTS, [])
+    with pytest.raises(
+        rotation.Mistake, match=r"^a: dtls_psk_keys: generations 1 and 2 are the same key; remedy: "
+    ):
+        rotation.wanted(told({1: one, 2: one}, {2: two}), ["a", "b"], DEFAULTS, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "other"),
+    [
+        ("dtls_psk_revoked", ["meter"], []),
+        ("dtls_psk_endpoints", "east", "dtls_endpoints"),
+        ("dtls_psk_mode", "emergency", "rotate"),
+    ],
+)
+def test_what_counts_for_all_devices_is_not_taken_from_one_of_them(name, one, other):
+    """A device that is revoked in its own host_vars would have been given keys: only those of the first were read."""
+    told = inventory(first={}, meter={name: one})
+    defaults = {**DEFAULTS, name: other}
+    with pytest.raises(rotation.Mistake) as caught:
+        rotation.wanted(told, list(told), defaults, [])
+    assert str(caught.value).startswith(
+        f"meter: {name}: is {one!r} here and {other!r} for first, and counts for all devices of a run; remedy: "
+    )
+    rotation.wanted(inventory(first={name: one}, meter={name: one}), ["first", "meter"], defaults, [])
 
 
 def test_keys_of_the_vault_are_found_by_number_or_text_and_old_weak_ones_do_not_matter():

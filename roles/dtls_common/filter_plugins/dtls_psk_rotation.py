@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,9 @@ import dtls_rotation  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+LATE = timedelta(seconds=10)
+"""By which the controller's clock may be behind an endpoint's."""
 
 
 def psk_wanted(
@@ -41,7 +45,14 @@ def psk_plan(
     results: list[Any], wants: Mapping[str, Any], met: Mapping[str, Any], revoked: Any = ()
 ) -> dict[str, Any]:
     """What the endpoints say, compared with that."""
-    return dtls_rotation.plan(wants, results, holding=met["holding"], revoked=[str(one) for one in revoked])
+    now = datetime.now(UTC) + LATE
+    return dtls_rotation.plan(
+        wants,
+        results,
+        holding=met["holding"],
+        revoked=[str(one) for one in revoked],
+        now=now.isoformat(),
+    )
 
 
 def psk_seen(hostvars: Mapping[str, Any], hosts: list[str]) -> dict[str, Any]:

@@ -11,9 +11,13 @@ options:
   command:
     description:
       - A line for C(sh). Everybody on the host can see it, so no secret is in it.
-      - What it starts in the background has to be rid of its outputs, as in C(agent >/dev/null 2>&1 &).
+      - What it leaves in the background is not waited for, and has no output from then on.
     type: str
     required: true
+  timeout:
+    description: Seconds after which it is ended, and the task fails.
+    type: int
+    default: 60
   unreachable:
     description: With V(result), a host out of reach has RV(reached) false instead of an end of its play.
     type: str

@@ -29,6 +29,19 @@ REMEMBERED = 4
 """Generations around the wanted one that are told by their number where a fingerprint is met."""
 
 
+FOR_ALL = (
+    "dtls_psk_endpoints",
+    "dtls_psk_endpoint_program",
+    "dtls_psk_endpoint_config",
+    "dtls_psk_endpoint_file",
+    "dtls_psk_mode",
+    "dtls_psk_revoked",
+    "dtls_psk_existing_sessions",
+    "dtls_psk_allow_pending",
+)
+"""Variables that a run reads of one device and uses for all."""
+
+
 class Mistake(Exception):
     """What the inventory says cannot be used: each line names the host, the variable and a remedy."""
 
@@ -42,24 +55,33 @@ def wanted(
     """By host: identity, generation and fingerprint of its key, and the numbers of other generations."""
     found: dict[str, Any] = {}
     owners: dict[str, str] = {}
+    holders: dict[str, str] = {}
+    first: _View | None = None
     problems = []
     for host in hosts:
         try:
             view = _View(hostvars, host, defaults)
+            first = first or view
+            view.agree(first)
             identity = view.identity()
             if identity in revoked:
                 continue
-            if identity in owners:
+            if owners.setdefault(identity, host) != host:
                 raise ValueError(
                     f"dtls_psk_device_id: {identity!r} is also {owners[identity]}'s; remedy: one for each device"
                 )
-            owners[identity] = host
             generation = view.generation()
+            fingerprint = dtls_keys.fingerprint(view.key(generation))
+            if holders.setdefault(fingerprint, host) != host:
+                raise ValueError(
+                    f"dtls_psk_keys: the key of generation {generation} is also {holders[fingerprint]}'s; "
+                    "remedy: one for each device"
+                )
             found[host] = {
                 "identity": identity,
                 "generation": generation,
-                "fingerprint": dtls_keys.fingerprint(view.key(generation)),
-                "generations": view.generations(generation),
+                "fingerprint": fingerprint,
+                "generations": view.generations(generation, fingerprint),
             }
         except ValueError as error:
             problems.append(f"{host}: {error}")
@@ -82,7 +104,7 @@ class _View:
 
     def __init__(self, hostvars: Mapping[str, Any], host: str, defaults: Mapping[str, Any]) -> None:
         self._told = hostvars[host]
-        self._host = host
+        self.host = host
         self._defaults = defaults
 
     def _value(self, name: str) -> Any:
@@ -90,9 +112,19 @@ class _View:
         value = self._told.get(name)
         return self._defaults.get(name) if value is None else value
 
+    def agree(self, other: _View) -> None:
+        """ValueError if the other host has another value of a variable that is used for both."""
+        for name in FOR_ALL:
+            mine, theirs = self._value(name), other._value(name)
+            if mine != theirs:
+                raise ValueError(
+                    f"{name}: is {mine!r} here and {theirs!r} for {other.host}, and counts for all devices of a run; "
+                    "remedy: group_vars of all devices, or a run for each (--limit)"
+                )
+
     def identity(self) -> str:
         told = self._told.get("dtls_psk_device_id")
-        identity = self._host if told is None else str(told)
+        identity = self.host if told is None else str(told)
         if not identity or identity != identity.strip() or not identity.isprintable() or "\\" in identity:
             raise ValueError(
                 f"dtls_psk_device_id: {identity!r} is empty, has blanks around it or what is not printable, or a backslash"
@@ -141,8 +173,8 @@ class _View:
             )
         return key
 
-    def generations(self, about: int) -> dict[str, int]:
-        """The generations around one, by the fingerprint of their keys."""
+    def generations(self, about: int, fingerprint: str) -> dict[str, int]:
+        """The generations around one, which has this fingerprint, by the fingerprints of their keys."""
         if self._value("dtls_psk_source") == "vault":
             numbers = [number for number in self._keys() if number != about]
         else:
@@ -157,6 +189,11 @@ class _View:
                 found[dtls_keys.fingerprint(self.key(number))] = number
             except ValueError:
                 continue  # a key that was good once, and nobody wants now
+        if fingerprint in found:
+            numbers = sorted((found[fingerprint], about))
+            raise ValueError(
+                f"dtls_psk_keys: generations {numbers[0]} and {numbers[1]} are the same key; remedy: a new one for each"
+            )
         return found
 
     def _length(self) -> int:
@@ -237,10 +274,11 @@ def plan(
     *,
     holding: Sequence[str] = (),
     revoked: Sequence[str] = (),
+    now: str = "9999",
 ) -> dict[str, Any]:
     """The phase of each device, and what there is to do at each endpoint that was heard.
 
-    ``holding``: devices in whose file this run has seen the wanted key.
+    ``holding``: devices in whose file this run has seen the wanted key. ``now``: the time, as endpoints write it.
     """
     heard, silent = observations(results)
     devices: dict[str, Any] = {}
@@ -251,7 +289,7 @@ def plan(
     for host, want in wants.items():
         identity, fingerprint = want["identity"], want["fingerprint"]
         held = {endpoint: known.get(identity, Held()) for endpoint, known in heard.items()}
-        state = _Device(want, held, holding=host in holding)
+        state = _Device(want, held, holding=host in holding, now=now)
         phase, why = state.phase()
         devices[host] = {
             "identity": identity,
@@ -287,8 +325,9 @@ def plan(
 class _Device:
     """One device as all endpoints together see it."""
 
-    def __init__(self, want: Mapping[str, Any], held: Mapping[str, Held], *, holding: bool) -> None:
+    def __init__(self, want: Mapping[str, Any], held: Mapping[str, Held], *, holding: bool, now: str) -> None:
         self._want = want
+        self._now = now
         self._key = str(want["fingerprint"])
         self._held = held
         self._holding = holding
@@ -336,6 +375,12 @@ class _Device:
             return "settling", f"{self._named(self.used)} has to be settled before"
         endpoint, one = next(iter(full.items()))
         first, second = map(self._named, one.stored)
+        if self.used and self.used not in one.stored:
+            return "blocked", (
+                f"{endpoint} accepts {first} and {second} for it, and not {self._named(self.used)}, which it used last, at "
+                f"{self.when} ({self._where}): of a backup, perhaps; remedy: forget them there (dtls-endpoint keys remove), "
+                "and run it again"
+            )
         number = self._want["generations"].get(one.stored[1])
         finish = f"dtls_psk_generation: {number}" if number is not None else "the generation of the latter"
         return "blocked", (
@@ -347,7 +392,8 @@ class _Device:
     def _last(self) -> str:
         if not self.used:
             return "it was not heard of since that is noted"
-        return f"it used {self._named(self.used)} last, at {self.when} ({self._where})"
+        ahead = ", when the clock there was ahead; remedy: set it, and have the device connect there once"
+        return f"it used {self._named(self.used)} last, at {self.when} ({self._where}){ahead * (self.when > self._now)}"
 
     def _named(self, fingerprint: str) -> str:
         if fingerprint == self._key:
