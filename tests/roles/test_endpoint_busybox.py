@@ -4,8 +4,8 @@ import pytest
 
 from tests.lab.fleet import Fleet
 from tests.lab.traffic import Streams
-from tests.lab.wheelhouse import EXITS
-from tests.roles.endpoints import PROCESS, SHORT, counts, give_keys, play, release
+from tests.lab.wheelhouse import HANGS
+from tests.roles.endpoints import CONFIG, PROCESS, SHORT, counts, give_keys, play, release
 
 SECOND = "0.2.0"
 SCRIPT = "/etc/init.d/S60dtls-endpoint"
@@ -51,8 +51,9 @@ def test_restarts_and_releases_lose_no_association_nor_does_one_that_does_not_se
         play(fleet, version=SECOND)
         after = release(host)
         assert after[0] == after[1] != before[0] == before[1]
-        output = play(fleet, version="0.3.0", patch=EXITS, status=2, dtls_endpoint_health_timeout=SHORT)
+        output = play(fleet, version="0.3.0", patch=HANGS, status=2, dtls_endpoint_health_timeout=SHORT)
         assert release(host) == after
+        assert f"not ready within {SHORT} s" in output
         assert f"switched back to {after[0]}, which serves again" in output
         play(fleet, "deploy", "--tags", "rollback", version=SECOND)
         assert release(host) == before
@@ -77,6 +78,8 @@ def test_a_stop_stops_and_a_start_starts_once(host):
     number = host.ssh(f"{SCRIPT} start; {NUMBER}")
     assert host.ssh(f"{SCRIPT} stop; {SCRIPT} start; {SCRIPT} start; {NUMBER}") != number
     assert host.ssh("pgrep -fc 'dtls-endpoint serv[e]'").strip() == "1"
+    broken = f"{SCRIPT} stop; mv {CONFIG} {CONFIG}.away; {SCRIPT} start && echo started"
+    assert "has ended" in host.ssh(f"({broken}) 2>&1; mv {CONFIG}.away {CONFIG}; {SCRIPT} start")
     host.ssh(f"{SCRIPT} stop && ! {SCRIPT} status && ! pgrep -f 'dtls-endpoint serv[e]'")
 
 
