@@ -18,6 +18,8 @@ SOURCES = ("sansdtls", "endpoint", "pyproject.toml", "README.md", "LICENSE")
 _SERVE = "def _run(options: argparse.Namespace) -> int:\n"
 EXITS = ("endpoint/commands/serve.py", _SERVE, f"{_SERVE}    return 2\n")
 """A release that takes the configuration and ends as soon as it is to serve, so that systemd does not try again."""
+HANGS = ("endpoint/commands/serve.py", _SERVE, f"{_SERVE}    import time\n\n    time.sleep(3600)\n")
+"""A release that is never ready."""
 MUTE = (
     "sansdtls/handshake/server12.py",
     'OUR_LABEL = b"server finished"',

@@ -12,6 +12,7 @@ fail() { drain; say failed "$*"; exit 0; }
 leave() { drain; say done; exit 0; }
 # One run at a time, until this process ends; of one whose controller was killed the host may still be at work. Not every flock has -w.
 lock() {
+    has flock || fail "there is no flock; remedy: install util-linux, or busybox with it"
     exec 9>"$1"
     tries=300
     until flock -n 9; do

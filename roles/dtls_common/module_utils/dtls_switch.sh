@@ -98,12 +98,10 @@ bring_up() {
 
 # Without the lock: what an init script starts would hold it for as long as it runs.
 in_time() {
-    timeout "$patience" "$@" 2>&1 9>&-
+    # SIGKILL: of that all timeouts tell alike.
+    timeout -s KILL "$patience" "$@" 2>&1 9>&-
     status=$?
-    # busybox's timeout says that it was ended by SIGTERM.
-    case $status in
-    124 | 143) echo "it was not ready within $patience s; remedy: if it only needs longer, dtls_endpoint_health_timeout" ;;
-    esac
+    [ "$status" != 137 ] || echo "it was not ready within $patience s; remedy: if it only needs longer, dtls_endpoint_health_timeout"
     return "$status"
 }
 
@@ -274,7 +272,9 @@ main() {
     shift 9
     credentials=$1 probes=$2 identity=$3 psk=$4 user=$5 config=$6 patience=$7 keep=$8 purge=$9
     # Nobody may be listening any more; the work is finished all the same.
-    trap '' HUP INT PIPE TERM
+    trap '' HUP INT PIPE
+    # Not ignored: an init script's service would inherit that, and could not be stopped until it has a handler of its own.
+    trap : TERM
     umask 022
     cat >/dev/null
     if [ "$what" = absent ]; then
