@@ -5,8 +5,6 @@ import pytest
 from tests.lab.demonstration import FEW, PLAYBOOKS, STEPS, Operator
 from tests.lab.recorder import assert_unchanged
 from tests.lab.traffic import Streams
-from tests.lab.wheelhouse import MUTE, wheelhouse
-from tests.roles.endpoints import SHORT, release, started
 
 FLEET = {"endpoints": 2, "devices": 3, "suite": "trixie", "controller": "newest"}
 
@@ -53,34 +51,3 @@ def test_the_status_of_every_endpoint_is_shown(operator, rolled):
     record = operator.play(PLAYBOOKS / "status.yml")
     assert record.output.count('"version": "0.1.1"') == 2, record.output
     assert not record.changed
-
-
-def test_a_release_that_does_not_serve_never_reaches_the_second_endpoint(fleet, operator, rolled):
-    first, second = fleet.endpoints
-    before = release(first), release(second), started(second)
-    bad = {
-        "dtls_endpoint_wheelhouse": str(wheelhouse(fleet.suite, version="0.3.0", patch=MUTE)),
-        "dtls_endpoint_health_timeout": SHORT,
-    }
-    with Streams(fleet) as streams:
-        record = operator.play(PLAYBOOKS / "upgrade.yml", changes=bad, status=2)
-    streams.check(ended=0, failed=0, lost=0)
-    assert "which serves again" in record.output
-    assert (release(first), release(second), started(second)) == before
-    assert not [result for result in record.changed if result.host == "endpoint-2"]
-
-
-def test_none_is_touched_unless_all_serve(fleet, operator, rolled):
-    first, second = fleet.endpoints
-    before = started(first)
-    second.ssh("systemctl stop dtls-endpoint.socket dtls-endpoint.service")
-    try:
-        record = operator.play(
-            PLAYBOOKS / "upgrade.yml",
-            changes={"dtls_endpoint_wheelhouse": str(wheelhouse(fleet.suite, version="0.2.0"))},
-            status=2,
-        )
-    finally:
-        second.ssh("systemctl start dtls-endpoint.socket dtls-endpoint.service")
-    assert not record.changed
-    assert started(first) == before
