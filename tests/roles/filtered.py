@@ -131,7 +131,7 @@ def none_lost(found):
 
 def assert_a_flood_is_held_back(lab, *, six=False, **how):
     """One source sends hellos, and the honest beside it, one connected before and one that comes now, notice nothing."""
-    endpoint, one, other = lab.fleet["endpoint-1"], *lab.fleet.devices[:2]
+    endpoint, one, other = lab.hosts[:3]
     target = endpoint.address6 if six else endpoint.address
     # In IPv6 all networks of a /56 are one source.
     flooders = [f"fd99:0:0:a{number:x}::1" for number in range(16)] if six else ["10.77.9.9"]

@@ -54,12 +54,17 @@ HOSTS = {
 }
 
 
+class FourHosts(Lab):
+    """With names for what each is."""
+
+    def __init__(self, fleet):
+        super().__init__(fleet, HOSTS)
+        self.endpoint, self.plain, self.old, self.small = self.hosts
+
+
 @pytest.fixture(scope="module")
 def bare(fleet):
-    lab = Lab(fleet, HOSTS)
-    lab.endpoint = fleet["endpoint-1"]
-    lab.plain, lab.old, lab.small = fleet.devices
-    return lab
+    return FourHosts(fleet)
 
 
 @pytest.fixture(scope="module")
