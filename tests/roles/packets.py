@@ -153,8 +153,10 @@ def ruleset(host):
         ("nft", "-s", "list", "table", "inet", "dtls_firewall"),
         ("iptables-legacy", "-S"),
         ("ip6tables-legacy", "-S"),
+        ("iptables-nft", "-S"),
+        ("ip6tables-nft", "-S"),
     ):
-        words = [*(on(host) if command[0] == "nft" else within(host.namespace)), *command]
+        words = [*(within(host.namespace) if "legacy" in command[0] else on(host)), *command]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         said += [line for line in done.stdout.splitlines() if command[0] == "nft" or "dtls_firewall" in line]
     return re.sub(r"\s*elements = \{[^}]*\}", "", "\n".join(said))

@@ -156,6 +156,9 @@ def task(action, *, name=None, keywords=None, **arguments):
 
 def load(path):
     """A file of dtls_common as a module, such as ``module_utils/dtls_keys``."""
+    if str(COMMON / "module_utils") not in sys.path:
+        # Where they find each other.
+        sys.path.append(str(COMMON / "module_utils"))
     place = COMMON / f"{path}.py"
     name = f"common_{place.stem}_{place.parent.name}"
     if name not in sys.modules:

@@ -6,6 +6,8 @@ from tests.roles.plays import load
 
 ADMITS = load("module_utils/dtls_admits")
 RULES = load("module_utils/dtls_rules")
+SHELL = load("module_utils/dtls_shell")
+FACTS = load("action_plugins/dtls_facts")
 FOUR = ADMITS.Session("10.77.0.1", 40000, "10.77.0.21", 22)
 SIX = ADMITS.Session("fd77::1", 40000, "fd77::21", 2222)
 ITSELF = ADMITS.Session("127.0.0.1", 40000, "127.0.0.1", 22)
@@ -87,6 +89,22 @@ def test_a_session_that_gets_in_is_admitted(content):
 )
 def test_a_session_that_does_not_get_in_is_refused(content, why):
     assert why in ADMITS.refusal(ADMITS.Table(content), FOUR)
+
+
+@pytest.mark.parametrize(
+    ("told", "client", "network"),
+    [
+        ("10.77.0.1 40000 10.77.0.21 22", "10.77.0.1", "10.77.0.1"),
+        ("::ffff:10.77.0.1 40000 ::ffff:10.77.0.21 22", "10.77.0.1", "10.77.0.1"),
+        ("2001:db8::7 40000 2001:db8::21 22", "2001:db8::7", "2001:db8::/64"),
+        ("fe80::7%eth0 40000 fe80::21%eth0 22", "fe80::7", "fe80::/64"),
+    ],
+)
+def test_a_connection_is_told_as_packets_have_it(told, client, network):
+    found = SHELL.connection(told)
+    assert (found["client"], found["client_port"], found["server_port"]) == (client, 40000, 22)
+    assert FACTS.network(client) == network
+    ADMITS.Session(**found)
 
 
 def test_a_session_of_ipv6_and_one_of_the_host_itself_are_looked_at_as_what_they_are():

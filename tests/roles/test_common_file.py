@@ -243,21 +243,6 @@ def test_the_search_would_find_a_secret_on_a_command_line(fleet, plays):
 # --- other users ------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def admin(fleet):
-    """A user of the systemd host who may become root, with a password."""
-    host = fleet["endpoint-1"]
-    host.ssh(
-        "useradd --create-home --shell /bin/bash admin && echo admin:hunter22 | chpasswd && usermod -aG sudo admin"
-    )
-    # sudo looks its own name up.
-    host.ssh("echo 127.0.1.1 endpoint-1 >>/etc/hosts")
-    host.ssh(
-        "install -d -o admin -m 700 /home/admin/.ssh && install -o admin -m 600 /root/.ssh/authorized_keys /home/admin/.ssh/"
-    )
-    return {"ansible_user": "admin", "ansible_become": True, "ansible_become_password": "hunter22"}
-
-
 def test_root_is_reached_by_sudo_with_a_password_and_without(fleet, plays, admin):
     host = fleet["endpoint-1"]
     put = task("dtls_file", dest="/etc/by-sudo", content=f"{KEY}\n", owner="root", group="root")

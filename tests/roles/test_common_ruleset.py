@@ -7,12 +7,14 @@ import shutil
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.namespaces import within
-from tests.roles.plays import COMMON, Plays, load, task
+from tests.roles.packets import opens
+from tests.roles.plays import COMMON, Plays, load
 
 RULES = load("module_utils/dtls_rules")
 BOTH = {"endpoint-1", "device-1"}
@@ -88,11 +90,9 @@ def lets_in(host):
     return subprocess.run(host.ssh_command("true"), capture_output=True, check=False).returncode == 0
 
 
-def ruleset(content, *, name="rules", minds=True, **more):
-    keywords = {} if minds else {"ignore_errors": True}
-    return task("dtls_ruleset", name=name, keywords=keywords, **{"content": content, **more}) | {
-        "dtls_ruleset": {"name": "guard", "content": content, **more}
-    }
+def ruleset(content, *, name="rules", minds=True, check_mode=False, **more):
+    keywords = {"ignore_errors": not minds} | ({"check_mode": True} if check_mode else {})
+    return {"name": name, "dtls_ruleset": {"name": "guard", "content": content, **more}} | keywords
 
 
 def cutting(content, **more):
@@ -107,16 +107,44 @@ def until(condition, what, seconds=30):
     return found
 
 
+def patched(folder, *changes):
+    """A copy of the role with some of its text replaced; an environment that uses it."""
+    copy = folder / "dtls_common"
+    shutil.copytree(COMMON, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    for file, before, after in changes:
+        place = copy / file
+        text = place.read_text()
+        assert before in text, before
+        place.write_text(text.replace(before, after))
+    return {"ANSIBLE_ROLES_PATH": str(folder)}
+
+
+ACTION, SCRIPT = "action_plugins/dtls_ruleset.py", "module_utils/dtls_ruleset.sh"
+LINGERS = (
+    ACTION,
+    "        answer = self._confirm(",
+    "        time.sleep(600)\n        answer = self._confirm(",
+)
+
+
 # --- good rules, and rules that lock out ------------------------------------------------------------
 
 
 def test_rules_are_loaded_once_and_what_locks_out_is_taken_back(fleet, plays):
-    told = plays.run(
-        ruleset(GOOD, name="good"),
-        ruleset(GOOD, name="again"),
-        cutting(CUT, name="cut", minds=False),
-        ruleset(GOOD, name="after"),
-    )
+    with ThreadPoolExecutor() as other:
+        run = other.submit(
+            plays.run,
+            ruleset(GOOD, name="good"),
+            ruleset(GOOD, name="again"),
+            cutting(CUT, name="cut", minds=False),
+            ruleset(GOOD, name="after"),
+        )
+        for host in fleet.hosts.values():
+            until(lambda host=host: in_force(host, CUT), "the rules do not come")
+        for host in fleet.hosts.values():
+            assert not opens(fleet.network.controller, host, port=22), "ssh is really cut"
+            assert written(host) == RULES.for_nft("guard", GOOD)
+        told = run.result()
     for host in fleet.hosts.values():
         good, cut = told.of(host.name, "good"), told.of(host.name, "cut")
         assert (good.state, good["confirmed"], good["rolled_back"], good["backend"]) == (
@@ -146,25 +174,25 @@ def test_rules_are_loaded_once_and_what_locks_out_is_taken_back(fleet, plays):
         assert written(host) is None
 
 
-@pytest.mark.parametrize(("backend", "hosts"), [("iptables-legacy", BOTH), ("iptables-nft", {"endpoint-1"})])
-def test_so_it_is_with_iptables_for_both_families(fleet, plays, backend, hosts):
-    tool = "iptables-legacy" if backend == "iptables-legacy" else "iptables-nft"
-    given = {"backend": backend}
-    for name in hosts:
-        on(fleet[name], f"{tool} -A INPUT -p tcp --dport 9 -j DROP; ip6{tool[2:]} -N others")
+def test_so_it_is_with_both_kinds_of_iptables_for_both_families(fleet, plays):
+    kinds = {"endpoint-1": "nft", "device-1": "legacy"}
+    given = {"backend": "iptables-{{ kinds[inventory_hostname] }}"}
+    variables = {"kinds": kinds}
+    for name, kind in kinds.items():
+        on(fleet[name], f"iptables-{kind} -A INPUT -p tcp --dport 9 -j DROP; ip6tables-{kind} -N others")
     told = plays.run(
         ruleset(GOOD4, name="good", **given),
         ruleset(GOOD4, name="again", **given),
         cutting(CUT4, name="cut", minds=False, **given),
         ruleset(GOOD4, name="after", **given),
-        hosts=",".join(hosts),
+        variables=variables,
     )
-    for name in hosts:
+    for name, kind in kinds.items():
         states = [told.of(name, step).state for step in ("good", "again", "cut", "after")]
         assert states == ["changed", "ok", "failed", "ok"], told.output
         assert told.of(name, "cut")["rolled_back"]
         for version, source in (("", "10.77.0.1/32"), ("6", "fd77::1/128")):
-            saved = on(fleet[name], f"ip{version}{tool[2:]}-save -t filter")
+            saved = on(fleet[name], f"ip{version}tables-{kind}-save -t filter")
             assert f"-A guard-IN -s {source} -p tcp -m tcp --dport 22 -j ACCEPT" in saved
             assert f"sansdtls-{RULES.fingerprint(GOOD4)}" in saved
             for jump in ("-A INPUT -j guard-IN", "-A OUTPUT -j guard-OUT"):
@@ -174,12 +202,12 @@ def test_so_it_is_with_iptables_for_both_families(fleet, plays, backend, hosts):
         ruleset(BETTER4, name="better", **given),
         ruleset("", name="absent", state="absent", **given),
         ruleset("", name="nothing", state="absent", **given),
-        hosts=",".join(hosts),
+        variables=variables,
     )
-    for name in hosts:
+    for name, kind in kinds.items():
         states = [told.of(name, step).state for step in ("better", "absent", "nothing")]
         assert states == ["changed", "changed", "ok"], told.output
-        saved = on(fleet[name], f"{tool}-save -t filter; ip6{tool[2:]}-save -t filter")
+        saved = on(fleet[name], f"iptables-{kind}-save -t filter; ip6tables-{kind}-save -t filter")
         assert "guard" not in saved
         assert "--dport 9 -j DROP" in saved, "what others have there stays"
         assert ":others" in saved
@@ -195,25 +223,11 @@ def test_what_is_written_for_iptables_loads_on_a_host_that_boots(fleet, plays):
     assert on(device, "iptables-legacy-save -t filter | grep guard") == before
 
 
-def test_ssh_is_really_cut_and_nothing_is_written_before_the_confirmation(fleet, plays):
-    plays.run(ruleset(GOOD))
-    process = fleet.start_playbook(plays.write([cutting(CUT)]))
-    for host in fleet.hosts.values():
-        until(lambda host=host: in_force(host, CUT), "the rules do not come")
-    for host in fleet.hosts.values():
-        assert not lets_in(host)
-        assert written(host) == RULES.for_nft("guard", GOOD)
-    process.communicate(timeout=60)
-    assert process.returncode == 2
-    for host in fleet.hosts.values():
-        assert in_force(host, GOOD)
-        assert lets_in(host)
-
-
-def test_rules_that_end_what_is_open_are_taken_back_too(fleet, plays):
+def test_rules_that_end_what_is_open_are_taken_back_too_and_without_setsid_or_timers(fleet, plays, tmp_path):
     """Without a word of established connections, the answer that they are loaded does not arrive."""
     nothing = "chain input {\n type filter hook input priority 0; policy drop;\n}\n"
-    told = plays.run(cutting(nothing, minds=False))
+    bare = patched(tmp_path, (SCRIPT, "! has setsid", "true"), (SCRIPT, "has systemd-run", "false"))
+    told = plays.run(cutting(nothing, minds=False), environment=bare)
     for host in fleet.hosts.values():
         assert told.of(host.name, "rules").state == "failed"
         assert told.of(host.name, "rules")["rolled_back"], told.output
@@ -230,9 +244,14 @@ def test_rules_of_others_stay(fleet, plays):
     for host in fleet.hosts.values():
         assert on(host, "nft list ruleset") == other
         on(host, "nft add table inet guard")
-    told = plays.run(ruleset(GOOD), status=2)
+    told = plays.run(ruleset(GOOD, minds=False), ruleset("", name="absent", state="absent"))
     for host in fleet.hosts.values():
-        assert "it is not ours; remedy: another name" in told.of(host.name, "rules")["msg"]
+        assert (
+            "it is not ours; remedy: nft delete table inet guard, or another name"
+            in told.of(host.name, "rules")["msg"]
+        )
+        assert told.of(host.name, "absent").state == "ok"
+        assert "table inet guard" in on(host, "nft list tables")
 
 
 # --- what is refused, and what is only looked at ----------------------------------------------------
@@ -249,54 +268,34 @@ def test_rules_that_do_not_let_this_session_in_are_refused_before_anything_happe
 
 
 def test_check_mode_changes_nothing_and_tells_a_mistake(fleet, plays):
-    told = plays.run(ruleset(GOOD, name="good"), arguments=["--check", "--diff"])
+    wrong = f"{GOOD}chain x {{\n  bogus words\n}}\n"
+    told = plays.run(
+        ruleset(GOOD, name="good", check_mode=True),
+        ruleset(wrong, name="looked at", minds=False, check_mode=True),
+        ruleset(wrong, name="loaded", minds=False),
+        arguments=["--diff"],
+    )
     assert "+    ip saddr @operators tcp dport 22 accept" in told.output
-    wrong = plays.run(ruleset(f"{GOOD}chain x {{\n  bogus words\n}}\n"), arguments=["--check"], status=2)
-    real = plays.run(ruleset(f"{GOOD}chain x {{\n  bogus words\n}}\n"), status=2)
     for host in fleet.hosts.values():
         assert told.of(host.name, "good").state == "changed"
-        for one in (wrong, real):
-            assert "nft refuses the rules" in one.of(host.name, "rules")["msg"]
-            assert "bogus" in one.of(host.name, "rules")["msg"]
+        for name in ("looked at", "loaded"):
+            assert "nft refuses the rules" in told.of(host.name, name)["msg"]
+            assert "bogus" in told.of(host.name, name)["msg"]
         assert on(host, "nft list ruleset") == ""
         assert written(host) is None
         assert host.ssh("ls /run/dtls-guard/guard 2>/dev/null; :") == "", "nothing waits"
 
 
 def test_rules_that_are_in_force_but_not_written_are_written(fleet, plays):
-    first = plays.run(ruleset(GOOD, persist=False))
+    plays.run(ruleset(GOOD, persist=False))
     assert all(written(host) is None for host in fleet.hosts.values())
-    second, third = plays.run(ruleset(GOOD)), plays.run(ruleset(GOOD))
+    told = plays.run(ruleset(GOOD, name="second"), ruleset(GOOD, name="third"))
     for host in fleet.hosts.values():
-        assert [run.of(host.name, "rules").state for run in (first, second, third)] == [
-            "changed",
-            "changed",
-            "ok",
-        ]
+        assert [told.of(host.name, name).state for name in ("second", "third")] == ["changed", "ok"]
         assert written(host) == RULES.for_nft("guard", GOOD)
 
 
 # --- killed in between, and dead-men of before ------------------------------------------------------
-
-
-def patched(folder, *changes):
-    """A copy of the role with some of its text replaced; an environment that uses it."""
-    copy = folder / "dtls_common"
-    shutil.copytree(COMMON, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    for file, before, after in changes:
-        place = copy / file
-        text = place.read_text()
-        assert before in text, before
-        place.write_text(text.replace(before, after))
-    return {"ANSIBLE_ROLES_PATH": str(folder)}
-
-
-ACTION, SCRIPT = "action_plugins/dtls_ruleset.py", "module_utils/dtls_ruleset.sh"
-LINGERS = (
-    ACTION,
-    "        answer = self._confirm(",
-    "        time.sleep(600)\n        answer = self._confirm(",
-)
 
 
 def kill_before_the_confirmation(fleet, plays, tmp_path, content, *, after):
@@ -316,6 +315,22 @@ def kill_before_the_confirmation(fleet, plays, tmp_path, content, *, after):
                 os.kill(int(entry.name), signal.SIGKILL)
 
 
+def test_of_two_runs_at_once_none_undoes_to_what_the_other_has_not_confirmed(fleet, plays, tmp_path):
+    plays.run(ruleset(GOOD))
+    shown = '    mv "$dir" "${dir%.new}"'
+    # Each has looked at what was before when it finds the other.
+    meet = "    : >/tmp/met.$nonce; while [ $(ls /tmp | grep -c ^met) -lt 2 ]; do sleep 1; done\n"
+    meeting = patched(tmp_path, (SCRIPT, shown, meet + shown))
+    both = [
+        fleet.start_playbook(plays.write([ruleset(content)]), **meeting) for content in (BETTER, f"{GOOD}#\n")
+    ]
+    said = "".join(process.communicate(timeout=60)[0] for process in both)
+    for host in fleet.hosts.values():
+        assert f"{host.name}: guard: another run changes rules here at this very moment; remedy" in said
+        assert host.ssh("rm /tmp/met.*; ls /run/dtls-guard/guard") == "confirmed\n", "nothing waits"
+        assert written(host) in [RULES.for_nft("guard", one) for one in (GOOD, BETTER, f"{GOOD}#\n")]
+
+
 def test_a_controller_that_is_killed_before_the_confirmation_leaves_the_old_rules(fleet, plays, tmp_path):
     plays.run(ruleset(GOOD))
     kill_before_the_confirmation(fleet, plays, tmp_path, BETTER, after=SOON)
@@ -330,7 +345,6 @@ def test_a_controller_that_is_killed_before_the_confirmation_leaves_the_old_rule
 
 def deadman_of_before(fleet, plays, tmp_path, *changes):
     """Whether rules that were confirmed are in force after the dead-man of an apply before them."""
-    plays.run(ruleset(GOOD))
     kill_before_the_confirmation(
         fleet, plays, tmp_path, CUT.replace("policy drop", "policy accept"), after=120
     )
@@ -363,12 +377,24 @@ def test_without_the_take_over_it_would(fleet, plays, tmp_path):
     assert deadman_of_before(fleet, plays, tmp_path, without) == dict.fromkeys(BOTH, False)
 
 
-def test_what_is_undone_after_a_take_over_is_what_was_confirmed_last(fleet, plays, tmp_path):
+def test_what_is_undone_is_what_was_confirmed_last_whatever_other_runs_have_left(fleet, plays, tmp_path):
     plays.run(ruleset(GOOD))
     kill_before_the_confirmation(fleet, plays, tmp_path, BETTER, after=120)
-    told = plays.run(cutting(CUT, minds=False))
+    # Of two it would be the first that is looked at.
+    hangs = patched(
+        tmp_path,
+        (SCRIPT, "    said=$(before 2>&1)", "    sleep 600\n    said=$(before 2>&1)"),
+        (ACTION, "secrets.token_hex(8)", "'0' * 16"),
+    )
+    other = fleet.start_playbook(plays.write([ruleset(BETTER)]), **hangs)
+    begun = "[ $(ls -d /run/dtls-guard/guard/*/candidate | wc -l) != 2 ] || echo yes"
     for host in fleet.hosts.values():
-        assert told.of(host.name, "rules")["rolled_back"]
+        until(lambda host=host: host.ssh(begun), "the other run does not begin")
+    told = plays.run(cutting(CUT, minds=False))
+    os.killpg(other.pid, signal.SIGKILL)
+    other.communicate()
+    for host in fleet.hosts.values():
+        assert told.of(host.name, "rules")["rolled_back"], told.output
         assert in_force(host, GOOD), on(host, "nft list ruleset")
 
 

@@ -1,18 +1,28 @@
 """The filter on booted hosts, with traffic: in front of an endpoint with nft, and with iptables; on devices with either."""
 
 import contextlib
-import json
 import os
 import signal
 import time
 
 import pytest
 
-from tests.lab.by_hand import HandMadeEndpoint
 from tests.lab.fleet import REPOSITORY
 from tests.lab.recorder import assert_unchanged
-from tests.lab.traffic import Sensor
 from tests.namespaces import run, within
+from tests.roles.filtered import (
+    BURST,
+    BURST_TOGETHER,
+    QUOTAS,
+    RATE,
+    RATE_TOGETHER,
+    Lab,
+    assert_a_flood_is_held_back,
+    echoing,
+    none_lost,
+    sensors,
+    wait_for_echoes,
+)
 from tests.roles.packets import (
     HELLO,
     Flood,
@@ -25,27 +35,15 @@ from tests.roles.packets import (
     ruleset,
     udp,
 )
+from tests.roles.plays import ROLES
+from tests.roles.test_common_ruleset import BLIND, LINGERS, SAME, patched, until
 
 FLEET = {"endpoints": 1, "devices": 3}
-QUOTAS = {
-    "handshakes_per_second": 2,
-    "handshake_burst": 5,
-    "total_handshakes_per_second": 20,
-    "total_handshake_burst": 20,
-}
-BURST, RATE, BURST_TOGETHER, RATE_TOGETHER = 15, 6, 320, 320
-"""ClientHellos of one source, and of all, that follow from that."""
-CLOSES_SSH = {
-    # By the mark, because a plain rule is refused before anything happens.
-    "nft": ["meta mark 0 tcp dport 22 drop"],
-    "iptables": ["-p tcp --dport 22 -m mark --mark 0 -j DROP"],
-}
 HOSTS = {
     "endpoint-1": {
         "dtls_endpoint_config": {"quotas": QUOTAS},
         "dtls_endpoint_listen": ["[::]:5684", "0.0.0.0:5685"],
     },
-    "device-1": {},
     "device-2": {"dtls_firewall_backend": "iptables-legacy"},
     # A small endpoint, with what an old kernel has.
     "device-3": {
@@ -56,68 +54,17 @@ HOSTS = {
 }
 
 
-class Lab:
-    """The fleet, and the role on it."""
+class FourHosts(Lab):
+    """With names for what each is."""
 
     def __init__(self, fleet):
-        self.fleet = fleet
-        self.endpoint = fleet["endpoint-1"]
-        self.plain, self.old, self.small = (fleet[f"device-{number}"] for number in (1, 2, 3))
-        self.hosts = [self.endpoint, self.plain, self.old, self.small]
-        self._play = fleet.folder / "firewall-at-once.yml"
-        self._play.write_text(
-            json.dumps([{"hosts": "all", "gather_facts": False, "roles": [{"role": "dtls_firewall"}]}])
-        )
-
-    def inventory(self, more=None):
-        """The inventory, with ``more`` variables for each host."""
-        place = self.fleet.inventory(
-            dtls_firewall_rollback_after=30,
-            dtls_firewall_endpoints=[self.endpoint.address, self.endpoint.address6],
-        )
-        told = json.loads(place.read_text())
-        for group in told["all"]["children"].values():
-            for name, variables in group["hosts"].items():
-                variables.update(HOSTS[name] | (more or {}).get(name, {}))
-        place.write_text(json.dumps(told))
-        return place
-
-    def start(self, *arguments, more=None):
-        """Begin :meth:`apply`."""
-        return self.fleet.start_playbook(self._play, *arguments, inventory=self.inventory(more))
-
-    def apply(self, *arguments, more=None, **how):
-        """Run the role on all hosts at once, or on those that ``limit`` names."""
-        return self.fleet.playbook(self._play, *arguments, inventory=self.inventory(more), record=True, **how)
-
-    def closing(self, *hosts):
-        """Variables that close ssh of ``hosts``, and have it opened soon."""
-        return {
-            host.name: {
-                "dtls_firewall_rollback_after": 6,
-                "dtls_firewall_raw_rules": CLOSES_SSH[
-                    "nft" if host in (self.endpoint, self.plain) else "iptables"
-                ],
-            }
-            for host in hosts
-        }
-
-    def rulesets(self):
-        """What is in force on each host."""
-        return {host.name: ruleset(host) for host in self.hosts}
-
-    def persisted(self):
-        """What each host loads at its next boot."""
-        found = {}
-        for host in self.hosts:
-            files = sorted((host.root / "etc/dtls-guard").glob("dtls_firewall.*"))
-            found[host.name] = {file.name: file.read_text() for file in files}
-        return found
+        super().__init__(fleet, HOSTS)
+        self.endpoint, self.plain, self.old, self.small = self.hosts
 
 
 @pytest.fixture(scope="module")
 def bare(fleet):
-    return Lab(fleet)
+    return FourHosts(fleet)
 
 
 @pytest.fixture(scope="module")
@@ -127,59 +74,31 @@ def lab(bare):
     return bare
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def service(lab):
-    """An endpoint that echoes, on IPv4 and IPv6."""
-    made = HandMadeEndpoint(lab.endpoint, lab.fleet.devices, stored=False)
-    configuration = lab.fleet.folder / "by-hand-endpoint-1/endpoint.toml"
-    configuration.write_text(configuration.read_text().replace("0.0.0.0", "::"))  # noqa: S104
-    with made as endpoint:
-        for device in lab.fleet.devices:
-            endpoint.provision(device)
-        yield endpoint
+    with echoing(lab):
+        yield
 
 
-@contextlib.contextmanager
-def sensors(*told, **how):
-    """Devices that stream to a target each; none may lose anything unless the test says so."""
-    found = [Sensor(device, target, **how) for device, target in told]
-    for sensor in found:
-        sensor.start()
-    try:
-        for sensor in found:
-            sensor.wait_until_connected()
-        yield found
-    finally:
-        for sensor in found:
-            sensor.stop()
-            sensor.assert_sound()
-
-
-def wait_for_echoes(found, more=25):
-    marks = [(sensor, sensor.figures.echoed + more) for sensor in found]
-    for sensor, mark in marks:
-        sensor.wait_until(lambda figures, mark=mark: figures.echoed >= mark)
-
-
-def none_lost(found):
-    for sensor in found:
-        assert (sensor.figures.ended, sensor.lost) == (0, 0), sensor.figures
+def with_roles(environment):
+    """That of :func:`patched`, where dtls_common alone is, with the other roles."""
+    return environment | {"ANSIBLE_ROLES_PATH": f"{environment['ANSIBLE_ROLES_PATH']}:{ROLES}"}
 
 
 # --- applied ----------------------------------------------------------------------------------------
 
 
 def test_check_mode_on_bare_hosts_tells_everything_and_changes_nothing(bare):
-    record = bare.apply("--check", "--diff")
+    record = bare.apply(arguments=["--check", "--diff"])
     assert set(bare.rulesets().values()) == {""}
     assert set(map(str, bare.persisted().values())) == {"{}"}
     for host in bare.hosts:
         assert len(record.of("changed", host=host.name)) >= 3, record.output
     assert (
-        "+\t\t@th,64,8 22 @th,168,8 1 update @ipv4_hello { ip saddr limit rate over 6/second burst 15 packets }"
+        "+\t\t@th,64,8 22 @th,168,8 1 update @ipv4_hello { ip saddr limit rate over 32/second burst 80 packets }"
         in record.output
     )
-    assert "--hashlimit-above 6/second --hashlimit-burst 15" in record.output
+    assert "--hashlimit-above 32/second --hashlimit-burst 80" in record.output
     # What an endpoint listens on is what devices may reach.
     assert "+\t\tudp dport { 5684, 5685 } fib daddr type local goto dtls" in record.output
     assert "+\t\tudp dport { 5684, 5685 } ip daddr { 10.77.0.11 } counter accept" in record.output
@@ -238,7 +157,7 @@ def test_rules_that_close_ssh_are_rolled_back_on_both_kinds_of_host_and_the_next
 def test_rules_that_do_not_admit_the_session_are_refused_before_anything_happens(lab):
     before = lab.rulesets()
     record = lab.apply(
-        "--limit", "device-1,device-2",
+        lab.plain, lab.old,
         more={
             "device-1": {"dtls_firewall_management_sources": ["192.0.2.1"]},
             "device-2": {"dtls_firewall_ssh_ports": [2222]},
@@ -256,31 +175,19 @@ def test_rules_that_do_not_admit_the_session_are_refused_before_anything_happens
     assert lab.rulesets() == before
 
 
-def test_a_controller_that_is_killed_before_it_confirmed_leaves_the_old_rules(lab):
-    before, written = lab.rulesets(), lab.persisted()
-    closing = lab.closing(lab.endpoint, lab.plain, lab.old)
-    process = lab.start("--limit", ",".join(closing), more=closing)
-    wait_until(
-        lambda: all(ruleset(lab.fleet[name]) != before[name] for name in closing), "new rules are in force"
-    )
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    wait_until(lambda: lab.rulesets() == before, "the old rules are back")
-    assert lab.persisted() == written
-
-
-def wait_until(condition, what, seconds=30):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
-        time.sleep(0.05)
-
-
 # --- they last --------------------------------------------------------------------------------------
 
 
-def test_rules_are_in_force_after_a_boot(lab):
+def test_confirmed_rules_are_in_force_after_a_boot_and_others_are_not(lab, tmp_path):
     before = lab.rulesets()
+    late = {
+        name: told | {"dtls_firewall_rollback_after": 600} for name, told in lab.closing(*lab.hosts).items()
+    }
+    process = lab.start(more=late, **with_roles(patched(tmp_path, LINGERS)))
+    for host in lab.hosts:
+        until(lambda host=host: ruleset(host) != before[host.name], "the other rules do not come")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
     for host in lab.hosts:
         host.shut_down()
         lose_rules(host)
@@ -289,7 +196,6 @@ def test_rules_are_in_force_after_a_boot(lab):
     for host in lab.hosts:
         host.wait_until_up()
     assert lab.rulesets() == before
-    assert_unchanged(lab.apply())
 
 
 def test_nftables_service_takes_our_rules_away_for_no_longer_than_it_works(lab):
@@ -303,12 +209,16 @@ def test_nftables_service_takes_our_rules_away_for_no_longer_than_it_works(lab):
         assert ruleset(lab.endpoint) == before, verb
 
 
-def test_nftables_service_brings_back_nothing_that_was_stopped_on_purpose(lab):
-    before = ruleset(lab.endpoint)
+def test_what_is_stopped_on_purpose_stays_so_until_it_is_started(lab):
+    before = lab.rulesets()
     lab.endpoint.ssh("systemctl stop dtls-firewall; systemctl restart nftables")
-    assert ruleset(lab.endpoint) == ""
+    for device in lab.fleet.devices:
+        device.ssh("/etc/init.d/S15dtls-firewall stop")
+    assert set(lab.rulesets().values()) == {""}
     lab.endpoint.ssh("systemctl start dtls-firewall")
-    assert ruleset(lab.endpoint) == before
+    for device in lab.fleet.devices:
+        device.ssh("/etc/init.d/S15dtls-firewall start")
+    assert lab.rulesets() == before
 
 
 # --- floods -----------------------------------------------------------------------------------------
@@ -322,26 +232,33 @@ def many(prefix):
 def test_one_source_that_floods_with_hellos_is_held_back_and_the_honest_beside_it_notice_nothing(
     lab, service, six
 ):
-    target = lab.endpoint.address6 if six else lab.endpoint.address
-    # In IPv6 all networks of a /56 are one source.
-    flooders = [f"fd99:0:0:a{number:x}::1" for number in range(16)] if six else ["10.77.9.9"]
-    before = counters(lab.endpoint)
-    began = time.monotonic()
-    controller = lab.fleet.network.controller
-    with sensors((lab.plain, target)) as found, Flood(controller, flooders, target) as flood:
-        flood.wait_until_sent(3_000)
-        wait_for_echoes(found)
-        with sensors((lab.old, target)) as fresh:
-            wait_for_echoes(fresh)
-        none_lost(fresh)
-        assert fresh[0].figures.failed == 0
-    none_lost(found)
-    seconds = time.monotonic() - began
-    after = counters(lab.endpoint)
-    passed = after["ClientHellos that pass"] - before["ClientHellos that pass"]
-    dropped = after[f"ClientHellos of one source, ipv{6 if six else 4}"]
-    assert passed <= BURST + RATE * seconds + 10, (passed, seconds)
-    assert dropped >= flood.sent - passed
+    assert_a_flood_is_held_back(lab, six=six)
+
+
+CLEAR = "@th,88,16 0 goto clear"
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "seen"),
+    [
+        ("update @ipv4_hello", "", "more than"),
+        (CLEAR, f"{CLEAR}\n@th,64,8 {{ 23, 25 }} numgen inc mod 9 0 drop", "Figures"),
+    ],
+    ids=["no limit", "honest data dropped"],
+)
+def test_a_filter_that_does_not_do_so_is_seen(lab, service, line, instead, seen):
+    """What shows the protection, without it: the check before this one goes red."""
+    before = ruleset(lab.endpoint)
+    rules = (lab.endpoint.root / "etc/dtls-guard/dtls_firewall.nft").read_text().splitlines()
+    assert any(line in one for one in rules)
+    broken = [instead if line in one else one for one in rules]
+    try:
+        run(*on(lab.endpoint), "nft", "-f", "-", input="\n".join(broken) + "\n")
+        with pytest.raises(AssertionError, match=seen):
+            assert_a_flood_is_held_back(lab, patience=2)
+    finally:
+        lab.endpoint.ssh("systemctl reload dtls-firewall")
+    assert ruleset(lab.endpoint) == before
 
 
 def test_a_flood_from_many_sources_leaves_what_is_established_alone(lab, service):
@@ -399,14 +316,22 @@ def test_iptables_holds_back_the_same_flood(lab, six):
 def test_other_quotas_are_other_limits_with_iptables_as_well(lab):
     """A hash table of iptables that is replaced under its old name keeps its old numbers."""
     more = {"device-3": {"dtls_endpoint_config": {"quotas": QUOTAS | {"handshake_burst": 20}}}}
-    lab.apply("--limit", "device-3", more=more)
+    lab.apply(lab.small, more=more)
     with udp(lab.small.namespace, lab.small.address, 5684) as receiver:
         with udp(lab.plain.network.controller, "10.77.9.77") as sender:
-            for _ in range(200):
+            for _ in range(500):
                 sender.sendto(HELLO, (lab.small.address, 5684))
         receiver.settimeout(0.3)
         arrived = 0
         with contextlib.suppress(TimeoutError):
             while receiver.recv(2_000):
                 arrived += 1
-    assert 60 <= arrived < 90
+    assert 20 * 16 <= arrived < 20 * 16 + 2 * RATE
+
+
+def test_without_a_new_connection_the_lock_out_would_not_be_seen(lab, tmp_path):
+    """Both protections of dtls_ruleset taken out: the role ends well, and nobody gets in any more."""
+    hosts = lab.endpoint, lab.plain, lab.old
+    lab.apply(*hosts, more=lab.closing(*hosts), **with_roles(patched(tmp_path, SAME, BLIND)))
+    for host in hosts:
+        assert not opens(lab.fleet.network.controller, host, port=22)

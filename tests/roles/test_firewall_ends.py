@@ -1,4 +1,4 @@
-"""The filter taken away, not kept, kept by OpenWrt's firewall, and with its limits turned."""
+"""The filter with the newest Ansible and Debian: what is shown of the oldest, ways in, its end, other backends, the playbook."""
 
 import contextlib
 import json
@@ -6,8 +6,11 @@ import shutil
 
 import pytest
 
+from tests.lab import images
+from tests.lab.fleet import REPOSITORY
 from tests.lab.recorder import assert_unchanged
-from tests.roles.packets import HELLO, lose_rules, ruleset, udp
+from tests.roles.filtered import QUOTAS, Lab, assert_a_flood_is_held_back, echoing
+from tests.roles.packets import HELLO, lose_rules, opens, reaches, ruleset, udp
 
 FLEET = {"endpoints": 1, "devices": 2, "suite": "trixie", "controller": "newest"}
 """The other modules have the oldest of both."""
@@ -27,24 +30,20 @@ esac
 
 
 @pytest.fixture(scope="module")
-def apply(fleet):
-    """Run the role on some hosts at once, with variables for all of them."""
-    play = fleet.folder / "firewall.yml"
-    play.write_text(json.dumps([{"hosts": "all", "gather_facts": False, "roles": ["dtls_firewall"]}]))
+def lab(fleet, admin):
+    """All is done by somebody who becomes root where that is possible."""
+    return Lab(
+        fleet,
+        {
+            "endpoint-1": admin | {"dtls_endpoint_config": {"quotas": QUOTAS}},
+            "device-2": {"dtls_firewall_backend": "iptables-legacy"},
+        },
+    )
 
-    def do(*hosts, status=0, environment=None, **variables):
-        inventory = fleet.inventory(dtls_firewall_rollback_after=30, **variables)
-        told = json.loads(inventory.read_text())
-        told["all"]["children"]["dtls_devices"]["hosts"]["device-2"]["dtls_firewall_backend"] = (
-            "iptables-legacy"
-        )
-        inventory.write_text(json.dumps(told))
-        limit = ",".join(host.name for host in hosts)
-        return fleet.playbook(
-            play, "--limit", limit, inventory=inventory, record=True, status=status, **(environment or {})
-        )
 
-    return do
+def same(hosts, **variables):
+    """Variables that all of these hosts have."""
+    return {host.name: dict(variables) for host in hosts}
 
 
 def left(host):
@@ -58,62 +57,14 @@ def left(host):
     return [str(one) for one in found if "run" not in one.parts and not (host.written / one).is_char_device()]
 
 
-def test_what_is_taken_away_leaves_nothing(fleet, apply):
-    hosts = list(fleet.hosts.values())
-    apply(*hosts)
-    for host in hosts:
-        assert ruleset(host)
-        assert len(left(host)) >= 3
-    apply(*hosts, dtls_firewall_state="absent")
-    for host in hosts:
-        assert ruleset(host) == ""
-        assert left(host) == [], host.name
-    assert fleet["endpoint-1"].ssh("systemctl is-active dtls-firewall", check=False).strip() == "inactive"
-    assert_unchanged(apply(*hosts, dtls_firewall_state="absent"))
-
-
-def test_rules_that_are_not_to_last_are_gone_after_a_boot(fleet, apply):
-    device = fleet["device-1"]
-    apply(device, dtls_firewall_persist=False)
-    assert ruleset(device)
-    assert left(device) == []
-    device.shut_down()
-    lose_rules(device)
-    device.boot()
-    device.wait_until_up()
-    assert ruleset(device) == ""
-
-
-def test_a_stand_in_for_firewall4_includes_the_rules(fleet, apply):
-    device = fleet["device-1"]
-    program = device.root / "usr/sbin/fw4"
-    program.write_text(FW4)
-    program.chmod(0o755)
-    (device.root / "usr/share/nftables.d").mkdir(parents=True)
-    device.ssh("fw4 start")
-    try:
-        apply(device)
-        before = ruleset(device)
-        assert (device.root / "usr/share/nftables.d/ruleset-post/dtls_firewall.nft").is_file()
-        kept = (device.root / "lib/upgrade/keep.d/dtls-firewall").read_text().split()
-        assert kept == [
-            "/usr/share/nftables.d/ruleset-post/dtls_firewall.nft",
-            "/lib/upgrade/keep.d/dtls-firewall",
-        ]
-        assert_unchanged(apply(device))
-        lose_rules(device)
-        for verb in ("start", "reload", "restart"):
-            device.ssh(f"fw4 {verb}")
-            assert ruleset(device) == before, verb
-        apply(device, dtls_firewall_state="absent")
-        device.ssh("fw4 reload")
-        assert (ruleset(device), left(device)) == ("", [])
-    finally:
-        program.unlink()
-        shutil.rmtree(device.root / "usr/share/nftables.d")
-
-
-# --- limits that can be turned ----------------------------------------------------------------------
+def test_nobody_is_locked_out_and_a_flood_is_held_back_as_with_the_oldest(lab):
+    lab.apply()
+    before, written = lab.rulesets(), lab.persisted()
+    record = lab.apply(more=lab.closing(*lab.hosts), status=2)
+    assert record.output.count("so what was before is back") >= len(lab.hosts)
+    assert (lab.rulesets(), lab.persisted()) == (before, written)
+    with echoing(lab):
+        assert_a_flood_is_held_back(lab, six=True)
 
 
 def arriving(host, count, *, source="10.77.9.5", ports=1):
@@ -130,16 +81,165 @@ def arriving(host, count, *, source="10.77.9.5", ports=1):
     return arrived
 
 
-def test_without_a_limit_a_flood_arrives_whole_and_sessions_can_be_limited(fleet, apply):
-    hosts = fleet["endpoint-1"], fleet["device-2"]
-    apply(
-        *hosts,
+def test_what_is_taken_away_leaves_nothing(lab):
+    assert_unchanged(lab.apply())
+    absent = same(lab.hosts, dtls_firewall_state="absent")
+    for host in lab.hosts:
+        assert ruleset(host)
+        assert len(left(host)) >= 3
+    lab.apply(more=absent)
+    for host in lab.hosts:
+        assert ruleset(host) == ""
+        assert left(host) == [], host.name
+    assert lab.hosts[0].ssh("systemctl is-active dtls-firewall", check=False).strip() == "inactive"
+    assert_unchanged(lab.apply(more=absent))
+
+
+def test_rules_that_are_not_to_last_are_gone_after_a_boot(lab):
+    device = lab.fleet["device-1"]
+    lab.apply(device, more=same([device], dtls_firewall_persist=False))
+    assert ruleset(device)
+    assert left(device) == []
+    device.shut_down()
+    lose_rules(device)
+    device.boot()
+    device.wait_until_up()
+    assert ruleset(device) == ""
+
+
+def test_a_stand_in_for_firewall4_includes_the_rules(lab):
+    device = lab.fleet["device-1"]
+    program = device.root / "usr/sbin/fw4"
+    program.write_text(FW4)
+    program.chmod(0o755)
+    (device.root / "usr/share/nftables.d").mkdir(parents=True)
+    device.ssh("fw4 start")
+    try:
+        lab.apply(device)
+        before = ruleset(device)
+        assert (device.root / "usr/share/nftables.d/ruleset-post/dtls_firewall.nft").is_file()
+        kept = (device.root / "lib/upgrade/keep.d/dtls-firewall").read_text().split()
+        assert kept == [
+            "/usr/share/nftables.d/ruleset-post/dtls_firewall.nft",
+            "/lib/upgrade/keep.d/dtls-firewall",
+        ]
+        assert_unchanged(lab.apply(device))
+        lose_rules(device)
+        for verb in ("start", "reload", "restart"):
+            device.ssh(f"fw4 {verb}")
+            assert ruleset(device) == before, verb
+        lab.apply(device, more=same([device], dtls_firewall_state="absent"))
+        device.ssh("fw4 reload")
+        assert (ruleset(device), left(device)) == ("", [])
+    finally:
+        program.unlink()
+        shutil.rmtree(device.root / "usr/share/nftables.d")
+
+
+# --- ways in ----------------------------------------------------------------------------------------
+
+
+def test_management_is_where_the_connection_really_comes_from_and_goes_to(lab):
+    """To one device over IPv6 and another port, to the other by way of a jump host."""
+    endpoint, plain, old = lab.hosts
+    controller = lab.fleet.network.controller
+    plain.ssh("setsid dropbear -F -R -s -p 2222 </dev/null >/dev/null 2>&1 &")
+    careless = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
+    jump = f"ssh -i {images.ssh_key()} {careless} -W %h:%p root@{endpoint.address}"
+    ways = {
+        plain.name: {"ansible_host": plain.address6, "ansible_port": 2222},
+        old.name: {"ansible_ssh_common_args": f"{careless} -o ProxyCommand='{jump}'"},
+    }
+    # A connection that is kept from before may have come another way.
+    fresh = {"ANSIBLE_SSH_CONTROL_PATH_DIR": str(lab.fleet.folder / "control-of-other-ways")}
+    lab.apply(plain, old, more=ways, **fresh)
+    assert "tcp dport 2222 ip6 saddr fd77::/64" in ruleset(plain)
+    assert f"-s {endpoint.address}/32 -p tcp -m tcp --dport 22 " in ruleset(old)
+    assert not opens(controller, plain, port=22)
+    assert not opens(controller, old, port=22)
+    assert opens(endpoint, old, port=22)
+    away = {name: told | {"dtls_firewall_state": "absent"} for name, told in ways.items()}
+    lab.apply(plain, old, more=away, **fresh)
+    assert opens(controller, plain, port=22)
+    assert opens(controller, old, port=22)
+
+
+# --- the playbook -----------------------------------------------------------------------------------
+
+
+def groups(lab, endpoints, devices, more=None):
+    """An inventory with these hosts in these groups; "away" is nowhere."""
+    place = lab.inventory(more)
+    told = json.loads(place.read_text())
+    children = told["all"]["children"]
+    hosts = {"away": {"ansible_host": "10.77.0.99"}}
+    for group in children.values():
+        hosts |= group["hosts"]
+    children["dtls_endpoints"]["hosts"] = {name: hosts[name] for name in endpoints}
+    children["dtls_devices"]["hosts"] = {name: hosts[name] for name in devices}
+    place.write_text(json.dumps(told))
+    return place
+
+
+def test_an_endpoint_that_fails_keeps_the_rules_from_other_endpoints_and_from_no_device(lab):
+    endpoint, plain, old = lab.hosts
+    playbook = REPOSITORY / "playbooks/firewall.yml"
+
+    def play(*names, more=None, arguments=()):
+        inventory = groups(lab, names, [plain.name], more)
+        return lab.fleet.playbook(
+            playbook, *arguments, inventory=inventory, status=2, record=True, ANSIBLE_TIMEOUT="3"
+        )
+
+    record = play(endpoint.name, old.name, more=same([endpoint], dtls_firewall_raw_rules=["bogus words"]))
+    assert record.output.count("endpoint-1: dtls_firewall: nft refuses the rules") >= 2, (
+        "there, and at the end"
+    )
+    assert "left as it was, because it went wrong at an endpoint before it" in record.output
+    assert (ruleset(endpoint), ruleset(old)) == ("", "")
+    assert ruleset(plain)
+    record = play("away", endpoint.name, arguments=["--check"])
+    assert "away: away cannot be reached" in record.output
+    assert "left as it was, because it went wrong at an endpoint before it" in record.output
+    assert record.of("ok", role="dtls_firewall", host=plain.name)
+
+
+# --- other backends, and limits that can be turned --------------------------------------------------
+
+
+def test_without_a_limit_a_flood_arrives_whole_and_sessions_can_be_limited(lab):
+    """With nft and with both kinds of iptables."""
+    limits = same(
+        lab.hosts,
         dtls_firewall_profile="endpoint",
         dtls_firewall_rate_exempt=["10.77.9.0/24"],
         dtls_firewall_session_limit=7,
         dtls_endpoint_config={"quotas": {"handshakes_per_second": 1, "handshake_burst": 5}},
     )
-    assert all(15 <= arriving(host, 300, source="10.77.8.5") <= 60 for host in hosts)
-    assert [arriving(host, 300) for host in hosts] == [300, 300]
-    assert [arriving(host, 15, source="10.77.8.6", ports=15) for host in hosts] == [7, 7]
-    assert [arriving(host, 15, source="10.77.9.6", ports=15) for host in hosts] == [15, 15]
+    limits["endpoint-1"] |= {"dtls_firewall_backend": "iptables-nft"}
+    lab.apply(more=limits)
+    assert all(80 <= arriving(host, 300, source="10.77.8.5") <= 140 for host in lab.hosts)
+    assert [arriving(host, 300) for host in lab.hosts] == [300] * 3
+    assert [arriving(host, 15, source="10.77.8.6", ports=15) for host in lab.hosts] == [7] * 3
+    assert [arriving(host, 15, source="10.77.9.6", ports=15) for host in lab.hosts] == [15] * 3
+
+
+def test_a_device_with_the_newer_kind_of_iptables_is_filtered_and_stays_so(lab):
+    host, other = lab.hosts[:2]
+    more = same([host], dtls_firewall_profile="device", dtls_firewall_backend="iptables-nft")
+    lab.apply(host, more=more)
+    assert_unchanged(lab.apply(host, more=more))
+    assert opens(lab.fleet.network.controller, host, port=22)
+    assert not opens(other, host, port=22)
+    for six in (False, True):
+        assert not reaches(other, host, port=9999, six=six)
+        assert not reaches(host, other, port=9999, six=six)
+    before = ruleset(host)
+    host.ssh("systemctl restart nftables")
+    assert ruleset(host) == before
+    host.shut_down()
+    lose_rules(host)
+    assert ruleset(host) == ""
+    host.boot()
+    host.wait_until_up()
+    assert ruleset(host) == before

@@ -1,33 +1,23 @@
 """What the filter lets through follows from the endpoint's own quotas."""
 
-import importlib.util
+import heapq
 import ipaddress
+import itertools
 import random
-import sys
-from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 
+from endpoint.quotas.buckets import TokenBucket
 from endpoint.quotas.networks import NetworkQuota
 from endpoint.quotas.policy import QuotaPolicy
 from endpoint.quotas.prefixes import Networks
+from endpoint.quotas.quotas import Quotas
+from tests.roles.plays import load
 
-PLACE = Path(__file__).parents[2] / "roles/dtls_common/module_utils/dtls_packets.py"
-
-
-def _module():
-    specification = importlib.util.spec_from_file_location("dtls_packets_of_roles", PLACE)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[specification.name] = module
-    specification.loader.exec_module(module)
-    return module
-
-
-packets = _module()
+packets: Any = load("module_utils/dtls_packets")
+HELLOS = packets.HELLOS_PER_HANDSHAKE
 
 
 def of(quotas=None, **given):
@@ -42,24 +32,25 @@ def test_defaults_are_those_of_the_endpoint():
     assert attrs.fields(NetworkQuota).handshake_burst.default == packets.DEFAULTS["handshake_burst"]
 
 
-def test_three_hellos_are_let_through_for_each_handshake_that_the_endpoint_would_begin():
+def test_sixteen_hellos_are_let_through_for_each_handshake_that_the_endpoint_would_begin():
     found, sources = of(
         {"handshakes_per_second": 20, "handshake_burst": 50, "total_handshakes_per_second": 200}
     )
-    assert sources["ipv4"]["hello"] | {"table": ""} == {"rate": "60/second", "burst": 150, "table": ""}
-    assert sources["ipv4"]["in_clear"] | {"table": ""} == {"rate": "180/second", "burst": 450, "table": ""}
-    assert sources["ipv6"]["hello"]["rate"] == "60/second"
+    assert sources["ipv4"]["hello"] | {"table": ""} == {"rate": "320/second", "burst": 800, "table": ""}
+    assert sources["ipv4"]["in_clear"] | {"table": ""} == {"rate": "960/second", "burst": 2_400, "table": ""}
+    assert sources["ipv6"]["hello"]["rate"] == "320/second"
     assert found["total"] | {"table": ""} == {"rate": "3200/second", "burst": 32_000, "table": ""}
 
 
 @pytest.mark.parametrize(
     ("quota", "rate"),
     [
-        (0.001, "260/day"),
-        (0.01, "108/hour"),
-        (0.5, "90/minute"),
-        (1 / 3, "1/second"),
-        (33.5, "101/second"),
+        (0.001, "1383/day"),
+        (0.01, "576/hour"),
+        (0.1, "96/minute"),
+        (1 / 16, "1/second"),
+        (33.5, "536/second"),
+        (33.51, "537/second"),
         (400_000, "1000000/second"),
     ],
 )
@@ -92,8 +83,8 @@ def test_networks_have_limits_of_their_own_or_none():
     assert sources["100.64.0.0/10"]["hello"] == {}
     assert sources["198.51.100.7/32"]["hello"] == {}
     assert sources["2001:db8::/32"]["mask"] == "ffff:ffff:ffff:ffff::"
-    assert sources["2001:db8::/32"]["hello"]["burst"] == 21
-    assert sources["192.0.2.0/24"]["hello"]["rate"] == "27/second"
+    assert sources["2001:db8::/32"]["hello"]["burst"] == 7 * HELLOS
+    assert sources["192.0.2.0/24"]["hello"]["rate"] == "144/second"
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -126,7 +117,10 @@ def test_the_network_that_counts_is_the_one_that_counts_for_the_endpoint(seed):
         )
         theirs = networks.limits_of(networks.prefix_of((str(address), 0)))
         assert theirs.handshakes_per_second is not None
-        assert first["hello"]["rate"] == f"{int(theirs.handshakes_per_second * 3)}/second", (address, first)
+        assert first["hello"]["rate"] == f"{int(theirs.handshakes_per_second * HELLOS)}/second", (
+            address,
+            first,
+        )
         assert first["length"] == theirs.length
 
 
@@ -142,13 +136,17 @@ def test_what_is_given_counts_instead():
     assert (found["total"], found["sources_max"]) == ({}, 99)
 
 
-def test_no_limit_of_the_endpoint_is_no_limit_here():
-    found, sources = of({"handshakes_per_second": "unlimited", "total_handshakes_per_second": "unlimited"})
+@pytest.mark.parametrize("word", ["unlimited", "never"])
+def test_no_limit_of_the_endpoint_is_no_limit_here(word):
+    found, sources = of({"handshakes_per_second": word, "total_handshakes_per_second": word})
     assert (found["total"], sources["ipv4"]["hello"], sources["ipv6"]["hello"]) == ({}, {}, {})
 
 
 def test_null_leaves_the_default_as_it_does_in_the_configuration():
     assert of({"handshakes_per_second": None, "total_handshake_burst": None}) == of({})
+    entry = {"network": "192.0.2.0/24", "handshakes_per_second": 5}
+    told = of({"networks": [entry | {"handshake_burst": None, "prefix_length": None}]})
+    assert told == of({"networks": [entry]})
 
 
 def test_a_forgotten_source_has_a_full_bucket_anyway():
@@ -156,6 +154,63 @@ def test_a_forgotten_source_has_a_full_bucket_anyway():
     assert sources["ipv4"]["timeout"] == 601
     _, sources = of({"handshakes_per_second": 100, "handshake_burst": 10})
     assert sources["ipv4"]["timeout"] == 10
+
+
+# --- a fleet behind one address -----------------------------------------------------------------------
+
+ROUND_TRIP, HANDSHAKE, PATIENCE = 0.05, 0.3, 30.0
+"""Seconds: to the endpoint and back, all of a handshake, and until a device begins anew."""
+
+
+def seconds_until_all_are_in(devices, quotas, *, away=0.0, filtered=True):
+    """Of a fleet behind one address that wants in at once, at an endpoint that is back after ``away`` seconds with fresh quotas."""
+    theirs = Quotas(QuotaPolicy(**quotas))
+    prefix = theirs.prefix_of(("10.0.0.1", 5684))
+    hellos = of(quotas)[1]["ipv4"]["hello"]
+    number, _, unit = hellos["rate"].partition("/")
+    rate, burst = int(number) / {"second": 1, "minute": 60}[unit], hellos["burst"]
+    bucket = TokenBucket(burst, 0.0)
+    draw, order = random.Random(7), itertools.count()
+    # When, and what: a device's hello, which number it is of the handshake, when it is repeated, when the device began.
+    coming = [(draw.random(), next(order), 1, 1.0, 0.0) for _ in range(devices)]
+    now = last = 0.0
+
+    def then(after, *what):
+        heapq.heappush(coming, (now + after, next(order), *what))
+
+    while coming:
+        now, _, hello, repeated, began = heapq.heappop(coming)
+        if hello == 0:
+            theirs.release(prefix)
+            continue
+        if now - began > PATIENCE:
+            hello, repeated, began = 1, 1.0, now
+        passes = not filtered or bucket.take(1, rate=rate, burst=burst, now=now)
+        if passes and now >= away and hello == 1:
+            then(ROUND_TRIP, 2, 1.0, began)
+        elif passes and now >= away and theirs.admit_handshake(prefix, replaces=False, now=now) is None:
+            last = now
+            then(HANDSHAKE, 0, 0.0, 0.0)
+        else:
+            then(repeated, hello, repeated * 2, began)
+    return last
+
+
+@pytest.mark.parametrize(
+    ("devices", "rate", "burst", "away"),
+    [
+        (1_000, 100, 1_000, 0),
+        (2_000, 100, 500, 0),
+        (2_000, 100, 500, 60),
+        # Of each device ten hellos have come to nothing when the endpoint is back, which would serve all at once.
+        (200, 0.2, 200, 60),
+        (200, 10, 200, 600),
+    ],
+)
+def test_a_fleet_behind_one_address_is_in_no_later_than_without_a_filter(devices, rate, burst, away):
+    quotas = {"handshakes_per_second": rate, "handshake_burst": burst}
+    without = seconds_until_all_are_in(devices, quotas, away=away, filtered=False)
+    assert seconds_until_all_are_in(devices, quotas, away=away) <= without * 1.05
 
 
 def test_tables_of_iptables_have_other_names_when_their_numbers_change():
@@ -184,9 +239,26 @@ def test_what_makes_no_sense_is_refused_with_the_variable_and_a_remedy(given, wo
         packets.limits({}, given)
 
 
+@pytest.mark.parametrize(
+    ("quotas", "words"),
+    [
+        ({"handshakes_per_second": "many"}, "dtls_endpoint_config.quotas.handshakes_per_second: 'many' is no rate"),
+        ({"total_handshake_burst": "many"}, "dtls_endpoint_config.quotas.total_handshake_burst: 'many' is no number"),
+        ({"ipv6_prefix_length": 129}, "dtls_endpoint_config.quotas.ipv6_prefix_length: 129 is no length"),
+        ({"ipv4_prefix_length": "/24"}, "dtls_endpoint_config.quotas.ipv4_prefix_length: '/24' is no number"),
+        ({"networks": [{"handshakes_per_second": 5}]}, "dtls_endpoint_config.quotas.networks: 'None' does not appear"),
+    ],
+)  # fmt: skip
+def test_quotas_that_make_no_sense_are_refused_too(quotas, words):
+    with pytest.raises(packets.Wrong, match=words):
+        packets.limits(quotas, {})
+
+
 def test_ports_are_those_of_the_listeners():
     assert packets.ports(["[::]:5684", "192.0.2.1:5685", "192.0.2.7", "[::1]:5684"]) == [5684, 5685]
-    with pytest.raises(packets.Wrong, match="dtls_endpoint_listen: '70000' is no port"):
+    with pytest.raises(
+        packets.Wrong, match=r"dtls_endpoint_listen: '\[::\]:70000' is no address with a port"
+    ):
         packets.ports(["[::]:70000"])
 
 

@@ -19,23 +19,27 @@ RECORD = bytes.fromhex("fefd") + bytes(8)
 """Version, epoch 0 and sequence number."""
 
 
-@pytest.fixture(scope="module", params=["nft", "iptables-legacy"])
-def filtered(request, fleet):
-    """Who sends, and who has the filter."""
-    target = fleet["endpoint-1"] if request.param == "nft" else fleet["device-1"]
-    play = fleet.folder / f"{request.param}.yml"
+@pytest.fixture(scope="module")
+def everywhere(fleet):
+    """The filter of an endpoint, on a host with nft and on one with iptables."""
+    play = fleet.folder / "shape.yml"
     variables = {
-        "dtls_firewall_backend": request.param,
+        "dtls_firewall_backend": "{{ 'nft' if inventory_hostname == 'endpoint-1' else 'iptables-legacy' }}",
         "dtls_firewall_profile": "endpoint",
         "dtls_firewall_hello_rate": "unlimited",
     }
+    hosts = "endpoint-1,device-1"
     play.write_text(
-        json.dumps(
-            [{"hosts": target.name, "gather_facts": False, "vars": variables, "roles": ["dtls_firewall"]}]
-        )
+        json.dumps([{"hosts": hosts, "gather_facts": False, "vars": variables, "roles": ["dtls_firewall"]}])
     )
     fleet.playbook(play)
-    return fleet["device-2"], target
+    return fleet
+
+
+@pytest.fixture(params=["nft", "iptables-legacy"])
+def filtered(request, everywhere):
+    """Who sends, and who has the filter."""
+    return everywhere["device-2"], everywhere["endpoint-1" if request.param == "nft" else "device-1"]
 
 
 def test_every_recording_has_its_port_here():

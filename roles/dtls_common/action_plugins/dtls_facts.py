@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import sys
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ _SHARED = str(Path(__file__).resolve().parents[1] / "module_utils")
 if _SHARED not in sys.path:
     sys.path.append(_SHARED)
 
-from dtls_shell import ShellAction  # noqa: E402
+from dtls_shell import ShellAction, connection  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,6 +42,8 @@ class ActionModule(ShellAction):
         facts["uid"] = int(report["uid"])
         facts["missing"] = report["missing"].split()
         facts["ssh"] = connection(report["ssh"])
+        if facts["ssh"]:
+            facts["ssh"]["network"] = network(facts["ssh"]["client"])
         facts["clock"] = int(report["clock"])
         # Whole seconds there, and the way there and back: less than this is nothing.
         facts["clock_offset"] = round(offset(facts["clock"], before, after), 1)
@@ -51,19 +54,9 @@ class ActionModule(ShellAction):
         return result
 
 
-def connection(told: str) -> dict[str, Any]:
-    """``SSH_CONNECTION`` as addresses and ports; empty where the host is not reached over ssh."""
-    words = told.split()
-    if len(words) != 4:
-        return {}
-    client, client_port, server, server_port = words
-    return {
-        # A zone, as in fe80::1%eth0, belongs to no address of a packet.
-        "client": client.partition("%")[0],
-        "client_port": int(client_port),
-        "server": server.partition("%")[0],
-        "server_port": int(server_port),
-    }
+def network(client: str) -> str:
+    """Where the client will come from next time: hosts change their IPv6 addresses within a /64 every day (RFC 8981)."""
+    return str(ipaddress.ip_network((client, 64), strict=False)) if ":" in client else client
 
 
 def offset(clock: int, before: float, after: float) -> float:

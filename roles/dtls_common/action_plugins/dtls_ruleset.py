@@ -7,7 +7,6 @@ the new rules have judged, confirms. One that was open before would pass by ``ct
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import secrets
 import sys
 import time
@@ -23,7 +22,7 @@ if _SHARED not in sys.path:
 
 from dtls_admits import Chains, Session, Table, refusal  # noqa: E402
 from dtls_rules import RulesError, checked_name, fingerprint, for_iptables, for_nft  # noqa: E402
-from dtls_shell import Answer, ShellAction  # noqa: E402
+from dtls_shell import Answer, ShellAction, connection  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -123,7 +122,8 @@ class ActionModule(ShellAction):
         }
         if "foreign" in report:
             raise AnsibleActionFail(
-                f"{self._where()}: there is such a table, and it is not ours; remedy: another name"
+                f"{self._where()}: there is such a table, and it is not ours; remedy: nft delete table inet {self._name}, or another "
+                "name"
             )
         in_force = report.get("live") == self._wanted and not report.get("pending")
         written = report.get("written") == hashlib.sha256(self._text.encode()).hexdigest()
@@ -155,23 +155,22 @@ class ActionModule(ShellAction):
         }
 
     def _check_session(self, told: str) -> None:
-        words = told.split()
-        if len(words) != 4 or not self._options["check_session"]:
+        found = connection(told)
+        if not found or not self._options["check_session"]:
             return
-        client, server = (str(ipaddress.ip_address(word.partition("%")[0])) for word in (words[0], words[2]))
+        session = Session(**found)
         nft = self._backend in {"nft", "fw4"}
-        rules = Table(self._options["content"]) if nft else Chains(self._text)
-        why = refusal(rules, Session(client, int(words[1]), server, int(words[3])))
+        why = refusal(Table(self._options["content"]) if nft else Chains(self._text), session)
         if why:
             raise AnsibleActionFail(
                 f"{self._where()}: content: would lock this very session out: {why}, as far as can be seen; remedy: a plain rule that "
-                f"accepts TCP from {client} to port {words[3]}, and ct state established; or check_session=false"
+                f"accepts TCP from {session.client} to port {session.server_port}, and ct state established; or check_session=false"
             )
 
     def _remove(self, seen: Answer) -> dict[str, Any]:
         report = seen.report
         there = bool(report.get("live") or report.get("pending") or "written" in report)
-        if there and "foreign" not in report and not self._task.check_mode:
+        if there and not self._task.check_mode:
             self._ask("remove")
         return {
             "changed": there,

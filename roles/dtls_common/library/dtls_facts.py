@@ -74,7 +74,9 @@ python_version:
   type: str
   returned: success
 ssh:
-  description: Addresses and ports of this very connection (client, client_port, server, server_port); empty over anything but ssh.
+  description: >-
+    Addresses and ports of this very connection (client, client_port, server, server_port), and network, where the client may come from
+    next time: its address, in IPv6 the /64 around it. Empty over anything but ssh.
   type: dict
   returned: success
 clock:

@@ -22,6 +22,7 @@ MAX_DEPTH = 16
 _SIGN = re.compile(r'"[^"\n]*"|[{};,\n]|!=|[^\s{};,"]+')
 _COMMENT = re.compile(r'("[^"\n]*")|#[^\n]*')
 _IGNORED = {"counter": 0, "comment": 1}
+_OF_LOG = {"prefix", "level", "group", "flags", "snaplen", "queue-threshold"}
 SERVICES = {"ssh": 22}
 
 
@@ -58,18 +59,57 @@ def packets(session: Session) -> list[Packet]:
     ]
 
 
+class Rules:
+    """Chains of rules, and a packet's way through them."""
+
+    def __init__(self) -> None:
+        self.hooks: dict[str, list[str]] = {}
+        """The chains that a packet meets at each."""
+        self.chains: dict[str, list[list[str]]] = {}
+        self.policies: dict[str, str] = {}
+        """What becomes of a packet at a chain's end. Where there is none, it is left to chains of others."""
+
+    def refuses(self, packet: Packet) -> str | None:
+        """The chain in which the packet ends; ``None`` if it passes."""
+        for hook in packet.path:
+            for chain in self.hooks.get(hook, []):
+                verdict = self._walk(chain, packet, 0)
+                if verdict == RETURN:
+                    verdict = self.policies.get(chain, ACCEPT)
+                if verdict != ACCEPT:
+                    return chain
+        return None
+
+    def _walk(self, chain: str, packet: Packet, depth: int) -> str:
+        if depth > MAX_DEPTH:
+            return DROP
+        for rule in self.chains.get(chain, []):
+            verdict = self._judge(rule, packet, depth)
+            if verdict != NEXT:
+                return verdict
+        return RETURN
+
+    def _visit(self, chain: str, packet: Packet, depth: int, *, comes_back: bool) -> str:
+        """A jump, which comes back to the next rule, or a goto, which does not."""
+        verdict = self._walk(chain, packet, depth + 1)
+        if verdict != RETURN:
+            return verdict
+        return NEXT if comes_back else RETURN
+
+    def _judge(self, rule: list[str], packet: Packet, depth: int) -> str:
+        raise NotImplementedError
+
+
 # --- nft --------------------------------------------------------------------------------------------
 
 
-class Table:
+class Table(Rules):
     """The chains and sets of what stands inside a table of nft."""
 
     def __init__(self, text: str) -> None:
+        super().__init__()
         self._signs = _SIGN.findall(_COMMENT.sub(r"\1", text))
         self._at = 0
-        self.hooks: dict[str, list[str]] = {}
-        self.policies: dict[str, str] = {}
-        self.chains: dict[str, list[list[str]]] = {}
         self.sets: dict[str, list[str]] = {}
         while self._at < len(self._signs):
             kind = self._next()
@@ -121,26 +161,6 @@ class Table:
                 rules.append(statement)
         self.chains[name] = rules
 
-    def verdict(self, packet: Packet) -> str | None:
-        """Why the packet does not pass; ``None`` if it does."""
-        for hook in packet.path:
-            for chain in self.hooks.get(hook, []):
-                verdict = self._walk(chain, packet, 0)
-                if verdict in {RETURN, NEXT}:
-                    verdict = self.policies.get(chain, ACCEPT)
-                if verdict != ACCEPT:
-                    return f"the chain {chain}"
-        return None
-
-    def _walk(self, chain: str, packet: Packet, depth: int) -> str:
-        if depth > MAX_DEPTH:
-            return DROP
-        for rule in self.chains.get(chain, []):
-            verdict = self._judge(rule, packet, depth)
-            if verdict != NEXT:
-                return verdict
-        return RETURN
-
     def _judge(self, rule: list[str], packet: Packet, depth: int) -> str:
         words = list(rule)
         while words:
@@ -152,22 +172,14 @@ class Table:
             if word == "continue":
                 return NEXT
             if word in {"jump", "goto"}:
-                verdict = self._walk(words.pop(0), packet, depth + 1)
-                return (NEXT if word == "jump" else RETURN) if verdict == RETURN else verdict
+                return self._visit(words.pop(0), packet, depth, comes_back=word == "jump")
             if word in _IGNORED:
                 del words[: _IGNORED[word]]
                 while words and word == "counter" and words[0] in {"packets", "bytes"}:
                     del words[:2]
                 continue
             if word == "log":
-                while words and words[0] in {
-                    "prefix",
-                    "level",
-                    "group",
-                    "flags",
-                    "snaplen",
-                    "queue-threshold",
-                }:
+                while words and words[0] in _OF_LOG:
                     del words[:2]
                 continue
             # What cannot be told decides nothing; neither does what does not match.
@@ -260,12 +272,14 @@ def _spans(ports: str, port: int) -> bool | None:
 # --- iptables ---------------------------------------------------------------------------------------
 
 
-class Chains:
+_TARGETS = {"ACCEPT": ACCEPT, "DROP": DROP, "REJECT": DROP, "RETURN": RETURN}
+
+
+class Chains(Rules):
     """The chains of iptables-restore's text."""
 
     def __init__(self, text: str) -> None:
-        self.chains: dict[str, list[list[str]]] = {}
-        self.hooks: dict[str, list[str]] = {}
+        super().__init__()
         for line in text.splitlines():
             words = shlex.split(line)
             family = words.pop(0) if words[:1] in (["-4"], ["-6"]) else ""
@@ -274,31 +288,14 @@ class Chains:
             elif words[:1] == ["-I"]:
                 self.hooks.setdefault(words[1].lower(), []).append(words[3])
 
-    def verdict(self, packet: Packet) -> str | None:
-        """As :meth:`Table.verdict`; what comes back from our chains is left to those of others."""
-        for hook in packet.path:
-            for chain in self.hooks.get(hook, []):
-                if self._walk(chain, packet, 0) == DROP:
-                    return f"the chain {chain}"
-        return None
-
-    def _walk(self, chain: str, packet: Packet, depth: int) -> str:
-        if depth > MAX_DEPTH:
-            return DROP
-        for rule in self.chains.get(chain, []):
-            if not _rule_matches(rule, packet):
-                continue
-            kind, target = _target(rule)
-            if target in {"ACCEPT", "DROP", "REJECT"}:
-                return ACCEPT if target == "ACCEPT" else DROP
-            if target == "RETURN":
-                return RETURN
-            verdict = self._walk(target, packet, depth + 1) if target in self.chains else NEXT
-            if verdict in {ACCEPT, DROP}:
-                return verdict
-            if kind in {"-g", "--goto"}:
-                return RETURN
-        return RETURN
+    def _judge(self, rule: list[str], packet: Packet, depth: int) -> str:
+        if not _rule_matches(rule, packet):
+            return NEXT
+        kind, target = _target(rule)
+        if target in _TARGETS:
+            return _TARGETS[target]
+        # What is no chain of ours, such as LOG, is come back from.
+        return self._visit(target, packet, depth, comes_back=kind in {"-j", "--jump"})
 
 
 def _target(rule: list[str]) -> tuple[str, str]:
@@ -351,10 +348,10 @@ def _option(word: str, words: list[str], packet: Packet) -> bool | None:
     return None
 
 
-def refusal(rules: Table | Chains, session: Session) -> str | None:
+def refusal(rules: Rules, session: Session) -> str | None:
     """Why ``rules`` would end ``session``, as far as can be seen; ``None`` if they would not."""
     for packet in packets(session):
-        why = rules.verdict(packet)
-        if why is not None:
-            return f"{why} lets {packet.name} from {packet.source} to port {packet.destination_port} not pass"
+        chain = rules.refuses(packet)
+        if chain is not None:
+            return f"the chain {chain} lets {packet.name} from {packet.source} to port {packet.destination_port} not pass"
     return None

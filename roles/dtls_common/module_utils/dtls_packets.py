@@ -1,12 +1,13 @@
 """What the filter in front of an endpoint, or of a device, lets through: made of the endpoint's own quotas.
 
 The kernel is to drop what the endpoint would have refused anyway, before it costs anything, and nothing else. So its limits
-follow from those of ``[quotas]``, with room for what a handshake takes in datagrams:
+follow from those of ``[quotas]``:
 
-- A handshake is two ClientHellos, one without and one with a cookie; the third is for repetitions on a lossy path.
-- With certificates, some six more datagrams of a client are in clear.
-- All hellos together are limited by what the endpoint can answer: a cookie costs it a sixteenth of a handshake or less
-  (25 to 30 µs against 500 µs).
+- To answer a ClientHello with a cookie costs the endpoint a sixteenth of a handshake or less (25 to 30 µs against 500 µs), so
+  whoever may begin so many handshakes may send sixteen times as many hellos, and all together, too.
+- A handshake needs two, one without and one with a cookie. The others are for a fleet whose endpoint is away for a while:
+  each of its devices repeats its hello some ten times in the first minute, and an endpoint that is back has its quotas whole.
+- With certificates, some six more datagrams of a client are in clear, or more where they are short.
 """
 
 from __future__ import annotations
@@ -14,20 +15,18 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import math
-import re
 from typing import TYPE_CHECKING, Any
 
+from dtls_settings import listeners
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-HELLOS_PER_HANDSHAKE = 3
+HELLOS_PER_HANDSHAKE = 16
 CLEAR_PER_HELLO = 3
 """Datagrams in clear for each ClientHello, itself included."""
-HELLOS_TOGETHER = 16
-"""ClientHellos that cost as much as a handshake."""
-DEFAULT_PORT = 5684
 # Those of endpoint.quotas.QuotaPolicy and NetworkQuota; a test compares them. The controller need not have the endpoint installed.
 DEFAULTS: dict[str, Any] = {
     "handshakes_per_second": 100.0,
@@ -38,12 +37,12 @@ DEFAULTS: dict[str, Any] = {
     "ipv6_prefix_length": 56,
     "tracked_prefixes": 16_384,
 }
+_UNLIMITED = ("unlimited", "never")
 _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 _UNITS = (("second", 1), ("minute", 60), ("hour", 3_600), ("day", 86_400))
 # Which kernels and tools can count to.
 _MOST = 1_000_000
 _MOST_SOURCES = 1_048_576
-_LISTENER = re.compile(r"(?:\[[^\]]*\]|[^:\[\]]*)(?::(\d{1,5}))?")
 
 
 class Wrong(ValueError):
@@ -57,27 +56,23 @@ def limits(quotas: Mapping[str, Any] | None, given: Mapping[str, Any]) -> dict[s
     ``sources_max``; None or empty = from the quotas; "unlimited" = none) and ``exempt``, a list of networks.
     """
     # As in dtls_endpoint_config, null leaves the default; "unlimited" is what takes a limit away.
-    told = DEFAULTS | {name: value for name, value in (quotas or {}).items() if value is not None}
+    told = DEFAULTS | _set(quotas)
     lengths = {
         4: _length(told["ipv4_prefix_length"], 32, "ipv4_prefix_length"),
         6: _length(told["ipv6_prefix_length"], 128, "ipv6_prefix_length"),
     }
-    default = (
-        _rate(given.get("hello_rate"), told["handshakes_per_second"], HELLOS_PER_HANDSHAKE, "hello_rate"),
-        _burst(given.get("hello_burst"), told["handshake_burst"], HELLOS_PER_HANDSHAKE, "hello_burst"),
-    )
+    default = _hellos(told, "", given)
     classes: dict[Network, dict[str, Any]] = {}
-    for entry in (quotas or {}).get("networks") or []:
-        table = {"network": entry} if isinstance(entry, str) else dict(entry)
-        base = network(str(table.get("network")), "dtls_endpoint_config.quotas.networks")
-        length = max(lengths[base.version], base.prefixlen)
-        if table.get("prefix_length") is not None:
-            length = _length(table["prefix_length"], base.max_prefixlen, "networks.prefix_length")
-        rate = _rate(None, table.get("handshakes_per_second"), HELLOS_PER_HANDSHAKE, "networks")
-        burst = _burst(
-            None, table.get("handshake_burst", DEFAULTS["handshake_burst"]), HELLOS_PER_HANDSHAKE, "networks"
+    for entry in told.get("networks") or []:
+        # What a network's table does not say is unlimited there.
+        own = {"handshake_burst": DEFAULTS["handshake_burst"]} | _set(
+            {"network": entry} if isinstance(entry, str) else entry
         )
-        classes[base] = _source(base, length, rate, burst)
+        base = network(str(own.get("network")), "dtls_endpoint_config.quotas.networks")
+        length = max(lengths[base.version], base.prefixlen)
+        if "prefix_length" in own:
+            length = _length(own["prefix_length"], base.max_prefixlen, "networks.prefix_length")
+        classes[base] = _source(base, length, *_hellos(own, "", {}))
     for text in given.get("exempt") or []:
         base = network(str(text), "dtls_firewall_rate_exempt")
         classes[base] = _source(base, base.max_prefixlen, None, 0)
@@ -89,25 +84,13 @@ def limits(quotas: Mapping[str, Any] | None, given: Mapping[str, Any]) -> dict[s
         _source(None, lengths[version], *default, version=version) | {"name": f"ipv{version}"}
         for version in (4, 6)
     ]
-    total = _rate(
-        given.get("total_hello_rate"),
-        told["total_handshakes_per_second"],
-        HELLOS_TOGETHER,
-        "total_hello_rate",
-    )
-    total_burst = _burst(
-        given.get("total_hello_burst"), told["total_handshake_burst"], HELLOS_TOGETHER, "total_hello_burst"
-    )
-    remembered = given.get("sources_max")
     # Those the endpoint remembers without an association, and as many that have one.
-    most = (
-        2 * int(told["tracked_prefixes"]) if remembered in (None, "") else _whole(remembered, "sources_max")
-    )
-    most = max(1, min(most, _MOST_SOURCES))
+    most = _either(given, "sources_max", told, "tracked_prefixes", 2, _whole)
+    most = min(most, _MOST_SOURCES)
     for source in sources:
         for kind in ("hello", "in_clear"):
             _named(source[kind], f"{source['name']}{kind[0]}", source["length"], source["timeout"], most)
-    everybody = _bucket(total, total_burst)
+    everybody = _bucket(*_hellos(told, "total_", given))
     _named(everybody, "all")
     return {"sources": sources, "total": everybody, "sources_max": most}
 
@@ -152,39 +135,58 @@ def _bucket(rate: float | None, burst: int) -> dict[str, Any]:
     return {"rate": f"{min(_MOST, math.ceil(number - 1e-9))}/{unit}", "burst": max(1, min(burst, _MOST))}
 
 
-def _rate(given: Any, quota: Any, factor: int, name: str) -> float | None:
-    if given in (None, ""):
-        return None if quota in (None, "unlimited") else float(quota) * factor
-    if str(given) == "unlimited":
+def _set(table: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {name: value for name, value in (table or {}).items() if value is not None}
+
+
+def _hellos(quotas: Mapping[str, Any], whose: str, given: Mapping[str, Any]) -> tuple[float | None, int]:
+    """ClientHellos a second, and at once."""
+    return (
+        _either(given, f"{whose}hello_rate", quotas, f"{whose}handshakes_per_second", HELLOS_PER_HANDSHAKE, _rate),
+        _either(given, f"{whose}hello_burst", quotas, f"{whose}handshake_burst", HELLOS_PER_HANDSHAKE, _whole),
+    )  # fmt: skip
+
+
+def _either(
+    given: Mapping[str, Any],
+    name: str,
+    quotas: Mapping[str, Any],
+    quota: str,
+    factor: int,
+    read: Callable[[Any, str], Any],
+) -> Any:
+    """What is given, else so many times what the quota says; None is no limit."""
+    if given.get(name) not in (None, ""):
+        return read(given[name], f"dtls_firewall_{name}")
+    found = read(quotas.get(quota, "unlimited"), f"dtls_endpoint_config.quotas.{quota}")
+    return found and found * factor
+
+
+def _rate(told: Any, name: str) -> float | None:
+    if told in _UNLIMITED:
         return None
     try:
-        rate = float(given)
+        rate = float(told)
     except (TypeError, ValueError):
         rate = 0.0
     if not 0.001 <= rate <= _MOST:
-        raise Wrong(
-            f'dtls_firewall_{name}: {given!r} is no rate; remedy: a number per second, or "unlimited"'
-        )
+        raise Wrong(f'{name}: {told!r} is no rate; remedy: a number per second, or "unlimited"')
     return rate
 
 
-def _burst(given: Any, quota: Any, factor: int, name: str) -> int:
-    return int(quota) * factor if given in (None, "") else _whole(given, name)
-
-
-def _whole(given: Any, name: str) -> int:
+def _whole(told: Any, name: str) -> int:
     try:
-        number = int(given)
+        number = int(told)
     except (TypeError, ValueError):
         number = 0
     if number < 1:
-        raise Wrong(f"dtls_firewall_{name}: {given!r} is no number; remedy: a whole number from 1 on")
+        raise Wrong(f"{name}: {told!r} is no number; remedy: a whole number from 1 on")
     return number
 
 
 def _length(given: Any, most: int, name: str) -> int:
-    number = int(given)
-    if not 1 <= number <= most:
+    number = _whole(given, f"dtls_endpoint_config.quotas.{name}")
+    if number > most:
         raise Wrong(f"dtls_endpoint_config.quotas.{name}: {given!r} is no length of a prefix of {most} bits")
     return number
 
@@ -218,15 +220,12 @@ def _short(one: Network) -> str:
     return str(one.network_address) if one.prefixlen == one.max_prefixlen else str(one)
 
 
-def ports(listeners: Iterable[Any]) -> list[int]:
+def ports(texts: Iterable[Any]) -> list[int]:
     """The ports of ``dtls_endpoint_listen``."""
-    found = set()
-    for text in listeners:
-        parts = _LISTENER.fullmatch(str(text))
-        if not parts:
-            raise Wrong(f"dtls_endpoint_listen: {str(text)!r} is no address with a port")
-        found.add(port(parts[1] or DEFAULT_PORT, "dtls_endpoint_listen"))
-    return sorted(found)
+    try:
+        return sorted({one["port"] for one in listeners(texts)})
+    except ValueError as error:
+        raise Wrong(f"dtls_endpoint_listen: {error}") from None
 
 
 def port(given: Any, name: str) -> int:

@@ -267,8 +267,13 @@ take_over() {
         rm -rf "$old.taken"
         return
     fi
+    until_rolled "$old"
+}
+
+# The dead-man of the apply in directory $1 has done its work, if it was at it.
+until_rolled() {
     for _ in 1 2 3 4 5 6 7 8 9 10; do
-        [ -d "$old.rolling" ] || return 0
+        [ -d "$1.rolling" ] || return 0
         sleep 1
     done
     return 1
@@ -309,14 +314,18 @@ oneline() { echo "$1" | sed -e '/^[[:space:]^~]*$/d' -e 's/^\/[^:]*candidate:/li
 
 apply() {
     umask 077
+    # Under another name until what was before is in it: another run would take what is half there for all.
+    dir=$dir.new
     mkdir -p "$base" && mkdir "$dir" || fail "$dir cannot be made; remedy: become"
     trap 'rm -rf "$dir"' EXIT
     trap 'exit 1' HUP INT TERM PIPE
     cat >"$dir/candidate"
     [ "$(sha256sum <"$dir/candidate" | cut -d' ' -f1)" = "$digest" ] || fail "what arrived is not what was sent"
-    old=$(pending)
+    old=$(pending) was=$(live)
     said=$(before 2>&1) || fail "the rules that are there could not be restored, so they are not touched: $(oneline "$said")"
     said=$(rehearse) || fail "$backend refuses the rules: $(oneline "$said")"
+    mv "$dir" "${dir%.new}" && dir=${dir%.new} || fail "$dir cannot be renamed"
+    [ "$(pending) $(live)" = "$old $was" ] || fail "another run changes rules here at this very moment; remedy: one at a time"
     arm || fail "no dead-man can be started"
     # From here on the dead-man tidies up.
     trap - EXIT
@@ -341,10 +350,7 @@ retreat() {
 
 confirm() {
     if [ ! -d "$dir" ]; then
-        for _ in 1 2 3 4 5 6 7 8 9 10; do
-            [ -d "$dir.rolling" ] || break
-            sleep 1
-        done
+        until_rolled "$dir"
         if [ -d "$dir.rolled" ]; then
             say state rolled
             say log "$(oneline "$(cat "$dir.rolled/log" 2>/dev/null)")"
@@ -410,7 +416,7 @@ remove() {
     if [ -n "$old" ] && mv "$old" "$old.taken" 2>/dev/null; then disarm "$old.taken"; fi
     case $backend in
     fw4 | nft)
-        if nft list table inet "$name" >/dev/null 2>&1; then
+        if [ -n "$(nft_live)" ]; then
             said=$(nft delete table inet "$name" 2>&1) || fail "the table cannot be removed: $(oneline "$said")"
         fi
         ;;

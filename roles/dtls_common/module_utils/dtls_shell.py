@@ -10,6 +10,7 @@ Only whole lines are run, and what acts is called on the last of them: of a scri
 
 from __future__ import annotations
 
+import ipaddress
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -128,6 +129,25 @@ def _script(name: str) -> str:
     """A script of this folder without what is only for readers."""
     lines = (_SCRIPTS / f"{name}.sh").read_text(encoding="utf-8").splitlines()
     return "".join(f"{line}\n" for line in lines if line.strip() and not line.lstrip().startswith("#"))
+
+
+def connection(told: str) -> dict[str, Any]:
+    """``SSH_CONNECTION`` as addresses and ports; empty where the host is not reached over ssh."""
+    words = told.split()
+    if len(words) != 4:
+        return {}
+    return {
+        "client": _address(words[0]),
+        "client_port": int(words[1]),
+        "server": _address(words[2]),
+        "server_port": int(words[3]),
+    }
+
+
+def _address(word: str) -> str:
+    """As packets have it: without the zone of fe80::1%eth0, and as what it is where a socket for both families shows ::ffff:192.0.2.1."""
+    address = ipaddress.ip_address(word.partition("%")[0])
+    return str(getattr(address, "ipv4_mapped", None) or address)
 
 
 def reported(output: bytes) -> tuple[dict[str, str], bytes]:
