@@ -203,14 +203,14 @@ class Sensor:
         return "stop"
 
     async def _answers(self, channel):
-        newest = next(reversed(self._unanswered), None)
+        newest = str(self.figures.sent - 1).encode()
         with trio.move_on_after(self._patience) as waiting:
             try:
                 while self._unanswered:
-                    self._take(await channel.receive())
                     if newest not in self._unanswered:
-                        # What was sent before it and has not come back by now is lost.
+                        # What was sent before it and does not come back at once is lost.
                         waiting.deadline = min(waiting.deadline, trio.current_time() + GRACE)
+                    self._take(await channel.receive())
             except (trio.EndOfChannel, trio.BrokenResourceError, OSError):
                 pass
 
