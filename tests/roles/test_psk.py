@@ -215,7 +215,7 @@ def _told(record):
 def test_while_an_endpoint_is_down_nothing_is_pushed_and_an_emergency_does_what_it_can(keys):
     keys.begin(1)
     here, down = keys.fleet.endpoints
-    emergency = {"dtls_psk_mode": "emergency", "dtls_psk_confirm_timeout": 1}
+    emergency = {"dtls_psk_mode": "emergency", "dtls_psk_confirm_timeout": 0}
     streams = Streams(keys.fleet)
     del streams.sensors["device-2"]  # which would use the endpoint that is down
     with streams:
