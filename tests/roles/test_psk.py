@@ -1,5 +1,6 @@
 """The role `dtls_psk` on a fleet of two endpoints and three devices without Python, with real DTLS clients streaming."""
 
+import re
 import secrets
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -121,7 +122,6 @@ def test_first_keys_come_from_two_operators_at_once_and_the_next_ones_batch_by_b
         for device in DEVICES:
             assert keys.accepted(device) == [[2], [2]]
             assert (keys.on(device), keys.on(device, PREVIOUS)) == (2, None)
-        assert_unchanged(keys.rotate(2))
     streams.check(ended=0, failed=0, lost=0)
 
 
@@ -176,7 +176,10 @@ def test_what_goes_wrong_at_one_device_is_told_and_stops_no_other(keys):
             beside = "overlap: generation 2 is accepted beside another key, and it used generation 1 last"
             assert f"device-1: {beside}" in told
             assert f"device-3: {beside}" in told
-            assert told.count("it could not be reached in this run") == 1
+            assert (
+                re.findall(r"(device-\d): overlap: [^;]*; it could not be reached in this run", told)[0]
+                == "device-3"
+            )
             assert "device-2: steady: dtls_psk_device_reload was not done: device-2: " in told
             assert "status 7: broken" in told
             assert (keys.accepted("device-2"), keys.on("device-2")) == ([[2], [2]], 2)
@@ -187,10 +190,9 @@ def test_what_goes_wrong_at_one_device_is_told_and_stops_no_other(keys):
             # In the middle of it, check mode tells what would come.
             before = keys.on("device-1")
             record = keys.rotate(2, "--check", "--diff", of=of, dtls_psk_secure_logging=False, **vault)
-            assert [(one.host, one.task) for one in record.changed if one.host != "device-3"] == [
-                ("device-1", "dtls_psk : Give the device its key and keep the old one as the previous"),
-                ("device-1", "dtls_psk : Have the device use its key"),
-            ]
+            assert {one.host for one in record.changed} == {"device-1"}
+            assert "Give the device its key and keep the old one" in record.changed[0].task
+            assert keys.key("device-1", 2).hex() not in record.output
             assert (keys.on("device-1"), keys.accepted("device-1")) == (before, [[1, 2], [1, 2]])
             # Those who can be reached are done, and an operator may be content with that.
             told = keys.rotate(2, of=of, dtls_psk_allow_pending=True, **vault).output
@@ -216,7 +218,7 @@ def _told(record):
 def test_while_an_endpoint_is_down_nothing_is_pushed_and_an_emergency_does_what_it_can(keys):
     keys.begin(1)
     here, down = keys.fleet.endpoints
-    emergency = {"dtls_psk_mode": "emergency", "dtls_psk_confirm_timeout": 1}
+    emergency = {"dtls_psk_mode": "emergency", "dtls_psk_confirm_timeout": 0}
     streams = Streams(keys.fleet)
     del streams.sensors["device-2"]  # which would use the endpoint that is down
     with streams:
