@@ -253,7 +253,7 @@ def test_a_filter_that_does_not_do_so_is_seen(lab, service, line, instead, seen)
     assert any(line in one for one in rules)
     broken = [instead if line in one else one for one in rules]
     try:
-        run(*on(lab.endpoint), "nft", "-f", "-", input="\n".join(broken) + "\n")
+        run(*on(lab.endpoint), "nft", "-f", "-", text="\n".join(broken) + "\n")
         with pytest.raises(AssertionError, match=seen):
             assert_a_flood_is_held_back(lab, patience=2)
     finally:
