@@ -47,9 +47,10 @@ class Operator:
     def __init__(self, fleet):
         self.fleet = fleet
         self._variables = dict(ALWAYS)
-        self._vault = fleet.vault(**{name: make() for name, make in SECRETS.items()})
+        self.secrets = {name: make() for name, make in SECRETS.items()}
+        self._vault = fleet.vault(**self.secrets)
 
-    def play(self, playbook, *arguments, changes=(), status=0):
+    def play(self, playbook, *arguments, changes=(), status=0, **environment):
         """Run one with ``changes`` of variables, which stay; its record."""
         self._variables |= dict(changes)
         inventory = self.fleet.inventory(**self._variables)
@@ -61,6 +62,7 @@ class Operator:
             record=True,
             status=status,
             timeout=STEP_TIME,
+            **environment,
         )
 
 

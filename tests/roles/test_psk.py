@@ -47,7 +47,8 @@ def keys(fleet):
     return Keys(fleet)
 
 
-def check_on_a_bare_fleet(keys):
+def test_check_mode_shows_on_a_bare_fleet_what_would_come_and_changes_nothing(bare):
+    keys = Keys(bare)
     record = keys.rotate(1, "--check", "--diff", dtls_psk_secure_logging=False)
     for device in keys.devices:
         assert keys.on(device) is None
@@ -56,8 +57,7 @@ def check_on_a_bare_fleet(keys):
     assert "+a secret of" in record.output
 
 
-def rotation_under_traffic(keys):
-    """All that is asked of one: nothing is lost, no key is shown anywhere, and a second run changes nothing."""
+def test_a_rotation_under_traffic_loses_nothing_and_shows_no_key_anywhere(keys):
     keys.begin(1)
     search = Search(
         keys.fleet, secrets=[Secret("the master key", keys.master, {"controller": ["/inventory.json"]})]
@@ -84,22 +84,6 @@ def rotation_under_traffic(keys):
         assert_unchanged(keys.rotate(2))
     streams.check(ended=0, failed=0, lost=0)
     search.check()
-
-
-def test_check_mode_shows_on_a_bare_fleet_what_would_come_and_changes_nothing(bare):
-    check_on_a_bare_fleet(Keys(bare))
-
-
-def test_a_rotation_under_traffic_loses_nothing_and_shows_no_key_anywhere(keys):
-    rotation_under_traffic(keys)
-
-
-def test_so_it_is_on_debian_13_with_the_newest_ansible(lab):
-    with Fleet(endpoints=1, devices=1, suite="trixie", controller="newest") as fleet:
-        keys = Keys(fleet)
-        check_on_a_bare_fleet(keys)
-        deploy(fleet)
-        rotation_under_traffic(keys)
 
 
 def test_first_keys_come_from_two_operators_at_once_and_the_next_ones_batch_by_batch(keys):

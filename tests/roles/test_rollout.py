@@ -3,9 +3,12 @@
 import pytest
 
 from tests.lab.demonstration import FEW, PLAYBOOKS, STEPS, Operator
+from tests.lab.leaks import Search, Secret
 from tests.lab.recorder import assert_unchanged
 from tests.lab.traffic import Streams
+from tests.roles.plays import load
 
+KEYS = load("module_utils/dtls_keys")
 FLEET = {"endpoints": 2, "devices": 3, "suite": "trixie", "controller": "newest"}
 
 
@@ -15,11 +18,29 @@ def operator(fleet):
 
 
 @pytest.fixture(scope="module")
-def rolled(fleet, operator):
-    """Every step was made while the devices streamed; what they have seen."""
+def search(fleet, operator):
+    """For the master key, and those that are made of it, in all that the steps say and leave."""
+    master = bytes.fromhex(operator.secrets["vault_dtls_psk_master"])
+    search = Search(fleet, secrets=[Secret("the master key", master)])
+    on_endpoints = {host.name: ["/etc/dtls-endpoint/psk.d/*"] for host in fleet.endpoints}
+    for device in fleet.devices:
+        places = {device.name: ["/etc/dtls/*"], **on_endpoints}
+        for generation in (1, 2):
+            key = KEYS.derive(master, device.name, generation, 32)
+            search.add(Secret(f"key {generation} of {device.name}", key, places))
+    return search
+
+
+@pytest.fixture(scope="module")
+def rolled(fleet, operator, search):
+    """Every step was rehearsed, and then made while the devices streamed; what they have seen."""
     with Streams(fleet, connected=False) as streams:
         for step in STEPS:
-            record = operator.play(PLAYBOOKS / step.playbook, changes=step.changes(fleet))
+            changes = step.changes(fleet)
+            operator.play(PLAYBOOKS / step.playbook, "--check", "--diff", changes=changes)
+            with search.watching():
+                record = operator.play(PLAYBOOKS / step.playbook, "-vvvvv", "--diff", **search.environment())
+            search.output(record.output)
             assert record.changed, step.name
             if step.name != "deploy":
                 streams.wait_until_echoed(FEW)
@@ -40,6 +61,10 @@ def test_from_bare_hosts_to_an_upgraded_fleet_nothing_is_lost(fleet, rolled):
             "600 dtls-endpoint /etc/dtls-endpoint/psk.d/fleet.psk",
             "dtls-endpoint 0.1.1",
         ]
+
+
+def test_no_key_is_shown_or_left_anywhere(rolled, search):
+    search.check()
 
 
 @pytest.mark.parametrize("playbook", ["deploy.yml", "rotate.yml", "firewall.yml"])
