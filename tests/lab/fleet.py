@@ -134,6 +134,8 @@ class Fleet:
             "ANSIBLE_DEPRECATION_WARNINGS": "True",
             "ANSIBLE_NOCOLOR": "True",
             "ANSIBLE_RETRY_FILES_ENABLED": "False",
+            # Half a second less for each module.
+            "ANSIBLE_PIPELINING": "True",
         }
 
     def start(self, program, *arguments, **environment):

@@ -26,7 +26,6 @@ def variables(suite="bookworm", *, version=None, patch=None, config=None, **more
         "dtls_endpoint_wheelhouse": str(wheelhouse(suite, version=version, patch=patch)),
         "dtls_endpoint_config": config or {"forward": {"kind": "echo"}},
         "dtls_endpoint_health_timeout": PATIENCE,
-        "ansible_pipelining": True,
         **more,
     }
 

@@ -115,8 +115,13 @@ def test_a_key_is_strong_here_where_it_is_strong_for_the_endpoint():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "00", secrets.token_hex(15), secrets.token_hex(65), "x" * 32, None, 7, SECRET]
-)
+    "text",
+    # Without ids of their own they would be other tests in each run.
+    [
+        "", "00", pytest.param(secrets.token_hex(15), id="short"), pytest.param(secrets.token_hex(65), id="long"),
+        "x" * 32, None, 7, SECRET,
+    ],
+)  # fmt: skip
 def test_what_is_no_key_is_not_strong(text):
     assert FILTERS["dtls_strong"](text) is False
 
