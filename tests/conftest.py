@@ -26,6 +26,7 @@ settings.register_profile(
 settings.load_profile("ci" if IN_CI else "local")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where several processes share the work (``-n``): a file is one's, and so are all that boot hosts, which come first."""
     for item in items:
