@@ -21,7 +21,7 @@ PLAYED := $(wildcard roles playbooks inventory galaxy.yml)
 ANSIBLE := ANSIBLE_HOME=$(CURDIR)/.venv/ansible PATH=$(CURDIR)/$(BIN):$(PATH)
 
 # Two processes share the tests: one boots hosts, and waits for them, while the other computes.
-SHARED := --numprocesses=2 --dist=loadgroup --no-loadscope-reorder
+SHARED := --numprocesses=2
 
 empty :=
 space := $(empty) $(empty)

@@ -4,14 +4,14 @@ import importlib
 import os
 import shutil
 import signal
-from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling
 
-HERE = Path(__file__).parent
+BOOTING = ("tests/lab/", "tests/roles/")
 IN_CI = os.environ.get("CI", "").lower() not in {"", "0", "false", "no"}
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -26,16 +26,22 @@ settings.register_profile(
 settings.load_profile("ci" if IN_CI else "local")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
+class ByFile(LoadScopeScheduling):  # type: ignore[misc]
+    """Where several processes share the tests (``-n``): a file is one's, and so are all files that boot hosts."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "lab" if nodeid.startswith(BOOTING) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    """xdist's hook."""
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes share the work (``-n``): a file is one's, and so are all that boot hosts, which come first."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("lab" if _boots_hosts(item) else item.path.stem))
-    items.sort(key=_boots_hosts, reverse=True)
-
-
-def _boots_hosts(item: pytest.Item) -> bool:
-    return item.path.relative_to(HERE).parts[0] in {"lab", "roles"}
+    """Hosts come first: what waits most should not be begun last."""
+    items.sort(key=lambda item: not item.nodeid.startswith(BOOTING))
 
 
 def require_program(name: str) -> str:
