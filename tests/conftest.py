@@ -26,7 +26,7 @@ settings.register_profile(
 settings.load_profile("ci" if IN_CI else "local")
 
 
-class ByFile(LoadScopeScheduling):  # type: ignore[misc]
+class ByFile(LoadScopeScheduling):
     """Where several processes share the tests (``-n``): a file is one's, and so are all files that boot hosts."""
 
     def _split_scope(self, nodeid: str) -> str:
