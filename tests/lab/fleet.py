@@ -153,7 +153,7 @@ class Fleet:
 
     def start_playbook(self, playbook, *arguments, inventory=None, **environment):
         """Start ansible-playbook, as :meth:`start` does."""
-        if "ANSIBLE_ROLES_PATH" in environment and (Path(playbook).parent / "roles").exists():
+        if "ANSIBLE_ROLES_PATH" in environment and Path(playbook).is_file():
             # Roles beside a playbook would come before those that are asked for.
             playbook = shutil.copy(playbook, self.folder)
         return self.start(
