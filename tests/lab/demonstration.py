@@ -19,7 +19,7 @@ from rich.table import Table
 
 from endpoint.keystore.fingerprint import fingerprint
 from tests.lab import images
-from tests.lab.fleet import REPOSITORY, Fleet
+from tests.lab.fleet import PLAYBOOKS, Fleet
 from tests.lab.recorder import Record
 from tests.lab.traffic import KEY_FILE, Streams
 from tests.lab.wheelhouse import wheelhouse
@@ -38,7 +38,6 @@ STEP_TIME = 900
 """Seconds after which a playbook is ended."""
 FEW = 20
 """Datagrams of each device that have to come back after a step: what it broke is then seen in its own line."""
-PLAYBOOKS = REPOSITORY / "playbooks"
 
 
 class Operator:

@@ -17,6 +17,7 @@ from tests.lab.hosts import BusyboxHost, Device, SystemdHost
 from tests.lab.network import Network
 
 REPOSITORY = Path(__file__).parents[2]
+PLAYBOOKS = REPOSITORY / "playbooks"
 FIRST_ENDPOINT, FIRST_DEVICE = 11, 21
 
 _numbers = itertools.count()
@@ -153,7 +154,7 @@ class Fleet:
 
     def start_playbook(self, playbook, *arguments, inventory=None, **environment):
         """Start ansible-playbook, as :meth:`start` does."""
-        if "ANSIBLE_ROLES_PATH" in environment and Path(playbook).is_file():
+        if "ANSIBLE_ROLES_PATH" in environment and Path(playbook).parent == PLAYBOOKS:
             # Roles beside a playbook would come before those that are asked for.
             playbook = shutil.copy(playbook, self.folder)
         return self.start(

@@ -2,10 +2,9 @@
 
 import re
 
-from tests.lab.fleet import REPOSITORY
+from tests.lab.fleet import PLAYBOOKS
 from tests.lab.wheelhouse import wheelhouse
 
-PLAYBOOKS = REPOSITORY / "playbooks"
 PROGRAM = "/opt/dtls-endpoint/current/bin/dtls-endpoint"
 CONFIG = "/etc/dtls-endpoint/endpoint.toml"
 AS_USER = 'su -s /bin/sh -c \'exec "$0" "$@"\' -- dtls-endpoint'

@@ -8,13 +8,12 @@ import subprocess
 
 import pytest
 
-from tests.lab.fleet import Fleet
+from tests.lab.fleet import PLAYBOOKS, Fleet
 from tests.lab.leaks import Search, Secret
 from tests.lab.traffic import Streams
 from tests.lab.wheelhouse import EXITS, MUTE
 from tests.roles.endpoints import (
     CONFIG,
-    PLAYBOOKS,
     SHORT,
     counts,
     deployed,

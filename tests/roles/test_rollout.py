@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.lab.demonstration import FEW, PLAYBOOKS, STEPS, Operator
+from tests.lab.demonstration import FEW, STEPS, Operator
+from tests.lab.fleet import PLAYBOOKS
 from tests.lab.leaks import Search, Secret
 from tests.lab.recorder import assert_unchanged
 from tests.lab.traffic import Streams
@@ -32,19 +33,30 @@ def search(fleet, operator):
 
 
 @pytest.fixture(scope="module")
-def rolled(fleet, operator, search):
-    """Every step was rehearsed, and then made while the devices streamed; what they have seen."""
+def rehearsed(fleet, operator):
+    """What a rehearsal of the first step on bare hosts said."""
+    first = STEPS[0]
+    return operator.play(PLAYBOOKS / first.playbook, "--check", "--diff", changes=first.changes(fleet))
+
+
+@pytest.fixture(scope="module")
+def rolled(fleet, operator, search, rehearsed):
+    """Every step was made while the devices streamed; what they have seen."""
     with Streams(fleet, connected=False) as streams:
         for step in STEPS:
-            changes = step.changes(fleet)
-            operator.play(PLAYBOOKS / step.playbook, "--check", "--diff", changes=changes)
+            given = {"changes": step.changes(fleet), **search.environment()}
             with search.watching():
-                record = operator.play(PLAYBOOKS / step.playbook, "-vvvvv", "--diff", **search.environment())
+                record = operator.play(PLAYBOOKS / step.playbook, "-vvvvv", "--diff", **given)
             search.output(record.output)
             assert record.changed, step.name
             if step.name != "deploy":
                 streams.wait_until_echoed(FEW)
     return streams
+
+
+def test_a_rehearsal_on_bare_hosts_shows_what_would_come(fleet, rehearsed):
+    assert {result.host for result in rehearsed.changed} == {host.name for host in fleet.endpoints}
+    assert "+ListenDatagram=[::]:5684" in rehearsed.output
 
 
 def test_from_bare_hosts_to_an_upgraded_fleet_nothing_is_lost(fleet, rolled):
