@@ -253,14 +253,6 @@ def test_the_init_script_is_a_shell_script_without_holes(tmp_path):
     assert "start|stop|restart|reload|status" in usage.stderr
 
 
-def test_variables_are_the_same_in_defaults_specification_and_readme():
-    defaults = yaml.safe_load((ROLE / "defaults/main.yml").read_text())
-    spec = yaml.safe_load((ROLE / "meta/argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
-    readme = re.findall(r"^\| `(dtls_\w+)` \|", (ROLE / "README.md").read_text(), re.MULTILINE)
-    assert list(defaults) == list(spec) == readme
-    assert {name: option["default"] for name, option in spec.items()} == defaults
-
-
 def test_every_shell_script_of_the_role_is_posix():
     for script in (
         *ROLE.glob("files/*.sh"),
