@@ -128,9 +128,13 @@ def test_a_controller_that_is_killed_after_each_phase_goes_on_where_it_was(keys)
         assert keys.accepted("device-1") == [[3], [3]]
         record = keys.rotate(4)
         assert [result.task for result in record.changed if "Have services read" in result.task]
+        # Killed after the old key was retired, and before devices have lost it:
+        keys.killed(5, "Remove the device's previous key")
+        assert [(keys.on(device), keys.on(device, PREVIOUS)) for device in DEVICES] == [(5, 4)] * 3
+        keys.rotate(5)
         for device in DEVICES:
-            assert keys.accepted(device) == [[4], [4]]
-            assert (keys.on(device), keys.on(device, PREVIOUS)) == (4, None)
+            assert keys.accepted(device) == [[5], [5]]
+            assert (keys.on(device), keys.on(device, PREVIOUS)) == (5, None)
     streams.check(ended=0, failed=0, lost=0)
 
 
