@@ -5,15 +5,13 @@ import os
 import secrets
 import shutil
 import signal
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.lab.fleet import REPOSITORY
 from tests.roles.endpoints import CONFIG, PROGRAM, variables
+from tests.roles.plays import load
 
-sys.path.append(str(REPOSITORY / "roles/dtls_common/module_utils"))
-import dtls_keys
-
+KEYS = load("module_utils/dtls_keys")
 ROTATE, REVOKE = REPOSITORY / "playbooks/rotate.yml", REPOSITORY / "playbooks/revoke.yml"
 KEY_FILE, PREVIOUS = "/etc/dtls/psk", "/etc/dtls/psk.previous"
 RELOAD = "touch /run/sensor.reload"
@@ -79,10 +77,10 @@ class Keys:
         }
 
     def key(self, device, generation):
-        return dtls_keys.derive(bytes.fromhex(self.master), device, generation, 32)
+        return KEYS.derive(bytes.fromhex(self.master), device, generation, 32)
 
     def fingerprint(self, device, generation):
-        return dtls_keys.fingerprint(self.key(device, generation))
+        return KEYS.fingerprint(self.key(device, generation))
 
     # --- runs ---------------------------------------------------------------------------------------
 

@@ -6,12 +6,14 @@ import sys
 import tomllib
 import zipfile
 
+import attrs
 import jinja2
 import pytest
 import yaml
 from ansible.errors import AnsibleFilterError
 
 from endpoint.config import load_config
+from endpoint.tables.sinks import UdpTable
 from tests.lab.fleet import REPOSITORY
 
 ROLE = REPOSITORY / "roles" / "dtls_endpoint"
@@ -202,6 +204,11 @@ def test_what_the_configuration_names_by_address_may_be_reached_and_nothing_else
         "192.0.2.53",
     }
     assert "LimitNOFILE=11074" in unit
+
+
+def test_there_are_files_for_as_many_upstreams_as_the_endpoint_opens_by_default():
+    network = endpoint_network({"forward": {"kind": "udp", "upstream": "192.0.2.1:5683"}})
+    assert network["sockets"] == attrs.fields(UdpTable).max_upstreams.default
 
 
 def test_the_units_say_what_the_published_ones_say():

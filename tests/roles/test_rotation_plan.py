@@ -13,6 +13,7 @@ from tests.lab.fleet import REPOSITORY
 
 sys.path.append(str(REPOSITORY / "roles/dtls_common/module_utils"))
 import dtls_rotation as rotation
+import dtls_wanted
 
 MASTER = secrets.token_hex(32)
 DEFAULTS = {"dtls_psk_source": "derived", "dtls_psk_master": "", "dtls_psk_keys": {}, "dtls_psk_length": 32}
@@ -26,14 +27,14 @@ def inventory(generation=2, **hosts):
 @functools.cache
 def wants(generation=2):
     told = inventory(generation)
-    return rotation.wanted(told, list(told), DEFAULTS, [])
+    return dtls_wanted.wanted(told, list(told), DEFAULTS, [])
 
 
 @functools.cache
 def name(generation, identity="meter"):
     """The fingerprint of a generation's key."""
     told = inventory(generation, **{identity: {}})
-    return rotation.wanted(told, [identity], DEFAULTS, [])[identity]["fingerprint"]
+    return dtls_wanted.wanted(told, [identity], DEFAULTS, [])[identity]["fingerprint"]
 
 
 def answer(
@@ -202,7 +203,7 @@ def test_an_endpoint_that_says_nothing_is_told_with_its_reason():
 
 def test_a_revoked_identity_is_left_alone_and_told_where_it_is_still_accepted():
     told = inventory(meter={}, thief={"dtls_psk_device_id": "x"})
-    found = rotation.wanted(told, list(told), DEFAULTS, ["x"])
+    found = dtls_wanted.wanted(told, list(told), DEFAULTS, ["x"])
     assert list(found) == ["meter"]
     plan = rotation.plan(found, [answer("a", [2], used=2, identity="meter")], revoked=["x", "meter"])
     assert plan["still"] == {"meter": ["a"]}
@@ -265,16 +266,16 @@ def test_a_device_whose_file_was_seen_with_the_key_holds_it():
 )
 def test_a_mistake_in_the_inventory_names_host_variable_and_remedy_and_no_key(variables, what):
     told = inventory(meter=variables)
-    with pytest.raises(rotation.Mistake) as caught:
-        rotation.wanted(told, ["meter"], DEFAULTS, [])
+    with pytest.raises(dtls_wanted.Mistake) as caught:
+        dtls_wanted.wanted(told, ["meter"], DEFAULTS, [])
     assert str(caught.value).startswith(what)
     assert "geheim" not in str(caught.value)
 
 
 def test_two_devices_do_not_share_an_identity():
     told = inventory(a={"dtls_psk_device_id": "x"}, b={"dtls_psk_device_id": "x"})
-    with pytest.raises(rotation.Mistake, match="b: dtls_psk_device_id: 'x' is also a's"):
-        rotation.wanted(told, ["a", "b"], DEFAULTS, [])
+    with pytest.raises(dtls_wanted.Mistake, match="b: dtls_psk_device_id: 'x' is also a's"):
+        dtls_wanted.wanted(told, ["a", "b"], DEFAULTS, [])
 
 
 def test_a_key_is_of_one_device_and_of_one_generation():
@@ -288,13 +289,13 @@ def test_a_key_is_of_one_device_and_of_one_generation():
         )
 
     with pytest.raises(
-        rotation.Mistake, match=r"^b: dtls_psk_keys: the key of generation 2 is also a's; remedy: "
+        dtls_wanted.Mistake, match=r"^b: dtls_psk_keys: the key of generation 2 is also a's; remedy: "
     ):
-        rotation.wanted(told({2: one}, {2: one}), ["a", "b"], DEFAULTS, [])
+        dtls_wanted.wanted(told({2: one}, {2: one}), ["a", "b"], DEFAULTS, [])
     with pytest.raises(
-        rotation.Mistake, match=r"^a: dtls_psk_keys: generations 1 and 2 are the same key; remedy: "
+        dtls_wanted.Mistake, match=r"^a: dtls_psk_keys: generations 1 and 2 are the same key; remedy: "
     ):
-        rotation.wanted(told({1: one, 2: one}, {2: two}), ["a", "b"], DEFAULTS, [])
+        dtls_wanted.wanted(told({1: one, 2: one}, {2: two}), ["a", "b"], DEFAULTS, [])
 
 
 @pytest.mark.parametrize(
@@ -309,21 +310,21 @@ def test_what_counts_for_all_devices_is_not_taken_from_one_of_them(name, one, ot
     """A device that is revoked in its own host_vars would have been given keys: only those of the first were read."""
     told = inventory(first={}, meter={name: one})
     defaults = {**DEFAULTS, name: other}
-    with pytest.raises(rotation.Mistake) as caught:
-        rotation.wanted(told, list(told), defaults, [])
+    with pytest.raises(dtls_wanted.Mistake) as caught:
+        dtls_wanted.wanted(told, list(told), defaults, [])
     assert str(caught.value).startswith(
         f"meter: {name}: is {one!r} here and {other!r} for first, and counts for all devices of a run; remedy: "
     )
-    rotation.wanted(inventory(first={name: one}, meter={name: one}), ["first", "meter"], defaults, [])
+    dtls_wanted.wanted(inventory(first={name: one}, meter={name: one}), ["first", "meter"], defaults, [])
 
 
 def test_keys_of_the_vault_are_found_by_number_or_text_and_old_weak_ones_do_not_matter():
     good, better = secrets.token_hex(32), secrets.token_hex(32)
     own = {"dtls_psk_source": "vault", "dtls_psk_keys": {"1": good, 2: better, 0: "11" * 16}}
     told = inventory(meter=own)
-    found = rotation.wanted(told, ["meter"], DEFAULTS, [])["meter"]
+    found = dtls_wanted.wanted(told, ["meter"], DEFAULTS, [])["meter"]
     assert list(found["generations"].values()) == [1]
-    assert rotation.lines(told, ["meter"], DEFAULTS) == f"meter:{better}\n"
+    assert dtls_wanted.lines(told, ["meter"], DEFAULTS) == f"meter:{better}\n"
 
 
 def test_at_every_point_of_every_rotation_that_is_cut_short_a_working_key_is_left():

@@ -15,6 +15,7 @@ if _SHARED not in sys.path:
     sys.path.append(_SHARED)
 
 import dtls_rotation  # noqa: E402
+import dtls_wanted  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,15 +29,15 @@ def psk_wanted(
 ) -> dict[str, Any]:
     """Which key each device is to have, by its fingerprint."""
     try:
-        return dtls_rotation.wanted(hostvars, hosts, defaults, [str(one) for one in revoked])
-    except dtls_rotation.Mistake as mistake:
+        return dtls_wanted.wanted(hostvars, hosts, defaults, [str(one) for one in revoked])
+    except dtls_wanted.Mistake as mistake:
         raise AnsibleFilterError(str(mistake)) from None
 
 
 def psk_wanted_lines(hostvars: Mapping[str, Any], hosts: list[str], defaults: Mapping[str, Any]) -> str:
     """These keys themselves, as lines of a PSK file."""
     try:
-        return dtls_rotation.lines(hostvars, hosts, defaults)
+        return dtls_wanted.lines(hostvars, hosts, defaults)
     except ValueError as error:
         raise AnsibleFilterError(str(error)) from None
 
