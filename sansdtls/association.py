@@ -184,7 +184,7 @@ class Association(PathFollower):
             if epoch == read.epoch:
                 self._receive_plaintext(record, handshake, now)
                 return True
-            opened = handshake.open_next_epoch(record)
+            opened = handshake.open_next_epoch(record, now)
             if opened is None:
                 return False
             self._receive_authentic(*opened, now)

@@ -10,9 +10,10 @@ datagram. Wanted: a device with a wrong key gets decrypt_error (RFC 7925 §4) so
 its flight until it gives up; but a forged record must not end an honest handshake, and wrong key and
 unknown identity must look the same. A Finished that no key opens proves nothing by itself, since
 anybody can make one. So it is only noted. The verdict falls when a retransmission timer runs out, and
-only if undecryptable Finished records arrived in two separate timer periods and no genuine one in
-either: the first period ends with our flight repeated, which makes an honest peer repeat its own. To end
-a handshake a forger has to hit both periods *and* both honest flights have to be lost. Unknown
+only if undecryptable Finished records arrived at two separate times, our flight was repeated since the
+first, which makes an honest peer repeat its own, and no genuine one came before or after that. To end a
+handshake a forger has to send twice *and* both honest flights have to be lost. It does not matter which of the two
+flights of a peer came before ours was repeated: where its timer and ours run out at the same moment that is chance. Unknown
 identities take the same way with random keys; a list of keys is filled up with them to a fixed number, so
 that the work is the same too. Left out: a forger who also controls loss can end a handshake by silence
 anyhow.
@@ -24,6 +25,7 @@ valid follows.
 from __future__ import annotations
 
 import abc
+import math
 from typing import TYPE_CHECKING, ClassVar
 
 from sansdtls.crypto.prf import VERIFY_DATA_LENGTH, digest, equal
@@ -69,10 +71,10 @@ if TYPE_CHECKING:
     from sansdtls.wire.messages import ClientHello
     from sansdtls.wire.record import Record
 
-UNDECRYPTABLE_PERIODS = 2
-"""Timer periods with an undecryptable Finished after which the peer's key counts as wrong. One would let a
-single forged record end a handshake whose Finished was lost; each further one delays the answer to a
-misconfigured device by a doubled timer."""
+UNDECRYPTABLE_TIMES = 2
+"""Separate times at which an undecryptable Finished has to come before the peer's key counts as wrong: half an initial timeout
+apart, since a flight is one time. One would let a single forged record end a handshake whose Finished was lost; each
+further one delays the answer to a misconfigured device by a doubled timer."""
 
 AFTER_FINISHED = frozenset((int(ContentType.APPLICATION_DATA), int(ContentType.RETURN_ROUTABILITY_CHECK)))
 """Content types that a peer who has finished may send, and that may overtake its Finished."""
@@ -132,8 +134,10 @@ class Handshake(abc.ABC):
         self._server_random = b""
         self._parameters: HandshakeParameters  # set when the keys can be derived
         self._noted_alert: Cause | None = None
-        self._undecryptable_periods = 0
-        self._last_undecryptable_period = -1
+        self._undecryptable_times = 0
+        self._undecryptable_at = -math.inf
+        self._undecryptable_since = 0
+        """The number of our flight's retransmissions when the first came."""
         self._deferred_size = 0
 
     # --- what the connection calls ------------------------------------------------------------------
@@ -185,7 +189,7 @@ class Handshake(abc.ABC):
         else:
             self._layer.discard(DiscardReason.UNEXPECTED_CHANGE_CIPHER_SPEC)
 
-    def open_next_epoch(self, record: Record) -> tuple[int, bytes] | None:
+    def open_next_epoch(self, record: Record, now: float) -> tuple[int, bytes] | None:
         """Try the candidate keys on a record of epoch 1; type and plaintext if one fits.
 
         Records that cannot be judged yet are kept in ``deferred``. Application data and questions for the path
@@ -214,7 +218,7 @@ class Handshake(abc.ABC):
         if any(candidate.keys.read.exhausted for candidate in self._candidates):
             raise HandshakeFailure(None, KeysExhausted("open"))
         if record.content_type in (ContentType.HANDSHAKE, ContentType.TLS12_CID):
-            self._note_undecryptable()
+            self._note_undecryptable(now)
         return None
 
     def defer(self, record: Record) -> None:
@@ -243,15 +247,18 @@ class Handshake(abc.ABC):
         """Repeat the flight, or give up by raising HandshakeFailure."""
         timer = self.timer
         if now >= timer.overall_deadline:
-            raise self._give_up(patience=1)
+            raise self._give_up()
         if timer.deadline is None or now < timer.deadline:
             return
         if self._noted_alert is not None:
             raise HandshakeFailure(None, self._noted_alert)
         if timer.given_up:
-            raise self._give_up(patience=1)
-        if self._undecryptable_periods >= UNDECRYPTABLE_PERIODS:
-            raise self._give_up(patience=UNDECRYPTABLE_PERIODS)
+            raise self._give_up()
+        if (
+            self._undecryptable_times >= UNDECRYPTABLE_TIMES
+            and timer.retransmissions > self._undecryptable_since
+        ):
+            raise self._give_up()
         timer.back_off(now)
         if timer.shrink_due:
             self._datagram_size = max(MINIMUM_DATAGRAM_SIZE, self._datagram_size // 2)
@@ -365,14 +372,17 @@ class Handshake(abc.ABC):
         self._chosen = candidate
         self._layer.read = candidate.keys.read
 
-    def _note_undecryptable(self) -> None:
-        if self._last_undecryptable_period != self.timer.retransmissions:
-            self._last_undecryptable_period = self.timer.retransmissions
-            self._undecryptable_periods += 1
+    def _note_undecryptable(self, now: float) -> None:
+        if now - self._undecryptable_at < self._config.retransmit.initial_timeout / 2:
+            return
+        if not self._undecryptable_times:
+            self._undecryptable_since = self.timer.retransmissions
+        self._undecryptable_at = now
+        self._undecryptable_times += 1
 
-    def _give_up(self, *, patience: int) -> HandshakeFailure:
-        """The end by silence, or by a wrong key if that is what was seen in ``patience`` periods."""
-        if self._undecryptable_periods >= patience:
+    def _give_up(self) -> HandshakeFailure:
+        """The end by silence, or by a wrong key if anything speaks for that."""
+        if self._undecryptable_times:
             return self._authentication_failure(AuthenticationProblem.WRONG_KEY)
         return HandshakeFailure(None, self._noted_alert or HandshakeTimeout(self.state.name))
 

@@ -233,6 +233,33 @@ def test_a_single_forged_finished_never_counts_as_a_wrong_key_before_the_deadlin
     assert puppet.rig.causes == []
 
 
+@pytest.mark.parametrize(
+    ("moments", "told"),
+    [
+        # A flight of the peer and its repetition, whose timer runs out just before ours, or just after.
+        ((0.0, 0.99), 3.0),
+        ((0.0, 1.0), 3.0),
+        # One flight that came in two halves is one.
+        ((0.0, 0.49), None),
+        # Our repetition at 1 s came before the first: that at 3 s has to be answered as well.
+        ((1.5, 2.5), 7.0),
+    ],
+    ids=str,
+)
+def test_a_peer_that_repeats_what_no_key_opens_is_told_once_our_own_flight_was_repeated(moments, told):
+    puppet = PuppetClient()
+    puppet.hello()
+    puppet.give(puppet.key_exchange(), puppet.change_cipher_spec())
+    for seq, moment in enumerate(moments):
+        puppet.wait(moment - puppet.rig.now)
+        puppet.give(raw.record(raw.HANDSHAKE, bytes(40), epoch=1, seq=seq))
+    puppet.wait((told or 60) - 0.01 - puppet.rig.now)
+    assert puppet.rig.causes == []
+    puppet.wait(0.01)
+    wrong = AuthenticationFailed(AuthenticationProblem.WRONG_KEY, IDENTITY)
+    assert puppet.rig.causes == ([] if told is None else [wrong])
+
+
 @pytest.mark.parametrize("initial", [1.0, 9.0])
 def test_a_wrong_key_is_told_after_two_periods_of_retransmission(initial):
     policy = RetransmitPolicy(initial_timeout=initial)

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.interop
 
 WRONG_KEY = b"not the same key"
 IMPATIENT = RetransmitPolicy(initial_timeout=0.5, max_retransmissions=3, handshake_timeout=8.0)
-"""Our side decides that a key is wrong when Finished could not be decrypted in two timer periods."""
+"""Our side decides that a key is wrong when Finished could not be decrypted twice, before and after it has repeated its flight."""
 IN_HASTE = RetransmitPolicy(initial_timeout=0.25, handshake_timeout=1.0)
 """Or, of a client that does not repeat its Finished, at the deadline."""
 

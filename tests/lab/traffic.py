@@ -17,6 +17,7 @@ The firmware's rules, which `dtls_psk` counts on:
 import contextlib
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import attrs
@@ -62,7 +63,7 @@ class Figures:
     overflowed: int = 0
     """Of what is lost, datagrams that came back and found the kernel's buffer full: this machine was too slow."""
     why: list[str] = attrs.Factory(list)
-    """What went wrong, in words."""
+    """What went wrong, in words, with the time of day: what lost it is found in the logs by that."""
 
 
 class _Stopped(Exception):
@@ -190,13 +191,13 @@ class Sensor:
                     with trio.move_on_after(self._patience / 3):
                         self._take(await channel.receive())
             except (trio.EndOfChannel, trio.BrokenResourceError, OSError) as error:
-                self.figures.why.append(f"the association ended: {error}")
+                self._note(f"the association ended: {error}")
                 return "ended"
             if (
                 trio.current_time() - max(self._heard, min(self._unanswered.values(), default=0.0))
                 > self._patience
             ):
-                self.figures.why.append(f"nothing came back for {self._patience:g} s")
+                self._note(f"nothing came back for {self._patience:g} s")
                 return "ended"
             if self._stamp() != stamp:
                 return "reload"
@@ -211,8 +212,14 @@ class Sensor:
                         # What was sent before it and does not come back at once is lost.
                         waiting.deadline = min(waiting.deadline, trio.current_time() + GRACE)
                     self._take(await channel.receive())
-            except (trio.EndOfChannel, trio.BrokenResourceError, OSError):
-                pass
+            except (trio.EndOfChannel, trio.BrokenResourceError, OSError) as error:
+                self._note(f"the association ended before the last echoes: {error}")
+        for number, sent in self._unanswered.items():
+            ago = trio.current_time() - sent
+            self._note(f"number {number.decode()}, sent {ago:.2f} s before, never came back")
+
+    def _note(self, what):
+        self.figures.why.append(f"{datetime.now(UTC):%H:%M:%S.%f} {what}")
 
     def _take(self, data):
         if self._unanswered.pop(data, None) is not None:
@@ -243,7 +250,7 @@ class Sensor:
             channel = await open_dtls(self._target, self._port, config=config)
         except (HandshakeFailed, OSError) as error:
             self.figures.failed += 1
-            self.figures.why.append(f"{name}: {error}")
+            self._note(f"{name}: {error}")
             await trio.sleep(0.2)
             return None
         self._channels.append(channel)
@@ -288,6 +295,8 @@ class Streams:
     def __init__(self, fleet, *, connected=True, **how):
         self._connected = connected
         endpoints = fleet.endpoints
+        self.steps = []
+        """What was done meanwhile, with the time of day at which it began."""
         self.sensors = {
             device.name: Sensor(device, endpoints[number % len(endpoints)].address, **how)
             for number, device in enumerate(fleet.devices)
@@ -318,6 +327,10 @@ class Streams:
         for name, sensor in self.sensors.items():
             sensor.wait_until(lambda figures, mark=marks[name]: figures.echoed >= mark)
 
+    def step(self, name):
+        """What is done next; told when something was lost."""
+        self.steps.append(f"{datetime.now(UTC):%H:%M:%S.%f} {name}")
+
     def totals(self):
         """Sums over all devices."""
         names = ("sent", "echoed", "handshakes", "failed", "ended", "reloads")
@@ -331,5 +344,5 @@ class Streams:
         figures = {name: sensor.figures for name, sensor in self.sensors.items()}
         totals = self.totals()
         seen = {name: totals[name] for name in ("ended", "failed", "lost")}
-        assert seen == {"ended": ended, "failed": failed, "lost": lost}, figures
+        assert seen == {"ended": ended, "failed": failed, "lost": lost}, (figures, self.steps)
         assert all(one.sent for one in figures.values()), figures

@@ -2,17 +2,22 @@
 
 import contextlib
 import hashlib
+import itertools
 import os
+import select
 import shutil
 import signal
+import socket
 import subprocess
+import threading
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.namespaces import within
+from tests.namespaces import inside, within
 from tests.roles.packets import opens
 from tests.roles.plays import COMMON, Plays, load
 
@@ -92,7 +97,11 @@ def lets_in(host):
 
 def ruleset(content, *, name="rules", minds=True, check_mode=False, **more):
     keywords = {"ignore_errors": not minds} | ({"check_mode": True} if check_mode else {})
-    return {"name": name, "dtls_ruleset": {"name": "guard", "content": content, **more}} | keywords
+    # What conntrack has to know before has tests of its own; for the others it is time.
+    return {
+        "name": name,
+        "dtls_ruleset": {"name": "guard", "content": content, "learn": 0, **more},
+    } | keywords
 
 
 def cutting(content, **more):
@@ -221,6 +230,141 @@ def test_what_is_written_for_iptables_loads_on_a_host_that_boots(fleet, plays):
     on(device, "iptables-legacy -F; iptables-legacy -X")
     device.ssh("iptables-legacy-restore --noflush </etc/dtls-guard/guard.iptables")
     assert on(device, "iptables-legacy-save -t filter | grep guard") == before
+
+
+# --- what is under way when the first rules come ----------------------------------------------------
+
+ROUND_TRIP = 0.4
+QUESTIONS = 10
+"""Sockets that ask in turn, so that an answer is there before the same one asks again, which would make it an answer to that."""
+PACE = 0.05
+"""Seconds between two questions: of eight flows there is always something under way."""
+LEARNING = 1
+LEARNS = "nft list ruleset | grep -e 'chain learn' -e guard-LRN; iptables-legacy -S | grep guard-LRN"
+"""Shows what conntrack learns by."""
+ASKS_NOTHING = GOOD.replace("ct state established,related accept", "udp sport 9999 accept").replace(
+    "chain input {", 'chain input {\n    comment "ct state established";'
+)
+
+
+class FarAway:
+    """Somebody whose answers take a while, and a device's questions to it; use it in a ``with`` statement."""
+
+    def __init__(self, fleet, host):
+        self.asked = self.answered = 0
+        self._end = threading.Event()
+        self._peer = inside(fleet.network.controller, lambda: _udp(("10.77.0.1", 9999)))
+        self._own = inside(host.namespace, lambda: [_udp((host.address, 0)) for _ in range(QUESTIONS)])
+        self._threads = [threading.Thread(target=work) for work in (self._answer, self._ask)]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        until(lambda: self.answered > QUESTIONS, "no answer comes")
+        return self
+
+    def __exit__(self, *_):
+        self._end.set()
+        for thread in self._threads:
+            thread.join()
+        for one in (self._peer, *self._own):
+            one.close()
+
+    def _answer(self):
+        waiting: deque[tuple[float, bytes, tuple[str, int]]] = deque()
+        while not self._end.is_set() or waiting:
+            if select.select([self._peer], [], [], PACE / 5)[0]:
+                waiting.append((time.monotonic() + ROUND_TRIP, *self._peer.recvfrom(100)))
+            while waiting and waiting[0][0] <= time.monotonic():
+                _, data, source = waiting.popleft()
+                self._peer.sendto(data, source)
+
+    def _ask(self):
+        for asking in itertools.cycle(self._own):
+            asking.sendto(b"?", ("10.77.0.1", 9999))
+            self.asked += 1
+            self._hear(PACE)
+            if self._end.is_set():
+                self._hear(4 * ROUND_TRIP)
+                return
+
+    def _hear(self, seconds):
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            for answered in select.select(self._own, [], [], left)[0]:
+                answered.recv(100)
+                self.answered += 1
+
+
+def _udp(address):
+    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    made.bind(address)
+    return made
+
+
+BACKENDS = pytest.mark.parametrize(
+    ("name", "backend", "content"),
+    [
+        ("device-1", "nft", GOOD),
+        ("device-1", "iptables-legacy", GOOD4),
+        ("endpoint-1", "iptables-nft", GOOD4),
+    ],
+    ids=["nft", "iptables-legacy", "iptables-nft"],
+)
+
+
+@BACKENDS
+def test_what_is_on_its_way_when_the_first_rules_come_arrives(fleet, plays, name, backend, content):
+    with FarAway(fleet, fleet[name]) as far:
+        told = plays.run(
+            ruleset(content, name="first", backend=backend, learn=LEARNING),
+            ruleset(content.replace("5684", "5685"), name="second", backend=backend, learn=LEARNING),
+            hosts=name,
+        )
+    assert [told.of(name, step).state for step in ("first", "second")] == ["changed", "changed"]
+    assert far.answered == far.asked
+    assert not on(fleet[name], LEARNS, check=False)
+
+
+def test_without_that_it_would_be_lost(fleet, plays):
+    with FarAway(fleet, fleet["device-1"]) as far:
+        plays.run(ruleset(GOOD, learn=0), hosts="device-1")
+    assert far.answered < far.asked
+
+
+def test_only_for_the_first_rules_that_ask_conntrack_is_it_waited(fleet, plays):
+    quick = {"learn": 30, "rollback_after": 600}
+    began = time.monotonic()
+    plays.run(
+        ruleset(ASKS_NOTHING, name="asks nothing", **quick),
+        ruleset(GOOD, name="first", learn=0),
+        ruleset(BETTER, name="second", **quick),
+        hosts="device-1",
+    )
+    assert time.monotonic() - began < quick["learn"]
+
+
+@BACKENDS
+def test_a_run_that_comes_to_nothing_while_conntrack_learns_leaves_nothing(
+    fleet, plays, tmp_path, name, backend, content
+):
+    host = fleet[name]
+    run = fleet.start_playbook(
+        plays.write([ruleset(content, backend=backend, learn=LEARNING, rollback_after=SOON)], hosts=name),
+        **patched(tmp_path, (SCRIPT, 'sleep "$learn"', "sleep 600")),
+    )
+    try:
+        until(lambda: on(host, LEARNS, check=False), "it does not begin to learn")
+        until(
+            lambda: (
+                not on(host, "nft list ruleset | grep guard; iptables-legacy -S | grep guard", check=False)
+            ),
+            "what it has begun is not undone",
+        )
+    finally:
+        os.killpg(run.pid, signal.SIGKILL)
+        run.communicate()
+    assert written(host) is None
 
 
 def test_rules_that_end_what_is_open_are_taken_back_too_and_without_setsid_or_timers(fleet, plays, tmp_path):

@@ -44,6 +44,7 @@ def rolled(fleet, operator, search, rehearsed):
     """Every step was made while the devices streamed; what they have seen."""
     with Streams(fleet, connected=False) as streams:
         for step in STEPS:
+            streams.step(step.name)
             given = {"changes": step.changes(fleet), **search.environment()}
             with search.watching():
                 record = operator.play(PLAYBOOKS / step.playbook, "-vvvvv", "--diff", **given)

@@ -48,6 +48,7 @@ class ActionModule(ShellAction):
         "backend": {"type": "str", "default": "auto", "choices": ["auto", *PATHS]},
         "content": {"type": "str", "default": ""},
         "rollback_after": {"type": "int", "default": 30},
+        "learn": {"type": "int", "default": 3},
         "persist": {"type": "bool", "default": True},
         "path": {"type": "str", "default": ""},
         "check_session": {"type": "bool", "default": True},
@@ -62,6 +63,8 @@ class ActionModule(ShellAction):
         self._path = options["path"]
         if not 5 <= options["rollback_after"] <= 600:
             raise AnsibleActionFail("rollback_after: is not from 5 to 600 seconds")
+        if not 0 <= options["learn"] <= 60:
+            raise AnsibleActionFail("learn: is not from 0 to 60 seconds")
         if options["state"] == "present" and not options["content"].strip():
             raise AnsibleActionFail("content: is empty; remedy: state=absent, if no rules are wanted")
         try:
@@ -98,8 +101,8 @@ class ActionModule(ShellAction):
         answer = self.shell(
             "dtls_ruleset",
             what, self._name, self._backend, self._nonce, self._path, getattr(self, "_wanted", ""),
-            hashlib.sha256(data).hexdigest(), str(self._options["rollback_after"]),
-            "yes" if self._options["persist"] else "no", port,
+            hashlib.sha256(data).hexdigest(), str(self._options["rollback_after"] + self._options["learn"]),
+            "yes" if self._options["persist"] else "no", port, str(self._options["learn"]),
             data=data,
         )  # fmt: skip
         self.need(answer, self._vars, self._options["name"])

@@ -42,6 +42,16 @@ options:
     description: Seconds from 5 to 600 in which a new connection has to be made.
     type: int
     default: 30
+  learn:
+    description:
+      - >-
+        Seconds from 0 to 60 for which conntrack gets to know what is under way, before rules come into force that ask it. Without
+        that the first such rules drop what is just now on its way to the host.
+      - >-
+        As long as an answer may take. Nothing is waited for where the rules say nothing of conntrack, or those that they replace
+        did.
+    type: int
+    default: 3
   persist:
     description: Whether the rules are written to O(path). Loading it when the host boots is for a unit or a script of its own.
     type: bool

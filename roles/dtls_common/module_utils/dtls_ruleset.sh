@@ -202,6 +202,39 @@ load() {
     esac
 }
 
+# Before rules come that let in only what conntrack knows, it gets to know what is under way. Else the answer to what was sent a
+# moment before is dropped, and so is everything on a connection of which only the other end speaks.
+get_to_know() {
+    [ "$learn" != 0 ] && by_conntrack <"$dir/candidate" && ! shown_live | by_conntrack || return 0
+    # A rule will do that no packet meets. The rules that follow take the chain away in the same transaction, and so does the dead-man.
+    case $backend in
+    fw4 | nft)
+        known=''
+        [ -n "$(nft_live)" ] || known='comment "sansdtls 0";'
+        printf 'table inet %s { %s chain learn { ct state established; }; }\n' "$name" "$known" | nft -f - 2>&1 || return
+        ;;
+    *)
+        for family in $(families); do
+            printf '*filter\n:%s - [0:0]\n-A %s -m conntrack --ctstate ESTABLISHED\nCOMMIT\n' "$name-LRN" "$name-LRN" |
+                ipt_restore "$family" 2>&1 || return
+        done
+        ;;
+    esac
+    sleep "$learn"
+}
+
+shown_live() {
+    case $backend in
+    fw4 | nft) nft list table inet "$name" 2>/dev/null ;;
+    *) for family in $(families); do ipt_state "$family"; done ;;
+    esac
+}
+
+# Whether rules say anything of conntrack; what they say of themselves does not count.
+by_conntrack() {
+    sed -e 's/"[^"]*"//g' -e 's/#.*//' | grep -q -w -e ct -e ctstate -e '-m state'
+}
+
 # What was before; where that cannot be loaded any more, no rules of ours.
 undo() {
     mv "$dir" "$dir.rolling" 2>/dev/null || return 0
@@ -329,11 +362,14 @@ apply() {
     arm || fail "no dead-man can be started"
     # From here on the dead-man tidies up.
     trap - EXIT
+    refused=''
     if ! take_over; then
         retreat
         fail "an apply before this one does not end: $old; remedy: look at $old.rolling/log"
     fi
-    if ! said=$(load); then
+    said=$(get_to_know) || refused=yes
+    [ -d "$dir" ] || fail "another run has changed rules here meanwhile; remedy: one at a time"
+    if [ -n "$refused" ] || ! said=$(load); then
         retreat
         fail "$backend refuses the rules: $(oneline "$said")"
     fi
@@ -439,7 +475,7 @@ main() {
     # Set where a dead-man runs this.
     what=${DTLS_WHAT:-$1} name=$2 backend=${DTLS_BACKEND:-$3} nonce=$4 path=$5 wanted=$6 digest=$7 after=$8 persist=$9
     shift 9
-    port=$1
+    port=$1 learn=$2
     places
     pick
     if [ "$what" != look ] && [ -n "$problem" ]; then fail "$problem"; fi
