@@ -15,6 +15,7 @@ The firmware's rules, which `dtls_psk` counts on:
 """
 
 import contextlib
+import subprocess
 import threading
 import time
 from datetime import UTC, datetime
@@ -26,7 +27,7 @@ import trio
 from endpoint import open_dtls
 from endpoint.channel import HandshakeFailed
 from sansdtls import ClientConfig, ConnectionIdPolicy, RetransmitPolicy
-from tests.namespaces import enter
+from tests.namespaces import enter, within
 
 KEY_FILE = "etc/dtls/psk"
 RELOAD = "run/sensor.reload"
@@ -64,6 +65,13 @@ class Figures:
     """Of what is lost, datagrams that came back and found the kernel's buffer full: this machine was too slow."""
     why: list[str] = attrs.Factory(list)
     """What went wrong, in words, with the time of day: what lost it is found in the logs by that."""
+
+
+_DROPS = (
+    "grep ^Udp: /proc/net/snmp; nft list ruleset | grep 'drop\\|limit' | grep -v 'packets 0 ';"
+    "iptables-legacy -vS | grep DROP | grep -v -e '-c 0 0'"
+)
+_STATUS = "/opt/dtls-endpoint/current/bin/dtls-endpoint status --config /etc/dtls-endpoint/endpoint.toml --json"
 
 
 class _Stopped(Exception):
@@ -294,6 +302,7 @@ class Streams:
 
     def __init__(self, fleet, *, connected=True, **how):
         self._connected = connected
+        self._fleet = fleet
         endpoints = fleet.endpoints
         self.steps = []
         """What was done meanwhile, with the time of day at which it began."""
@@ -337,6 +346,17 @@ class Streams:
         sums = {name: sum(getattr(one.figures, name) for one in self.sensors.values()) for name in names}
         return sums | {"lost": sum(sensor.lost for sensor in self.sensors.values())}
 
+    def _drops(self):
+        """What hosts say of datagrams that they have dropped: the kernel, filters, and the service."""
+        said = {}
+        for host in self._fleet.hosts.values():
+            command = [*within(host.namespace), "sh", "-c", _DROPS]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            said[host.name] = done.stdout.splitlines()
+        for host in self._fleet.endpoints:
+            said[host.name].append(host.ssh(_STATUS, check=False))
+        return said
+
     def check(self, *, ended=0, failed=0, lost=0):
         """Fail unless so many associations were lost, handshakes failed and numbers never came back, in all."""
         for sensor in self.sensors.values():
@@ -344,5 +364,6 @@ class Streams:
         figures = {name: sensor.figures for name, sensor in self.sensors.items()}
         totals = self.totals()
         seen = {name: totals[name] for name in ("ended", "failed", "lost")}
-        assert seen == {"ended": ended, "failed": failed, "lost": lost}, (figures, self.steps)
+        wanted = {"ended": ended, "failed": failed, "lost": lost}
+        assert seen == wanted, (figures, self.steps, self._drops())
         assert all(one.sent for one in figures.values()), figures

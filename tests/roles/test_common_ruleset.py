@@ -223,6 +223,50 @@ def test_so_it_is_with_both_kinds_of_iptables_for_both_families(fleet, plays):
         assert written(fleet[name], "guard.iptables") is None
 
 
+def test_rules_of_another_backend_go_when_those_of_the_new_one_are_confirmed_and_not_before(fleet, plays):
+    kinds = {"endpoint-1": "iptables-nft", "device-1": "iptables-legacy"}
+    variables = {"kinds": kinds}
+    chains, other = {"backend": "{{ kinds[inventory_hostname] }}"}, {"backend": "nft"}
+    plays.run(ruleset(GOOD, **other))
+    told = plays.run(
+        cutting(CUT4, name="cut", minds=False, **chains),
+        ruleset(GOOD, name="still there", check_mode=True, **other),
+        variables=variables,
+    )
+    for name in kinds:
+        assert told.of(name, "cut")["rolled_back"]
+        assert told.of(name, "still there").state == "ok"
+    told = plays.run(
+        ruleset(GOOD4, name="first", **chains), ruleset(GOOD4, name="again", **chains), variables=variables
+    )
+    for host in fleet.hosts.values():
+        assert [told.of(host.name, step).state for step in ("first", "again")] == ["changed", "ok"]
+        assert "table inet guard" not in on(host, "nft list ruleset")
+        assert (written(host), bool(written(host, "guard.iptables"))) == (None, True)
+        # So it is where a run was killed between the confirmation and that.
+        on(host, f"nft -f - <<'END'\n{RULES.for_nft('guard', GOOD)}END")
+    told = plays.run(
+        ruleset(GOOD4, name="first", check_mode=True, **chains),
+        ruleset(GOOD4, name="second", **chains),
+        ruleset(GOOD, name="other", **other),
+        ruleset(GOOD, name="again", **other),
+        variables=variables,
+    )
+    for host in fleet.hosts.values():
+        states = [told.of(host.name, step).state for step in ("first", "second", "other", "again")]
+        assert states == ["changed", "changed", "changed", "ok"]
+        assert in_force(host, GOOD)
+        kind = kinds[host.name]
+        assert "guard" not in on(host, f"{kind}-save; {kind.replace('ip', 'ip6', 1)}-save")
+        assert (bool(written(host)), written(host, "guard.iptables")) == (True, None)
+    told = plays.run(ruleset("", name="absent", state="absent", **chains), variables=variables)
+    for host in fleet.hosts.values():
+        assert told.of(host.name, "absent").state == "changed"
+        assert "guard" not in on(host, "nft list ruleset")
+        assert written(host) is None
+        assert lets_in(host)
+
+
 def test_what_is_written_for_iptables_loads_on_a_host_that_boots(fleet, plays):
     plays.run(ruleset(GOOD4, backend="iptables-legacy"), hosts="device-1")
     device = fleet["device-1"]

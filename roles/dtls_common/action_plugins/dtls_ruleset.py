@@ -130,7 +130,8 @@ class ActionModule(ShellAction):
             )
         in_force = report.get("live") == self._wanted and not report.get("pending")
         written = report.get("written") == hashlib.sha256(self._text.encode()).hexdigest()
-        if in_force and (written or not self._options["persist"]):
+        others = report.get("others", "").split()
+        if in_force and not others and (written or not self._options["persist"]):
             return result | {"confirmed": True}
         result["changed"] = True
         if self._task.diff:
@@ -172,7 +173,7 @@ class ActionModule(ShellAction):
 
     def _remove(self, seen: Answer) -> dict[str, Any]:
         report = seen.report
-        there = bool(report.get("live") or report.get("pending") or "written" in report)
+        there = any(report.get(what, "").strip() for what in ("live", "pending", "others", "written"))
         if there and not self._task.check_mode:
             self._ask("remove")
         return {

@@ -12,7 +12,8 @@ description:
   - >-
     Rules by which, as far as can be read from them, this very session would not get in are refused before anything happens.
   - >-
-    Only a table of this name is touched; with iptables, chains whose names begin with it, and the jumps to them. What is in
+    Only a table of this name is touched; with iptables, chains whose names begin with it, and the jumps to them. What another
+    backend has of them is taken away once those of this one are confirmed. What is in
     force is found from the SHA-256 in the table's comment, so a second run changes nothing.
   - >-
     A run that was killed before the confirmation is undone by its dead-man. A run after it takes over from that dead-man,

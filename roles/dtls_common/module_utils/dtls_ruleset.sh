@@ -255,6 +255,51 @@ undo() {
     mv "$dir.rolling" "$dir.rolled"
 }
 
+# --- rules of ours by another backend ---------------------------------------------------------------
+
+# Both are in force as long as both are there, so what was confirmed was let in by either, and nobody is locked out by taking away the others.
+
+# A line for each backend but ours that holds rules of this name.
+others() {
+    for kind in nft iptables-nft iptables-legacy; do
+        case $backend in
+        "$kind") continue ;;
+        fw4) [ "$kind" != nft ] || continue ;;
+        esac
+        ! (holds "$kind") 2>/dev/null || echo "$kind"
+    done
+}
+
+holds() {
+    backend=$1
+    case $backend in
+    nft) has nft && [ -n "$(nft_live)" ] ;;
+    *)
+        # To ask iptables-legacy would make the table that is asked for.
+        [ "$backend" = iptables-nft ] || grep -qsx filter /proc/net/ip_tables_names /proc/net/ip6_tables_names || return
+        find_iptables "${backend#iptables-}" || return
+        for family in $(families); do
+            ! $(ipt "$family") -S "$name-ID" >/dev/null || return 0
+        done
+        return 1
+        ;;
+    esac
+}
+
+take_others_away() {
+    for kind in $(others); do
+        said=$(
+            backend=$kind
+            [ "$backend" = nft ] || find_iptables "${backend#iptables-}"
+            take_away
+        ) || fail "the rules are in force, but those by $kind cannot be taken away: $(oneline "$said")"
+    done
+    # Nor are they to come back with the next boot.
+    for other in "/etc/dtls-guard/$name.nft" "/etc/dtls-guard/$name.iptables" "/usr/share/nftables.d/ruleset-post/$name.nft"; do
+        if [ "$other" != "$path" ] && grep -qs 'sansdtls[- ][0-9a-f]' "$other"; then rm -f -- "$other"; fi
+    done
+}
+
 # --- the dead-man -----------------------------------------------------------------------------------
 
 arm() {
@@ -327,6 +372,7 @@ look() {
     esac
     old=$(pending)
     say pending "${old##*/}"
+    say others "$(others | tr '\n' ' ')"
     if [ -f "$path" ]; then say written "$(sha256sum <"$path" | cut -d' ' -f1)"; fi
     if [ -f "$base/confirmed" ]; then
         say shown "$(($(wc -c <"$base/confirmed")))"
@@ -422,6 +468,7 @@ confirm() {
 finish() {
     say state confirmed
     [ "$persist" = no ] || write <"$base/confirmed"
+    take_others_away
 }
 
 # Standard input to $path, whole or not at all.
@@ -443,32 +490,37 @@ write() {
 }
 
 rewrite() {
-    write
+    if [ "$persist" = no ]; then drain; else write; fi
+    take_others_away
     leave
 }
 
 remove() {
     old=$(pending)
     if [ -n "$old" ] && mv "$old" "$old.taken" 2>/dev/null; then disarm "$old.taken"; fi
+    said=$(take_away) || fail "the rules cannot be removed: $(oneline "$said")"
+    take_others_away
+    rm -rf "$base"
+    rm -f -- "$path"
+    leave
+}
+
+take_away() {
     case $backend in
-    fw4 | nft)
-        if [ -n "$(nft_live)" ]; then
-            said=$(nft delete table inet "$name" 2>&1) || fail "the table cannot be removed: $(oneline "$said")"
-        fi
-        ;;
+    fw4 | nft) [ -z "$(nft_live)" ] || nft delete table inet "$name" 2>&1 ;;
     *)
         umask 077
+        # No apply has a name like that.
+        dir=$base/away
         mkdir -p "$dir"
         printf '*filter\nCOMMIT\n' >"$dir/nothing"
         for family in $(families); do
             ipt_forward "$family" "$dir/nothing"
-            said=$(ipt_restore "$family" <"$dir/forward" 2>&1) || fail "the chains cannot be removed: $(oneline "$said")"
+            ipt_restore "$family" <"$dir/forward" 2>&1 || return
         done
+        rm -rf "$dir"
         ;;
     esac
-    rm -rf "$base"
-    rm -f -- "$path"
-    leave
 }
 
 main() {
