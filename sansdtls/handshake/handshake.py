@@ -13,7 +13,9 @@ anybody can make one. So it is only noted. The verdict falls when a retransmissi
 only if undecryptable Finished records arrived at two separate times, our flight was repeated since the
 first, which makes an honest peer repeat its own, and no genuine one came before or after that. To end a
 handshake a forger has to send twice *and* both honest flights have to be lost. It does not matter which of the two
-flights of a peer came before ours was repeated: where its timer and ours run out at the same moment that is chance. Unknown
+flights of a peer came before ours was repeated: where its timer and ours run out at the same moment that is chance.
+A handshake that ends anyway, because nothing came in all the time that it has, ends with that cause if one such
+record came. Unknown
 identities take the same way with random keys; a list of keys is filled up with them to a fixed number, so
 that the work is the same too. Left out: a forger who also controls loss can end a handshake by silence
 anyhow.
@@ -73,8 +75,8 @@ if TYPE_CHECKING:
 
 UNDECRYPTABLE_TIMES = 2
 """Separate times at which an undecryptable Finished has to come before the peer's key counts as wrong: half an initial timeout
-apart, since a flight is one time. One would let a single forged record end a handshake whose Finished was lost; each
-further one delays the answer to a misconfigured device by a doubled timer."""
+apart, since a flight is one time, or in two periods of our timer. One would let a single forged record end a handshake
+whose Finished was lost; each further one delays the answer to a misconfigured device by a doubled timer."""
 
 AFTER_FINISHED = frozenset((int(ContentType.APPLICATION_DATA), int(ContentType.RETURN_ROUTABILITY_CHECK)))
 """Content types that a peer who has finished may send, and that may overtake its Finished."""
@@ -136,8 +138,8 @@ class Handshake(abc.ABC):
         self._noted_alert: Cause | None = None
         self._undecryptable_times = 0
         self._undecryptable_at = -math.inf
-        self._undecryptable_since = 0
-        """The number of our flight's retransmissions when the first came."""
+        self._undecryptable_periods = 0, 0
+        """Of those that counted, the first and the last: how often our flight had been repeated."""
         self._deferred_size = 0
 
     # --- what the connection calls ------------------------------------------------------------------
@@ -256,7 +258,7 @@ class Handshake(abc.ABC):
             raise self._give_up()
         if (
             self._undecryptable_times >= UNDECRYPTABLE_TIMES
-            and timer.retransmissions > self._undecryptable_since
+            and timer.retransmissions > self._undecryptable_periods[0]
         ):
             raise self._give_up()
         timer.back_off(now)
@@ -373,10 +375,11 @@ class Handshake(abc.ABC):
         self._layer.read = candidate.keys.read
 
     def _note_undecryptable(self, now: float) -> None:
-        if now - self._undecryptable_at < self._config.retransmit.initial_timeout / 2:
+        first, last = self._undecryptable_periods
+        period = self.timer.retransmissions
+        if period == last and now - self._undecryptable_at < self._config.retransmit.initial_timeout / 2:
             return
-        if not self._undecryptable_times:
-            self._undecryptable_since = self.timer.retransmissions
+        self._undecryptable_periods = first if self._undecryptable_times else period, period
         self._undecryptable_at = now
         self._undecryptable_times += 1
 

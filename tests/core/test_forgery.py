@@ -239,6 +239,8 @@ def test_a_single_forged_finished_never_counts_as_a_wrong_key_before_the_deadlin
         # A flight of the peer and its repetition, whose timer runs out just before ours, or just after.
         ((0.0, 0.99), 3.0),
         ((0.0, 1.0), 3.0),
+        # Late, and again as an answer to our repetition.
+        ((0.7, 1.1), 3.0),
         # One flight that came in two halves is one.
         ((0.0, 0.49), None),
         # Our repetition at 1 s came before the first: that at 3 s has to be answered as well.

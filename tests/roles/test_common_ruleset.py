@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import itertools
 import os
+import re
 import select
 import shutil
 import signal
@@ -61,7 +62,8 @@ def bare(fleet):
     """Every host without rules."""
     for host in fleet.hosts.values():
         on(host, "nft flush ruleset")
-        on(host, "for ip in ip ip6; do ${ip}tables-legacy -F; ${ip}tables-legacy -X; done", check=False)
+        clear = "${ip}tables-legacy -P INPUT ACCEPT; ${ip}tables-legacy -F; ${ip}tables-legacy -X"
+        on(host, f"for ip in ip ip6; do {clear}; done", check=False)
         shutil.rmtree(host.root / "etc/dtls-guard", ignore_errors=True)
         host.ssh("rm -rf /run/dtls-guard")
 
@@ -223,48 +225,87 @@ def test_so_it_is_with_both_kinds_of_iptables_for_both_families(fleet, plays):
         assert written(fleet[name], "guard.iptables") is None
 
 
-def test_rules_of_another_backend_go_when_those_of_the_new_one_are_confirmed_and_not_before(fleet, plays):
-    kinds = {"endpoint-1": "iptables-nft", "device-1": "iptables-legacy"}
-    variables = {"kinds": kinds}
-    chains, other = {"backend": "{{ kinds[inventory_hostname] }}"}, {"backend": "nft"}
-    plays.run(ruleset(GOOD, **other))
-    told = plays.run(
-        cutting(CUT4, name="cut", minds=False, **chains),
-        ruleset(GOOD, name="still there", check_mode=True, **other),
-        variables=variables,
+# --- another backend ---------------------------------------------------------------------------------
+
+KINDS = {"endpoint-1": "iptables-nft", "device-1": "iptables-legacy"}
+CHAINS = {"backend": "{{ kinds[inventory_hostname] }}"}
+
+
+def chains(host):
+    """What there is of ours in iptables, for both families."""
+    kind = KINDS[host.name]
+    return on(
+        host, f"{kind}-save | grep guard; {kind.replace('ip', 'ip6', 1)}-save | grep guard", check=False
     )
-    for name in kinds:
-        assert told.of(name, "cut")["rolled_back"]
-        assert told.of(name, "still there").state == "ok"
+
+
+def test_rules_of_another_backend_go_with_the_new_ones_and_come_back_with_the_dead_man(fleet, plays):
+    variables = {"kinds": KINDS}
+    plays.run(ruleset(GOOD))
     told = plays.run(
-        ruleset(GOOD4, name="first", **chains), ruleset(GOOD4, name="again", **chains), variables=variables
+        cutting(CUT4, name="cut", minds=False, **CHAINS),
+        ruleset(GOOD, name="back", check_mode=True),
+        ruleset(GOOD4, name="first", **CHAINS),
+        ruleset(GOOD4, name="again", **CHAINS),
+        variables=variables,
     )
     for host in fleet.hosts.values():
-        assert [told.of(host.name, step).state for step in ("first", "again")] == ["changed", "ok"]
+        assert told.of(host.name, "cut")["rolled_back"]
+        states = [told.of(host.name, step).state for step in ("back", "first", "again")]
+        assert states == ["ok", "changed", "ok"]
         assert "table inet guard" not in on(host, "nft list ruleset")
-        assert (written(host), bool(written(host, "guard.iptables"))) == (None, True)
-        # So it is where a run was killed between the confirmation and that.
+        assert chains(host)
+        # So it is where a boot has loaded what an older run had written.
         on(host, f"nft -f - <<'END'\n{RULES.for_nft('guard', GOOD)}END")
     told = plays.run(
-        ruleset(GOOD4, name="first", check_mode=True, **chains),
-        ruleset(GOOD4, name="second", **chains),
-        ruleset(GOOD, name="other", **other),
-        ruleset(GOOD, name="again", **other),
+        ruleset(GOOD4, name="first", check_mode=True, **CHAINS),
+        ruleset(GOOD4, name="second", **CHAINS),
+        ruleset(GOOD, name="other"),
+        ruleset(GOOD, name="again"),
         variables=variables,
+        arguments=["--diff"],
     )
+    assert "# rules by nft" in told.output
     for host in fleet.hosts.values():
         states = [told.of(host.name, step).state for step in ("first", "second", "other", "again")]
         assert states == ["changed", "changed", "changed", "ok"]
         assert in_force(host, GOOD)
-        kind = kinds[host.name]
-        assert "guard" not in on(host, f"{kind}-save; {kind.replace('ip', 'ip6', 1)}-save")
-        assert (bool(written(host)), written(host, "guard.iptables")) == (True, None)
-    told = plays.run(ruleset("", name="absent", state="absent", **chains), variables=variables)
+        assert not chains(host)
+    told = plays.run(ruleset("", name="absent", state="absent", **CHAINS), variables=variables)
     for host in fleet.hosts.values():
         assert told.of(host.name, "absent").state == "changed"
         assert "guard" not in on(host, "nft list ruleset")
-        assert written(host) is None
-        assert lets_in(host)
+
+
+def test_where_ours_let_the_controller_in_past_the_rules_of_others_they_do_not_go(fleet, plays):
+    device = fleet["device-1"]
+    plays.run(ruleset(GOOD4, backend="iptables-legacy"), hosts="device-1")
+    own = (
+        "iptables-legacy -A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT; iptables-legacy -P INPUT DROP"
+    )
+    on(device, own)
+    soon = {"rollback_after": SOON, "minds": False}
+    told = plays.run(
+        ruleset(GOOD, name="another backend", backend="nft", **soon),
+        ruleset("", name="absent", backend="iptables-legacy", state="absent", **soon),
+        hosts="device-1",
+    )
+    for name in ("another backend", "absent"):
+        assert told.of("device-1", name).state == "failed"
+        assert told.of("device-1", name)["rolled_back"]
+    assert lets_in(device)
+    assert chains(device)
+    assert written(device, "guard.iptables") == RULES.for_iptables("guard", GOOD4)
+
+
+def test_what_is_undone_is_what_was_before_an_apply_by_another_backend_that_waits(fleet, plays, tmp_path):
+    plays.run(ruleset(GOOD))
+    kill_before_the_confirmation(fleet, plays, tmp_path, BETTER, after=120)
+    told = plays.run(cutting(CUT4, minds=False, **CHAINS), variables={"kinds": KINDS})
+    for host in fleet.hosts.values():
+        assert told.of(host.name, "rules")["rolled_back"], told.output
+        assert in_force(host, GOOD), on(host, "nft list ruleset")
+        assert not chains(host)
 
 
 def test_what_is_written_for_iptables_loads_on_a_host_that_boots(fleet, plays):
@@ -284,7 +325,10 @@ QUESTIONS = 10
 PACE = 0.05
 """Seconds between two questions: of eight flows there is always something under way."""
 LEARNING = 1
-LEARNS = "nft list ruleset | grep -e 'chain learn' -e guard-LRN; iptables-legacy -S | grep guard-LRN"
+LEARNS = (
+    "nft list ruleset | grep -e sansdtls_learn -e guard-learn; "
+    "for ip in ip ip6; do ${ip}tables-legacy -S | grep guard-learn; done"
+)
 """Shows what conntrack learns by."""
 ASKS_NOTHING = GOOD.replace("ct state established,related accept", "udp sport 9999 accept").replace(
     "chain input {", 'chain input {\n    comment "ct state established";'
@@ -299,7 +343,7 @@ class FarAway:
         self._end = threading.Event()
         self._peer = inside(fleet.network.controller, lambda: _udp(("10.77.0.1", 9999)))
         self._own = inside(host.namespace, lambda: [_udp((host.address, 0)) for _ in range(QUESTIONS)])
-        self._threads = [threading.Thread(target=work) for work in (self._answer, self._ask)]
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._answer, self._ask)]
 
     def __enter__(self):
         for thread in self._threads:
@@ -370,22 +414,61 @@ def test_what_is_on_its_way_when_the_first_rules_come_arrives(fleet, plays, name
     assert not on(fleet[name], LEARNS, check=False)
 
 
-def test_without_that_it_would_be_lost(fleet, plays):
-    with FarAway(fleet, fleet["device-1"]) as far:
-        plays.run(ruleset(GOOD, learn=0), hosts="device-1")
+@BACKENDS
+def test_without_that_it_would_be_lost(fleet, plays, name, backend, content):
+    with FarAway(fleet, fleet[name]) as far:
+        plays.run(ruleset(content, backend=backend, learn=0), hosts=name)
     assert far.answered < far.asked
 
 
 def test_only_for_the_first_rules_that_ask_conntrack_is_it_waited(fleet, plays):
-    quick = {"learn": 30, "rollback_after": 600}
+    never = {"learn": 60, "rollback_after": 600}
     began = time.monotonic()
     plays.run(
-        ruleset(ASKS_NOTHING, name="asks nothing", **quick),
+        ruleset(ASKS_NOTHING, name="asks nothing", **never),
         ruleset(GOOD, name="first", learn=0),
-        ruleset(BETTER, name="second", **quick),
+        ruleset(BETTER, name="second", **never),
         hosts="device-1",
     )
-    assert time.monotonic() - began < quick["learn"]
+    assert time.monotonic() - began < never["learn"]
+
+
+def begin_to_learn(fleet, plays, tmp_path, name, task):
+    """Start a run whose host never has enough of learning."""
+    run = fleet.start_playbook(
+        plays.write([task], hosts=name), **patched(tmp_path, (SCRIPT, 'sleep "$learn"', "sleep 600"))
+    )
+    until(lambda: on(fleet[name], LEARNS, check=False), "it does not begin to learn")
+    return run
+
+
+def end(run):
+    os.killpg(run.pid, signal.SIGKILL)
+    run.communicate()
+
+
+def test_a_run_after_one_that_was_killed_while_conntrack_learned_lets_it_learn_as_well(
+    fleet, plays, tmp_path
+):
+    waits = ruleset(GOOD, learn=LEARNING, rollback_after=600)
+    end(begin_to_learn(fleet, plays, tmp_path, "device-1", waits))
+    began = time.monotonic()
+    told = plays.run(ruleset(GOOD, learn=4), hosts="device-1")
+    assert time.monotonic() - began >= 4
+    assert told.of("device-1", "rules")["confirmed"]
+
+
+@BACKENDS
+def test_a_connection_that_breaks_while_conntrack_learns_breaks_nothing_else(
+    fleet, plays, name, backend, content
+):
+    with ThreadPoolExecutor() as other:
+        run = other.submit(plays.run, ruleset(content, backend=backend, learn=3), hosts=name)
+        until(lambda: on(fleet[name], LEARNS, check=False), "it does not begin to learn")
+        break_sessions(fleet[name])
+        told = run.result()
+    assert told.of(name, "rules")["confirmed"]
+    assert told.of(name, "rules").state == "changed"
 
 
 @BACKENDS
@@ -393,21 +476,15 @@ def test_a_run_that_comes_to_nothing_while_conntrack_learns_leaves_nothing(
     fleet, plays, tmp_path, name, backend, content
 ):
     host = fleet[name]
-    run = fleet.start_playbook(
-        plays.write([ruleset(content, backend=backend, learn=LEARNING, rollback_after=SOON)], hosts=name),
-        **patched(tmp_path, (SCRIPT, 'sleep "$learn"', "sleep 600")),
-    )
+    waits = ruleset(content, backend=backend, learn=LEARNING, rollback_after=SOON)
+    run = begin_to_learn(fleet, plays, tmp_path, name, waits)
     try:
-        until(lambda: on(host, LEARNS, check=False), "it does not begin to learn")
-        until(
-            lambda: (
-                not on(host, "nft list ruleset | grep guard; iptables-legacy -S | grep guard", check=False)
-            ),
-            "what it has begun is not undone",
+        everything = (
+            "nft list ruleset | grep guard; for ip in ip ip6; do ${ip}tables-legacy -S | grep guard; done"
         )
+        until(lambda: not on(host, everything, check=False), "what it has begun is not undone")
     finally:
-        os.killpg(run.pid, signal.SIGKILL)
-        run.communicate()
+        end(run)
     assert written(host) is None
 
 
@@ -495,8 +572,24 @@ def kill_before_the_confirmation(fleet, plays, tmp_path, content, *, after):
     )
     for host in fleet.hosts.values():
         until(lambda host=host: in_force(host, content), "the rules do not come")
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    end(process)
+    break_connections(fleet)
+
+
+def break_sessions(host):
+    """Kill what serves logins there, and not what listens for new ones."""
+    servers = {"sshd", "sshd-session", "dropbear"}
+    pids = on(host, f"ip netns pids {host.namespace}").split()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            parent = re.search(r"^PPid:\s*(\d+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)[1]
+            names = {Path(f"/proc/{one}/comm").read_text().strip() for one in (pid, parent)}
+            if names <= servers:
+                os.kill(int(pid), signal.SIGKILL)
+
+
+def break_connections(fleet):
+    """Kill what keeps Ansible's connections."""
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if str(fleet.folder / "control").encode() in (entry / "cmdline").read_bytes():

@@ -243,3 +243,30 @@ def test_a_device_with_the_newer_kind_of_iptables_is_filtered_and_stays_so(lab):
     host.boot()
     host.wait_until_up()
     assert ruleset(host) == before
+
+
+def test_another_backend_takes_the_place_of_the_one_before_also_at_a_boot(lab):
+    host = lab.hosts[1]
+    chains, nft = (same([host], dtls_firewall_backend=backend) for backend in ("iptables-legacy", "nft"))
+
+    def boot():
+        host.shut_down()
+        lose_rules(host)
+        host.boot()
+        host.wait_until_up()
+        return ruleset(host)
+
+    lab.apply(host, more=chains)
+    before = ruleset(host)
+    assert "-A dtls_firewall-IN" in before
+    # A run that was killed before the script that runs at a boot knew of it.
+    lab.apply(host, more=nft, arguments=["--tags", "rules"])
+    assert "-A dtls_firewall-IN" not in ruleset(host)
+    assert boot() == before
+    lab.apply(host, more=nft)
+    assert_unchanged(lab.apply(host, more=nft))
+    after = ruleset(host)
+    assert "-A dtls_firewall-IN" not in after
+    assert "table inet dtls_firewall" in after
+    assert boot() == after
+    assert not [name for name in left(host) if name.endswith(".iptables")]

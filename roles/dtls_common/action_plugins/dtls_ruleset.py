@@ -21,7 +21,7 @@ if _SHARED not in sys.path:
     sys.path.append(_SHARED)
 
 from dtls_admits import Chains, Session, Table, refusal  # noqa: E402
-from dtls_rules import RulesError, checked_name, fingerprint, for_iptables, for_nft  # noqa: E402
+from dtls_rules import RulesError, checked_name, fingerprint, for_iptables, for_nft, nothing  # noqa: E402
 from dtls_shell import Answer, ShellAction, connection  # noqa: E402
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class ActionModule(ShellAction):
         answer = self.shell(
             "dtls_ruleset",
             what, self._name, self._backend, self._nonce, self._path, getattr(self, "_wanted", ""),
-            hashlib.sha256(data).hexdigest(), str(self._options["rollback_after"] + self._options["learn"]),
+            hashlib.sha256(data).hexdigest(), str(self._options["rollback_after"]),
             "yes" if self._options["persist"] else "no", port, str(self._options["learn"]),
             data=data,
         )  # fmt: skip
@@ -128,10 +128,10 @@ class ActionModule(ShellAction):
                 f"{self._where()}: there is such a table, and it is not ours; remedy: nft delete table inet {self._name}, or another "
                 "name"
             )
-        in_force = report.get("live") == self._wanted and not report.get("pending")
-        written = report.get("written") == hashlib.sha256(self._text.encode()).hexdigest()
         others = report.get("others", "").split()
-        if in_force and not others and (written or not self._options["persist"]):
+        in_force = report.get("live") == self._wanted and not report.get("pending") and not others
+        written = report.get("written") == hashlib.sha256(self._text.encode()).hexdigest()
+        if in_force and (written or not self._options["persist"]):
             return result | {"confirmed": True}
         result["changed"] = True
         if self._task.diff:
@@ -151,6 +151,7 @@ class ActionModule(ShellAction):
         live = seen.report.get("live", "")
         if live not in before:
             before = f"rules of SHA-256 {live}\n" if live else ""
+        before += "".join(f"# rules by {other}\n" for other in seen.report.get("others", "").split())
         return {
             "before": before,
             "after": self._text,
@@ -172,17 +173,24 @@ class ActionModule(ShellAction):
             )
 
     def _remove(self, seen: Answer) -> dict[str, Any]:
-        report = seen.report
-        there = any(report.get(what, "").strip() for what in ("live", "pending", "others", "written"))
-        if there and not self._task.check_mode:
-            self._ask("remove")
-        return {
-            "changed": there,
+        in_force = any(seen.report.get(what, "").strip() for what in ("live", "pending", "others"))
+        result: dict[str, Any] = {
+            "changed": in_force or "written" in seen.report,
             "confirmed": True,
             "rolled_back": False,
             "sha256": "",
             "backend": self._backend,
         }
+        if self._task.check_mode or not result["changed"]:
+            return result
+        if in_force:
+            # Ours may be what lets the controller in past the host's own rules.
+            self._options = self._options | {"persist": False}
+            self._wanted, self._text = "", nothing(self._name, nft=self._backend in {"nft", "fw4"})
+            result |= self._apply()
+        if not result.get("failed"):
+            self._ask("remove")
+        return result
 
     # --- apply, connect anew, confirm -------------------------------------------------------------
 
@@ -194,7 +202,8 @@ class ActionModule(ShellAction):
             port = ""
         began = time.monotonic()
         self._connect_sooner()
-        answer = self._confirm(port, began + self._options["rollback_after"] + GRACE)
+        seconds_left = self._options["learn"] + self._options["rollback_after"] + GRACE
+        answer = self._confirm(port, began + seconds_left)
         state = answer.report["state"]
         if state == "confirmed":
             return {"confirmed": True}
@@ -203,16 +212,20 @@ class ActionModule(ShellAction):
             "rolled": f"nobody got in by a new connection, so what was before is back, after {seconds}; remedy: rules that "
             "admit the controller",
             "other": "other rules are in force than were loaded, so what was before is back; remedy: see who else changes them",
+            "unloaded": "the connection broke before the rules were loaded, so what was before is in force; remedy: run it again",
             "lost": "the apply is gone: another one has taken its place, or the host was booted; remedy: run it again",
             "same": "no new connection could be made to confirm over, so what was before comes back; remedy: leave "
             "ControlMaster to Ansible",
         }
+        unclear = (
+            f"the host does not come to an end with it; remedy: look into /run/dtls-guard/{self._name} there"
+        )
         said = f" ({answer.report['log']})" if answer.report.get("log", "").strip(" |") else ""
         return {
             "failed": True,
             "changed": False,
             "rolled_back": state in {"rolled", "other", "same"},
-            "msg": f"{self._where()}: {reasons[state]}{said}",
+            "msg": f"{self._where()}: {reasons.get(state, unclear)}{said}",
         }
 
     def _connect_sooner(self) -> None:
@@ -242,9 +255,7 @@ class ActionModule(ShellAction):
                         f"console, and nft delete table inet {self._name}, or a boot: {error}"
                     ) from None
             else:
-                # "late": the dead-man was quicker by a moment, and is at work.
-                if answer.report["state"] != "late" and (
-                    answer.report["state"] != "same" or time.monotonic() > end
-                ):
+                # "early": the rules are not loaded yet; "late": the dead-man was quicker by a moment, and is at work.
+                if answer.report["state"] not in {"early", "late", "same"} or time.monotonic() > end:
                     return answer
             time.sleep(PAUSE)

@@ -13,7 +13,7 @@ description:
     Rules by which, as far as can be read from them, this very session would not get in are refused before anything happens.
   - >-
     Only a table of this name is touched; with iptables, chains whose names begin with it, and the jumps to them. What another
-    backend has of them is taken away once those of this one are confirmed. What is in
+    backend has loaded of them is taken away together with that, and comes back with the dead-man. What is in
     force is found from the SHA-256 in the table's comment, so a second run changes nothing.
   - >-
     A run that was killed before the confirmation is undone by its dead-man. A run after it takes over from that dead-man,
@@ -40,7 +40,7 @@ options:
     choices: [auto, nft, fw4, iptables-nft, iptables-legacy]
     default: auto
   rollback_after:
-    description: Seconds from 5 to 600 in which a new connection has to be made.
+    description: Seconds from 5 to 600 in which a new connection has to be made, from when the rules are in force.
     type: int
     default: 30
   learn:
@@ -68,7 +68,7 @@ options:
     type: bool
     default: true
   state:
-    description: With V(absent), rules and file are removed.
+    description: With V(absent), rules and file are removed, with a dead-man as well.
     type: str
     choices: [present, absent]
     default: present

@@ -44,6 +44,11 @@ def for_nft(name: str, content: str) -> str:
     )
 
 
+def nothing(name: str, *, nft: bool) -> str:
+    """What takes everything of that name away."""
+    return f"table inet {name}\ndelete table inet {name}\n" if nft else "*filter\nCOMMIT\n"
+
+
 def without_comments(content: str) -> str:
     """``content`` of nft with comments gone, and quoted text emptied: neither holds rules."""
     return re.sub(r'"[^"\n]*"|#[^\n]*', lambda match: '""' if match[0].startswith('"') else "", content)

@@ -39,15 +39,15 @@ nft_live() {
 }
 
 nft_before() {
-    printf 'table inet %s\ndelete table inet %s\n' "$name" "$name" >"$dir/before"
+    printf 'table inet %s\ndelete table inet %s\n' "$name" "$name" >"$dir/before.nft"
     nft list table inet "$name" >/dev/null 2>&1 || return 0
     if [ -f "$base/confirmed" ] && grep -q "comment \"sansdtls $(nft_live)\"" "$base/confirmed"; then
         # As it was sent: a listing has what sets have learned since then as well.
-        cat "$base/confirmed" >"$dir/before"
+        cat "$base/confirmed" >"$dir/before.nft"
     else
-        nft -s list table inet "$name" >>"$dir/before"
+        nft -s list table inet "$name" >>"$dir/before.nft"
     fi
-    nft -c -f "$dir/before"
+    nft -c -f "$dir/before.nft"
 }
 
 # --- iptables ---------------------------------------------------------------------------------------
@@ -162,18 +162,56 @@ pick() {
     esac
 }
 
+use() {
+    backend=$1
+    [ "$backend" = nft ] || find_iptables "${backend#iptables-}"
+}
+
+# A line for each other backend that holds rules of this name.
+others() {
+    for kind in nft iptables-nft iptables-legacy; do
+        case $backend:$kind in
+        "$kind:$kind" | fw4:nft) ;;
+        *) ! (use "$kind" && holds) >/dev/null 2>&1 || echo "$kind" ;;
+        esac
+    done
+}
+
+holds() {
+    case $backend in
+    nft) [ -n "$(nft_live)" ] ;;
+    *)
+        # To ask iptables-legacy would make the table that is asked for.
+        [ "$backend" = iptables-nft ] || grep -qsx filter /proc/net/ip_tables_names /proc/net/ip6_tables_names || return
+        for family in $(families); do
+            ! $(ipt "$family") -S | grep -q "^-N $name-" || return 0
+        done
+        return 1
+        ;;
+    esac
+}
+
 live() { case $backend in fw4 | nft) nft_live ;; *) ipt_live ;; esac; }
 
+# Everything of this name that is in force, whatever has loaded it. Of an apply before that waits it is what was before that.
 before() {
     if [ -n "$old" ]; then
-        for file in before before4 before6; do
-            [ ! -f "$old/$file" ] || cat "$old/$file" >"$dir/$file"
+        for file in "$old"/before.*; do
+            [ ! -f "$file" ] || cat "$file" >"$dir/${file##*/}" || return
         done
-        return
     fi
+    save || return
+    for kind in $(others); do (use "$kind" && save) || return; done
+}
+
+save() {
     case $backend in
-    fw4 | nft) nft_before ;;
-    *) for family in $(families); do ipt_state "$family" >"$dir/before$family"; done ;;
+    fw4 | nft) [ -f "$dir/before.nft" ] || nft_before ;;
+    *)
+        for family in $(families); do
+            [ -f "$dir/before.$backend$family" ] || ipt_state "$family" >"$dir/before.$backend$family" || return
+        done
+        ;;
     esac
 }
 
@@ -190,9 +228,10 @@ rehearse() {
     esac
 }
 
+# With what else there is of this name taken away: a new connection is to prove that these rules alone let it in.
 load() {
     case $backend in
-    fw4 | nft) nft -f "$dir/candidate" 2>&1 ;;
+    fw4 | nft) nft -f "$dir/candidate" 2>&1 || return ;;
     *)
         for family in $(families); do
             ipt_forward "$family" "$dir/candidate"
@@ -200,34 +239,51 @@ load() {
         done
         ;;
     esac
+    for kind in $(others); do (use "$kind" && take_away) || return; done
 }
+
+take_away() {
+    case $backend in
+    fw4 | nft) nft delete table inet "$name" 2>&1 ;;
+    *)
+        # No apply has a name like that.
+        dir=$base/away
+        mkdir -p "$dir"
+        printf '*filter\nCOMMIT\n' >"$dir/nothing"
+        for family in $(families); do
+            ipt_forward "$family" "$dir/nothing"
+            ipt_restore "$family" <"$dir/forward" 2>&1 || return
+        done
+        rm -rf "$dir"
+        ;;
+    esac
+}
+
+# What was before; where that cannot be loaded any more, no rules of ours.
+undo() {
+    mv "$dir" "$dir.rolling" 2>/dev/null || return 0
+    dir=$dir.rolling
+    (
+        [ ! -f "$dir/before.nft" ] || nft -f "$dir/before.nft" || nft delete table inet "$name"
+        for backend in iptables-nft iptables-legacy; do
+            for family in $(families); do
+                [ -f "$dir/before.$backend$family" ] && use "$backend" || continue
+                ipt_forward "$family" "$dir/before.$backend$family"
+                ipt_restore "$family" <"$dir/forward" && continue
+                chains "$dir/now" | while read -r chain; do $(ipt "$family") -F "$chain"; done
+            done
+        done
+    ) >"$dir/log" 2>&1
+    dir=${dir%.rolling}
+    mv "$dir.rolling" "$dir.rolled"
+}
+
+# --- what conntrack has to know ---------------------------------------------------------------------
 
 # Before rules come that let in only what conntrack knows, it gets to know what is under way. Else the answer to what was sent a
 # moment before is dropped, and so is everything on a connection of which only the other end speaks.
-get_to_know() {
-    [ "$learn" != 0 ] && by_conntrack <"$dir/candidate" && ! shown_live | by_conntrack || return 0
-    # A rule will do that no packet meets. The rules that follow take the chain away in the same transaction, and so does the dead-man.
-    case $backend in
-    fw4 | nft)
-        known=''
-        [ -n "$(nft_live)" ] || known='comment "sansdtls 0";'
-        printf 'table inet %s { %s chain learn { ct state established; }; }\n' "$name" "$known" | nft -f - 2>&1 || return
-        ;;
-    *)
-        for family in $(families); do
-            printf '*filter\n:%s - [0:0]\n-A %s -m conntrack --ctstate ESTABLISHED\nCOMMIT\n' "$name-LRN" "$name-LRN" |
-                ipt_restore "$family" 2>&1 || return
-        done
-        ;;
-    esac
-    sleep "$learn"
-}
-
-shown_live() {
-    case $backend in
-    fw4 | nft) nft list table inet "$name" 2>/dev/null ;;
-    *) for family in $(families); do ipt_state "$family"; done ;;
-    esac
+has_to_learn() {
+    [ "$learn" != 0 ] && by_conntrack <"$dir/candidate" && ! cat "$dir"/before.* | by_conntrack
 }
 
 # Whether rules say anything of conntrack; what they say of themselves does not count.
@@ -235,69 +291,38 @@ by_conntrack() {
     sed -e 's/"[^"]*"//g' -e 's/#.*//' | grep -q -w -e ct -e ctstate -e '-m state'
 }
 
-# What was before; where that cannot be loaded any more, no rules of ours.
-undo() {
-    mv "$dir" "$dir.rolling" 2>/dev/null || return 0
-    dir=$dir.rolling
-    {
-        case $backend in
-        fw4 | nft) nft -f "$dir/before" || nft delete table inet "$name" ;;
-        *)
-            for family in $(families); do
-                ipt_forward "$family" "$dir/before$family"
-                ipt_restore "$family" <"$dir/forward" && continue
-                chains "$dir/now" | while read -r chain; do $(ipt "$family") -F "$chain"; done
-            done
-            ;;
-        esac
-    } >"$dir/log" 2>&1
-    dir=${dir%.rolling}
-    mv "$dir.rolling" "$dir.rolled"
-}
-
-# --- rules of ours by another backend ---------------------------------------------------------------
-
-# Both are in force as long as both are there, so what was confirmed was let in by either, and nobody is locked out by taking away the others.
-
-# A line for each backend but ours that holds rules of this name.
-others() {
-    for kind in nft iptables-nft iptables-legacy; do
-        case $backend in
-        "$kind") continue ;;
-        fw4) [ "$kind" != nft ] || continue ;;
-        esac
-        ! (holds "$kind") 2>/dev/null || echo "$kind"
-    done
-}
-
-holds() {
-    backend=$1
+# A rule will do that no packet meets. The rules that follow take the chain away in the same transaction, and so does the dead-man.
+get_to_know() {
+    [ "$learn" != 0 ] || return 0
     case $backend in
-    nft) has nft && [ -n "$(nft_live)" ] ;;
+    fw4 | nft)
+        known=''
+        [ -n "$(nft_live)" ] || known='comment "sansdtls 0";'
+        printf 'table inet %s { %s chain sansdtls_learn { ct state established; }; }\n' "$name" "$known" | nft -f - 2>&1 || return
+        ;;
     *)
-        # To ask iptables-legacy would make the table that is asked for.
-        [ "$backend" = iptables-nft ] || grep -qsx filter /proc/net/ip_tables_names /proc/net/ip6_tables_names || return
-        find_iptables "${backend#iptables-}" || return
         for family in $(families); do
-            ! $(ipt "$family") -S "$name-ID" >/dev/null || return 0
+            printf '*filter\n:%s - [0:0]\n-A %s -m conntrack --ctstate ESTABLISHED\nCOMMIT\n' "$name-learn" "$name-learn" |
+                ipt_restore "$family" 2>&1 || return
         done
-        return 1
         ;;
     esac
+    sleep "$learn"
 }
 
-take_others_away() {
-    for kind in $(others); do
-        said=$(
-            backend=$kind
-            [ "$backend" = nft ] || find_iptables "${backend#iptables-}"
-            take_away
-        ) || fail "the rules are in force, but those by $kind cannot be taken away: $(oneline "$said")"
-    done
-    # Nor are they to come back with the next boot.
-    for other in "/etc/dtls-guard/$name.nft" "/etc/dtls-guard/$name.iptables" "/usr/share/nftables.d/ruleset-post/$name.nft"; do
-        if [ "$other" != "$path" ] && grep -qs 'sansdtls[- ][0-9a-f]' "$other"; then rm -f -- "$other"; fi
-    done
+# Where another run has taken the place of this one meanwhile.
+forget() {
+    case $backend in
+    fw4 | nft)
+        if [ "$(nft_live)" = 0 ]; then nft delete table inet "$name"; else nft delete chain inet "$name" sansdtls_learn; fi
+        ;;
+    *)
+        for family in $(families); do
+            $(ipt "$family") -F "$name-learn"
+            $(ipt "$family") -X "$name-learn"
+        done
+        ;;
+    esac >/dev/null 2>&1
 }
 
 # --- the dead-man -----------------------------------------------------------------------------------
@@ -405,6 +430,8 @@ apply() {
     said=$(rehearse) || fail "$backend refuses the rules: $(oneline "$said")"
     mv "$dir" "${dir%.new}" && dir=${dir%.new} || fail "$dir cannot be renamed"
     [ "$(pending) $(live)" = "$old $was" ] || fail "another run changes rules here at this very moment; remedy: one at a time"
+    has_to_learn || learn=0
+    after=$((after + learn))
     arm || fail "no dead-man can be started"
     # From here on the dead-man tidies up.
     trap - EXIT
@@ -414,11 +441,15 @@ apply() {
         fail "an apply before this one does not end: $old; remedy: look at $old.rolling/log"
     fi
     said=$(get_to_know) || refused=yes
-    [ -d "$dir" ] || fail "another run has changed rules here meanwhile; remedy: one at a time"
+    if [ ! -d "$dir" ]; then
+        forget
+        fail "another run has changed rules here meanwhile; remedy: one at a time"
+    fi
     if [ -n "$refused" ] || ! said=$(load); then
         retreat
         fail "$backend refuses the rules: $(oneline "$said")"
     fi
+    : >"$dir/loaded"
     say applied yes
     say port "$(connection | cut -d' ' -f2)"
     leave
@@ -433,15 +464,21 @@ retreat() {
 confirm() {
     if [ ! -d "$dir" ]; then
         until_rolled "$dir"
-        if [ -d "$dir.rolled" ]; then
+        if [ -d "$dir.rolled" ] && [ ! -e "$dir.rolled/loaded" ]; then
+            say state unloaded
+        elif [ -d "$dir.rolled" ]; then
             say state rolled
             say log "$(oneline "$(cat "$dir.rolled/log" 2>/dev/null)")"
-        elif grep -q "sansdtls.$wanted" "$base/confirmed" 2>/dev/null && [ "$(live)" = "$wanted" ]; then
+        elif [ "$(live)" = "$wanted" ] && { [ -z "$wanted" ] || grep -q "sansdtls.$wanted" "$base/confirmed" 2>/dev/null; }; then
             # The answer was lost on its way.
             finish
         else
             say state lost
         fi
+        leave
+    fi
+    if [ ! -e "$dir/loaded" ]; then
+        say state early
         leave
     fi
     told=$(connection | cut -d' ' -f2)
@@ -468,7 +505,6 @@ confirm() {
 finish() {
     say state confirmed
     [ "$persist" = no ] || write <"$base/confirmed"
-    take_others_away
 }
 
 # Standard input to $path, whole or not at all.
@@ -490,37 +526,17 @@ write() {
 }
 
 rewrite() {
-    if [ "$persist" = no ]; then drain; else write; fi
-    take_others_away
+    write
     leave
 }
 
+# No rules are in force any more: that was an apply, too.
 remove() {
     old=$(pending)
     if [ -n "$old" ] && mv "$old" "$old.taken" 2>/dev/null; then disarm "$old.taken"; fi
-    said=$(take_away) || fail "the rules cannot be removed: $(oneline "$said")"
-    take_others_away
     rm -rf "$base"
     rm -f -- "$path"
     leave
-}
-
-take_away() {
-    case $backend in
-    fw4 | nft) [ -z "$(nft_live)" ] || nft delete table inet "$name" 2>&1 ;;
-    *)
-        umask 077
-        # No apply has a name like that.
-        dir=$base/away
-        mkdir -p "$dir"
-        printf '*filter\nCOMMIT\n' >"$dir/nothing"
-        for family in $(families); do
-            ipt_forward "$family" "$dir/nothing"
-            ipt_restore "$family" <"$dir/forward" 2>&1 || return
-        done
-        rm -rf "$dir"
-        ;;
-    esac
 }
 
 main() {
