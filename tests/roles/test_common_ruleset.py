@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import itertools
 import os
-import re
 import select
 import shutil
 import signal
@@ -582,8 +581,8 @@ def break_sessions(host):
     pids = on(host, f"ip netns pids {host.namespace}").split()
     for pid in pids:
         with contextlib.suppress(OSError):
-            parent = re.search(r"^PPid:\s*(\d+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)[1]
-            names = {Path(f"/proc/{one}/comm").read_text().strip() for one in (pid, parent)}
+            told = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+            names = {told["Name"].strip(), Path(f"/proc/{told['PPid'].strip()}/comm").read_text().strip()}
             if names <= servers:
                 os.kill(int(pid), signal.SIGKILL)
 
