@@ -36,6 +36,7 @@ from sansdtls import (
     ServerConfig,
 )
 from tests.endpoint.devices import IDENTITY, KEY, KEYS, Device
+from tests.ports import free_port
 
 CLIENT = ClientConfig(psk_identity=IDENTITY, psk_key=KEY)
 RECORDS = 62
@@ -479,9 +480,7 @@ async def test_nothing_in_common_is_named_by_the_clients_error(autojump_clock):
 
 
 async def test_a_closed_port_is_refused_soon_not_at_the_end_of_all_retransmissions(autojump_clock):
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     start = trio.current_time()
     with pytest.raises(ConnectionRefusedError, match=rf"^127\.0\.0\.1:{port}: connection refused"):
         await open_dtls("127.0.0.1", port, config=CLIENT)
@@ -557,9 +556,7 @@ async def test_the_next_address_is_tried_where_one_is_refused(autojump_clock, mo
 
 
 async def test_where_no_address_answers_each_ones_reason_is_given(autojump_clock, monkeypatch):
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     monkeypatch.setattr(trio.socket, "getaddrinfo", resolving_to("127.0.0.7", "127.0.0.1"))
     with pytest.raises(
         OSError, match=r"no address of 'sensor\.example' answers: 127\.0\.0\.7:.*127\.0\.0\.1:"

@@ -23,14 +23,9 @@ from endpoint.tables.state import State
 from endpoint.udp import ListenError
 from sansdtls import Checkpoint, SnapshotError
 from tests.endpoint.devices import Device, serving
+from tests.ports import free_port
 
 needs_ipv6 = pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
-
-
-def free_port():
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 def handed(address="127.0.0.1", *, name="dtls", port=0):

@@ -9,6 +9,7 @@ from trio.testing import MockClock
 
 from endpoint import udp
 from endpoint.udp import ListenError, RetryPolicy, address_text, bind_udp
+from tests.ports import free_port
 
 needs_ipv6 = pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
 
@@ -123,9 +124,7 @@ async def test_a_port_out_of_range_is_refused(port):
 
 
 async def test_when_the_second_address_cannot_be_bound_the_first_is_given_back(monkeypatch, loopback):
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        free = probe.getsockname()[1]
+    free = free_port()
 
     async def both(*_, **__):
         await trio.lowlevel.checkpoint()

@@ -21,6 +21,7 @@ from endpoint.valkey_access import ValkeyAccess, load_access
 from sansdtls import AlertDescription, PeerAlert
 from tests.endpoint.devices import IDENTITY, KEY, Recorder, serving
 from tests.endpoint.test_valkey_access import private
+from tests.ports import free_port
 from tests.valkey_server import ValkeyServer
 
 K1 = "00112233445566778899aabbccddeeff"
@@ -368,9 +369,7 @@ async def test_tls_with_certificates_on_both_sides_and_what_is_said_if_one_is_wr
         ("ours.key", ours.private_key_pem),
     ):
         private(tmp_path / name, blob.bytes())
-    with trio.socket.socket() as probe:
-        await probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port(kind=socket.SOCK_STREAM)
     tls = ["--tls-port", str(port), "--bind", "127.0.0.1", "--tls-ca-cert-file", "ca"]
     tls += ["--tls-cert-file", "server", "--tls-key-file", "server.key"]
     with ValkeyServer(tmp_path, *tls) as server:

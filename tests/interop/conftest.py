@@ -17,8 +17,9 @@ from tests.interop.certified import Terms
 from tests.interop.credentials import KINDS, make_pair
 from tests.interop.identified import IdentifiedMeeting
 from tests.interop.ours import OurClient, OurServer, answer_to_coap, answer_to_hello, trusting
-from tests.interop.process import free_port, running
+from tests.interop.process import running
 from tests.interop.stacks import CCM_8, Session
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

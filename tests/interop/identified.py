@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, ClassVar
 from sansdtls import CertificateType, CipherSuite, ClientConfig, ServerConfig
 from tests.conftest import require_file, require_program
 from tests.interop.ours import OurClient, OurServer, answer_to_hello
-from tests.interop.process import free_port, running, wait_until
+from tests.interop.process import running, wait_until
 from tests.interop.stacks import BUILD, CCM_8, PEERS, WITH_PSK
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -29,23 +28,6 @@ def wait_until(condition: Callable[[], bool], what: Callable[[], str], *, within
         if time.monotonic() > deadline:
             raise AssertionError(f"within {within} s not: {what()}")
         time.sleep(POLL)
-
-
-def free_port(*, neighbours: int = 0) -> int:
-    """A UDP port that nothing on this machine uses; the ``neighbours`` ports above it are free too."""
-    while True:
-        with contextlib.ExitStack() as probes:
-            probe = probes.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-            probe.bind(("", 0))
-            port: int = probe.getsockname()[1]
-            try:
-                for neighbour in range(port + 1, port + neighbours + 1):
-                    probes.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)).bind(
-                        ("", neighbour)
-                    )
-            except (OSError, OverflowError):
-                continue
-            return port
 
 
 def _is_bound(port: int) -> bool:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.conftest import require_program
-from tests.interop.process import free_port, running, wait_until
+from tests.interop.process import running, wait_until
 from tests.interop.stacks import LIBCOAP_GNUTLS, LIBCOAP_OPENSSL
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

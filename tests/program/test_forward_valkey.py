@@ -1,6 +1,7 @@
 """``forward.kind = "valkey"`` with a real Redis server: the stream, the way back, outages, and what is guaranteed."""
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from endpoint.tables.forward import Forward
 from endpoint.tables.sinks import ValkeyTable
 from endpoint.values import StructureError
 from sansdtls import ClientConfig
+from tests.ports import free_port
 from tests.program.running import Running
 from tests.program.sinks import PATIENCE, Told, device, devices_of
 from tests.program.streams import added, running, say, stream, until
@@ -256,9 +258,7 @@ async def test_the_login_is_what_the_key_store_has_too(tmp_path):
     ):
         (tmp_path / name).touch(mode=0o600)
         (tmp_path / name).write_bytes(blob.bytes())
-    with trio.socket.socket() as probe:
-        await probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port(kind=socket.SOCK_STREAM)
     tls = ["--tls-port", str(port), "--bind", "127.0.0.1", "--tls-ca-cert-file", "ca"]
     tls += ["--tls-cert-file", "server", "--tls-key-file", "server.key"]
     with ValkeyServer(tmp_path, *tls) as server:

@@ -13,6 +13,7 @@ import pytest
 from endpoint.admin import ask
 from endpoint.handoff_places import STORED_ASSOCIATIONS
 from endpoint.listening import STORED_SOCKET
+from tests.ports import free_port
 from tests.program import supervisor
 from tests.program.supervisor import Supervisor
 from tests.restarts.meters import Meters, psk_lines
@@ -24,9 +25,7 @@ HANDED = '[state]\nhandoff_file = "handoff"\nkey_file = "state.key"\nadmin_socke
 
 @pytest.fixture
 def port():
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+    return free_port()
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import trio
 
 from endpoint import open_dtls
 from sansdtls import ClientConfig, RetransmitPolicy
+from tests.ports import free_port
 from tests.program.running import Running
 
 K1 = "00112233445566778899aabbccddeeff"
@@ -169,9 +170,7 @@ def test_wrong_key_and_unknown_identity_are_named_in_the_log_and_alike_to_the_de
 
 
 def test_a_closed_port_is_told_at_once(home):
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
+    port = free_port()
     status, _, error = finished(home.connect(f"127.0.0.1:{port}", "--message", "x"))
     assert status == 1
     assert error.startswith(f"dtls-endpoint connect: 127.0.0.1:{port}: ")
@@ -262,7 +261,7 @@ async def test_a_bad_reload_keeps_the_old_keys_and_names_every_mistake(home):
 @pytest.fixture
 def taken():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
-        other.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", free_port()))
         yield other
 
 
@@ -339,7 +338,7 @@ def test_a_client_whose_output_is_closed_says_so(home):
 
 
 async def test_a_service_that_restarts_takes_the_device_back_on_its_old_port(home):
-    with home.serve() as service:
+    with home.serve(port=free_port()) as service:
         address, port = service.listening()
         fast = ClientConfig(
             psk_identity=b"dev1", psk_key=bytes.fromhex(K1), retransmit=RetransmitPolicy(initial_timeout=0.1)
