@@ -15,7 +15,7 @@ import attrs
 
 from sansdtls import CipherSuite, NamedGroup, SignatureScheme
 from tests.conftest import require_file, require_program
-from tests.interop.stacks import BUILD, PEERS
+from tests.interop.stacks import BUILD, COMPILING_TIME, PEERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -399,7 +399,7 @@ def nss_database(stem: Path) -> Path:
         [*pack, "-in", f"{stem}.pem", "-inkey", f"{stem}.key"],
         ["pk12util", *at, "-i", f"{stem}.p12", "-W", ""],
     ):
-        subprocess.run(command, check=True, timeout=20, stdout=subprocess.DEVNULL)
+        subprocess.run(command, check=True, timeout=60, stdout=subprocess.DEVNULL)
     return database
 
 
@@ -416,7 +416,7 @@ def compiled_go() -> Path:
         }
         BUILD.mkdir(exist_ok=True)
         command = [Pion.go, "build", "-o", str(compiled), str(source)]
-        subprocess.run(command, check=True, timeout=60, env=environment)
+        subprocess.run(command, check=True, timeout=COMPILING_TIME, env=environment)
     return compiled
 
 

@@ -15,7 +15,7 @@ from sansdtls import CertificateType, CipherSuite, ClientConfig, ServerConfig
 from tests.conftest import require_file, require_program
 from tests.interop.ours import OurClient, OurServer, answer_to_hello
 from tests.interop.process import running, wait_until
-from tests.interop.stacks import BUILD, CCM_8, PEERS, WITH_PSK
+from tests.interop.stacks import BUILD, CCM_8, COMPILING_TIME, PEERS, WITH_PSK
 from tests.ports import free_port
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def compiled_java() -> Path:
     if not compiled.exists() or compiled.stat().st_mtime < source.stat().st_mtime:
         compiled.parent.mkdir(parents=True, exist_ok=True)
         command = ["javac", "-d", str(compiled.parent), "-cp", ":".join(BouncyCastle.jars), str(source)]
-        subprocess.run(command, check=True, timeout=60)
+        subprocess.run(command, check=True, timeout=COMPILING_TIME)
     return compiled.parent
 
 
@@ -147,7 +147,7 @@ def compiled_c() -> Path:
         libraries = ["-lmbedtls", "-lmbedx509", "-lmbedcrypto"]
         command = ["gcc", f"--sysroot={TRIXIE}", "-static", "-Wall", "-Wextra", "-O1"]
         command += ["-o", str(compiled), str(source), *libraries]
-        subprocess.run(command, check=True, timeout=60)
+        subprocess.run(command, check=True, timeout=COMPILING_TIME)
     return compiled
 
 

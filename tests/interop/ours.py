@@ -64,6 +64,7 @@ class _Ours(abc.ABC):
         self.datagrams_sent: list[bytes] = []
         self.datagrams_received: list[bytes] = []
         self._mtu = mtu
+        self._skipped = 0.0
         self._judge = judge
         self._key_log = key_log
 
@@ -107,6 +108,14 @@ class _Ours(abc.ABC):
             return event.connection.accept_peer(event, now=now)
         return event.connection.reject_peer(event, alert, now=now)
 
+    def now(self) -> float:
+        """The time, as the core is told it."""
+        return time.monotonic() + self._skipped
+
+    def skip(self, seconds: float) -> None:
+        """Let so much time pass for our side, in no time: what is due by then happens with the next turn."""
+        self._skipped += seconds
+
     def flush(self) -> None:
         """Send what the core has to send."""
         for data, path in self._datagrams_to_send():
@@ -120,16 +129,16 @@ class _Ours(abc.ABC):
     def _turn(self) -> None:
         self.flush()
         due = self._next_timeout()
-        wait = PACE if due is None else min(PACE, max(due - time.monotonic(), 0))
+        wait = PACE if due is None else min(PACE, max(due - self.now(), 0))
         self.socket.settimeout(wait or 0.0001)  # 0 would mean a non-blocking socket
         with contextlib.suppress(TimeoutError, ConnectionRefusedError):
             data, address = self.socket.recvfrom(LARGEST_DATAGRAM)
             self.largest_received = max(self.largest_received, len(data))
             self.first_received = self.first_received or data
             self.datagrams_received.append(data)
-            now = time.monotonic()
+            now = self.now()
             self._handle(self._receive(data, address, now), now)
-        now = time.monotonic()
+        now = self.now()
         due = self._next_timeout()
         if due is not None and due <= now:
             self._handle(self._handle_timeout(now), now)

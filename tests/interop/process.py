@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-PATIENCE = 10.0
-"""Seconds after which a peer counts as stuck. Only failing tests take this long."""
+PATIENCE = 60.0
+"""Seconds after which a peer counts as stuck: more than any peer itself waits, which is half of it. Only failing tests take this long."""
 POLL = 0.005
 """Seconds between two looks at something that cannot be waited on."""
 

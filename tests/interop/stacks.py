@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 PEERS = HERE / "peers"
 BUILD = HERE / "build"
+COMPILING_TIME = 600
+"""Seconds after which a compiler hangs. Go compiles its own library, too, where it has not done so before."""
 IP_AND_UDP_HEADERS = 28
 """Bytes of IPv4 and UDP header: some stacks' MTU is the link's, ours is that of the UDP payload."""
 
@@ -230,7 +232,7 @@ class LibCoap(Stack):
 
     def client(self, session: Session) -> list[str]:
         credentials = ["-k", session.key.decode(), "-u", session.identity]
-        give_up = ["-B", "5"]
+        give_up = ["-B", "30"]
         uri = f"coaps://127.0.0.1:{session.port}/"
         return [f"coap-client-{self.backend}", *session.options, *give_up, *credentials, uri]
 
@@ -380,9 +382,8 @@ def compiled_java() -> Path:
     if not compiled.exists() or compiled.stat().st_mtime < source.stat().st_mtime:
         compiled.parent.mkdir(parents=True, exist_ok=True)
         class_path = ":".join(BouncyCastle.jars)
-        subprocess.run(
-            ["javac", "-d", str(compiled.parent), "-cp", class_path, str(source)], check=True, timeout=60
-        )
+        command = ["javac", "-d", str(compiled.parent), "-cp", class_path, str(source)]
+        subprocess.run(command, check=True, timeout=COMPILING_TIME)
     return compiled.parent
 
 

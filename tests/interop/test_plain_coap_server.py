@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.conftest import require_program
-from tests.interop.process import running, wait_until
+from tests.interop.process import PATIENCE, running, wait_until
 from tests.interop.stacks import LIBCOAP_GNUTLS, LIBCOAP_OPENSSL
 from tests.ports import free_port
 
@@ -68,10 +68,10 @@ class Gateway:
     def ask(self, stack: LibCoap, *options: str, path: str = "") -> bytes:
         """What the client prints."""
         done = subprocess.run(
-            self.command(stack, "-B", "10", *options, path=path),
+            self.command(stack, "-B", "30", *options, path=path),
             cwd=self._directory,
             capture_output=True,
-            timeout=20,
+            timeout=PATIENCE,
             check=False,
         )
         assert done.returncode == 0, f"{done} of {self.process} before {self.server}"
@@ -118,7 +118,7 @@ def test_what_takes_many_blocks_arrives_whole_both_ways(gateway: Gateway, stack:
 
 @BOTH
 def test_an_observation_goes_on(gateway: Gateway, stack: LibCoap, tmp_path: Path):
-    command = gateway.command(stack, "-s", "10", path="time")
+    command = gateway.command(stack, "-s", "120", path="time")
     with running(command, directory=tmp_path, name="observer") as observer:
         # The server tells the time of day, once a second.
         wait_until(lambda: len(set(re.findall(r"\d\d:\d\d:\d\d", observer.output))) >= 3, observer.__str__)
@@ -138,7 +138,7 @@ def test_each_device_has_an_address_of_its_own_at_the_server(gateway: Gateway):
 def test_a_plain_server_that_was_away_is_used_again(gateway: Gateway, tmp_path: Path):
     gateway.server.stop()
     stack = LIBCOAP_OPENSSL
-    with running(gateway.command(stack, "-B", "20", path=""), directory=tmp_path, name="patient") as client:
+    with running(gateway.command(stack, "-B", "120", path=""), directory=tmp_path, name="patient") as client:
         wait_until(lambda: bool(gateway.facts("forward_down")), gateway.process.__str__)
         command = [PLAIN_SERVER, "-A", "127.0.0.1", "-p", str(gateway.server_port)]
         with running(command, directory=tmp_path, name="again", listening_on=gateway.server_port):

@@ -26,7 +26,7 @@ import org.bouncycastle.util.encoders.Hex;
 /** A Bouncy Castle DTLS 1.2 peer: (client|server) port suite-number identity key-in-hex link-mtu. */
 public final class BouncyCastlePeer {
     private static final int RECEIVE_BUFFER = 20000;
-    private static final int WAIT_MILLISECONDS = 5000;
+    private static final int WAIT_MILLISECONDS = 30000;
 
     public static void main(String[] arguments) throws Exception {
         int port = Integer.parseInt(arguments[1]);

@@ -24,7 +24,8 @@ from mbedtls.tls import (
 
 HANDSHAKE_OVER = "HANDSHAKE_OVER"
 LARGEST_DATAGRAM = 65_535
-WAIT = 5.0
+WAIT = 30.0
+"""Seconds for an answer, also on a machine that stands still for some of them."""
 TICK = 0.05
 
 

@@ -13,7 +13,7 @@ const socket = dtls.createSocket({
     port: Number(port),
     psk: { [identity]: Buffer.from(key, "hex").toString("latin1") },
     ciphers: [suite],
-    timeout: 5000,
+    timeout: 30000,
 });
 socket.on("connected", () => {
     console.log("connected");

@@ -54,7 +54,7 @@ func client(address *net.UDPAddr, config *dtls.Config) {
 	_, err = connection.Write([]byte("hello"))
 	check(err)
 	buffer := make([]byte, 2048)
-	check(connection.SetReadDeadline(time.Now().Add(5 * time.Second)))
+	check(connection.SetReadDeadline(time.Now().Add(30 * time.Second)))
 	length, err := connection.Read(buffer)
 	check(err)
 	fmt.Printf("received %s\n", buffer[:length])

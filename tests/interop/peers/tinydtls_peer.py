@@ -18,7 +18,8 @@ CONNECTED = 0x01DE
 WARNING = 1
 FATAL = 2
 CLOSE_NOTIFY = 0
-WAIT = 5.0
+WAIT = 30.0
+"""Seconds for an answer, also on a machine that stands still for some of them."""
 TICK = 0.05
 
 
