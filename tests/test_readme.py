@@ -17,7 +17,7 @@ def test_a_program_of_the_readme_prints_what_the_readme_says(program, output):
         [sys.executable, "-W", "error", "-c", program],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert (done.stdout, done.stderr, done.returncode) == (output, "", 0)

@@ -11,8 +11,8 @@ from typing import Any
 
 from tests.conftest import require_program
 
-PATIENCE = 30.0
-"""Seconds after which a test that hangs is ended by killing the server."""
+PATIENCE = 300.0
+"""Seconds after which a test that hangs is ended by killing the server. All tests of a module may share one."""
 
 
 class ValkeyServer:

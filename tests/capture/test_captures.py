@@ -59,7 +59,7 @@ async def said(device, text):
 
 async def until(condition):
     """For what a thread brings about."""
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         while not condition():  # noqa: ASYNC110 - files have no events
             await trio.sleep(0.001)
 

@@ -59,7 +59,7 @@ async def exchanged(path, data):
     async with stream:
         await stream.send_all(data)
         answer = b""
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             try:
                 async for more in stream:
                     answer += more
@@ -139,7 +139,7 @@ async def test_no_more_than_so_many_requests_are_under_way_and_their_end_can_be_
         await answering.socket.wait_idle(0.001)
         assert answering.under_way == MAX_CLIENTS
         answering.gate.set()
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             await answering.socket.wait_idle(100)
     assert (await asked(path, "status"))["ok"]
 

@@ -22,7 +22,7 @@ from endpoint.tables.listen import MAX_ALSO, Listen
 from endpoint.tables.state import State
 from endpoint.udp import ListenError
 from sansdtls import Checkpoint, SnapshotError
-from tests.endpoint.devices import Device, serving
+from tests.endpoint.devices import PATIENCE, Device, serving
 from tests.ports import free_port
 
 needs_ipv6 = pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
@@ -366,7 +366,7 @@ async def test_associations_keep_their_socket_when_another_listener_goes_comes_o
             (reason,) = refused
             assert reason.endswith("it talked to socket number 1, and there are 3, without that one")
             for device in (devices[0], devices[2]):
-                with trio.fail_after(5):
+                with trio.fail_after(PATIENCE):
                     await device.send(b"still here")
                     assert await device.receive() == b"still here"
             assert sorted(one.local for one in served.observer.live) == [

@@ -11,7 +11,7 @@ from endpoint import sockets
 from endpoint.addresses import Source, address_text, source_host, source_of
 from endpoint.sockets import UdpSocket
 from endpoint.udp import bind_udp
-from tests.endpoint.devices import Device, serving
+from tests.endpoint.devices import PATIENCE, Device, serving
 
 needs_ipv6 = pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
 
@@ -100,7 +100,7 @@ def test_addresses_are_written_as_people_write_them(address, text):
 async def test_a_socket_on_all_interfaces_answers_from_the_address_that_was_asked(bound, asked):
     # The device's socket is connected, so an answer from any other address never reaches it.
     async with serving(address=bound) as served:
-        with Device(served.port, host=asked) as device, trio.fail_after(5):
+        with Device(served.port, host=asked) as device, trio.fail_after(PATIENCE):
             await device.connect()
             assert device.connected
             await device.send(b"x")

@@ -95,7 +95,9 @@ async def test_a_disk_that_stalls_keeps_no_device_from_talking_and_costs_one_thr
     SlowDatabase.go.clear()
     store = SqliteKeyStore(path, open_database=SlowDatabase)
     assert isinstance(store, ManagedStore)
-    guard = GuardedStore(store, LookupPolicy(timeout=0.2, failures=2), trouble=lambda *_, **__: None)
+    # Long enough for a thread that only has to be given its turn.
+    policy = LookupPolicy(timeout=1, failures=2)
+    guard = GuardedStore(store, policy, trouble=lambda *_, **__: None)
     await nursery.start(guard.run)
     async with serving(keystore=guard) as served:
         first = await served.device().connect()

@@ -233,16 +233,19 @@ async def test_it_is_a_managed_store_whose_name_shows_no_secret():
 
 
 async def test_a_server_that_hangs_is_noticed_by_its_silence(mortal, open_store, monkeypatch):
-    monkeypatch.setattr("endpoint.valkey.SIGN_OF_LIFE", 0.05)
-    monkeypatch.setattr("endpoint.valkey.CONNECT_TIMEOUT", 0.1)
+    monkeypatch.setattr("endpoint.valkey.SIGN_OF_LIFE", 0.5)
     opened = await open_store(mortal)
     mortal.freeze()
+    # Only now: a server that lives may take its time.
+    monkeypatch.setattr("endpoint.valkey.SIGN_OF_LIFE", 0.05)
+    monkeypatch.setattr("endpoint.valkey.CONNECT_TIMEOUT", 0.1)
     await opened.until(lambda: opened.changes)
     assert opened.changes == [f"{mortal.address}: no sign of life within 0.05 seconds"]
     # It still takes connections, as the kernel does that; it does not answer.
     with trio.fail_after(PATIENCE):
         while "no answer within 0.1 seconds" not in (opened.store._link.reason or ""):  # noqa: ASYNC110 - nobody tells
             await trio.sleep(0.01)
+    monkeypatch.undo()
     mortal.thaw()
     await opened.until(lambda: opened.changes[-1] is None)
     assert await opened.store.lookup(b"m") == ()

@@ -8,8 +8,8 @@ import sys
 import threading
 from pathlib import Path
 
-PATIENCE = 30.0
-"""Seconds after which a test that hangs is ended by killing its process."""
+PATIENCE = 120.0
+"""Seconds after which a test that hangs is ended by killing its process: several lives of a service may lie within."""
 
 
 class Running:

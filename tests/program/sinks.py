@@ -10,7 +10,7 @@ from endpoint.forward import Sink
 from endpoint.forward.devices import LiveDevices
 from sansdtls import ConnectionState
 
-PATIENCE = 10
+PATIENCE = 30
 """Seconds until a test that waits for something has failed."""
 
 

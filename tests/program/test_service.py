@@ -185,7 +185,7 @@ async def test_a_stop_tells_the_peers_and_ends_with_0(home):
         address, port = service.listening()
         async with await open_dtls(address, port, config=home.client()) as channel:
             service.signal("SIGTERM")
-            with trio.fail_after(10), pytest.raises(trio.EndOfChannel):
+            with trio.fail_after(30), pytest.raises(trio.EndOfChannel):
                 await channel.receive()
             stopped = await trio.to_thread.run_sync(service.fact, "stopped")
             assert stopped["associations_left"] == 0
@@ -228,7 +228,7 @@ async def test_a_reload_takes_the_new_keys_and_keeps_the_connections(home):
                 "removed": 0,
                 "changed": 1,
             }
-            with trio.fail_after(10):
+            with trio.fail_after(30):
                 await old.send(b"still here")
                 assert await old.receive() == b"still here"
                 for client in (home.client(K3, b"dev2"), home.client(K2)):
@@ -247,7 +247,7 @@ async def test_a_bad_reload_keeps_the_old_keys_and_names_every_mistake(home):
         failed = await trio.to_thread.run_sync(service.fact, "reload_failed")
         assert [line.split(": ")[0] for line in failed["errors"]] == ["psk.txt:2", "psk.txt:3"]
         assert failed["kept"] == 1
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             async with await open_dtls(address, port, config=home.client()) as channel:
                 await channel.send(b"hello")
                 assert await channel.receive() == b"hello"
@@ -308,7 +308,7 @@ def test_an_output_that_was_never_open_is_told_and_no_socket_is_taken_for_it(hom
         cwd=home.path,
         env={**os.environ, "PYTHONPATH": str(Path.cwd())},
         capture_output=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 1
@@ -343,7 +343,7 @@ async def test_a_service_that_restarts_takes_the_device_back_on_its_old_port(hom
         fast = ClientConfig(
             psk_identity=b"dev1", psk_key=bytes.fromhex(K1), retransmit=RetransmitPolicy(initial_timeout=0.1)
         )
-        with trio.fail_after(20):
+        with trio.fail_after(30):
             async with await open_dtls(address, port, config=fast):
                 assert await trio.to_thread.run_sync(service.end) == 0
                 with home.serve(port=port) as again:

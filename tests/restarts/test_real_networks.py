@@ -32,9 +32,10 @@ PAYLOAD = MTU - 20 - 8
 """What is left of a link's MTU for a datagram of UDP over IPv4."""
 OVERHEAD = 13 + 8 + 16
 """Of a record of AES-GCM."""
-PATIENT = RetransmitPolicy(initial_timeout=30.0)
+PATIENCE = 25
+"""Seconds until a test that waits for something has failed."""
+PATIENT = RetransmitPolicy(initial_timeout=3.0 * PATIENCE, maximum_timeout=3.0 * PATIENCE)
 """The test is over before a timer has run out."""
-PATIENCE = 10
 CREDENTIAL = shown("rsa").certificate()
 
 
