@@ -34,6 +34,8 @@ FIRST_DESCRIPTOR = 3
 """SD_LISTEN_FDS_START."""
 OUT_OF_THE_WAY = 100
 """Descriptors kept for the service are numbered from here on, so that none is where another has to go."""
+CAUGHT_UP = b"CAUGHT_UP=1"
+"""What the supervisor tells itself: all that was said before has been heard when this comes."""
 MAX_STORED = 64
 """FileDescriptorStoreMax=; what comes beyond is closed."""
 
@@ -61,6 +63,7 @@ class Supervisor:
         """What the service has said since it was last started: dicts."""
         self._process = None
         self._heard = threading.Condition()
+        self._caught_up = threading.Event()
         self._notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         # No abstract name, which a service in another network namespace could not reach; and not below pytest's
         # temporary directories, whose names may be too long for a socket.
@@ -129,11 +132,20 @@ class Supervisor:
         return self.process.poll() is not None
 
     def wait(self):
-        """Wait for its end; the exit status."""
+        """Wait for its end, and until all that it has said and stored by then is there; the exit status."""
         try:
-            return self.process.wait(PATIENCE)
+            status = self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"it does not end; {self.describe()}") from None
+        self.catch_up()
+        return status
+
+    def catch_up(self):
+        """Return when everything that the service has sent so far is heard: the thread that listens may be late."""
+        self._caught_up.clear()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as own:
+            own.sendto(CAUGHT_UP, self._notified.getsockname())
+        assert self._caught_up.wait(PATIENCE), "nobody listens"
 
     def stop(self, name="SIGTERM"):
         """Ask it to end, and wait for that; the exit status."""
@@ -198,6 +210,9 @@ class Supervisor:
             data, ancillary, _, _ = self._notified.recvmsg(65_536, room, socket.MSG_CMSG_CLOEXEC)
             if not data:
                 return
+            if data == CAUGHT_UP:
+                self._caught_up.set()
+                continue
             message = dict(line.split("=", 1) for line in data.decode().splitlines() if "=" in line)
             descriptors = array.array("i")
             for level, kind, payload in ancillary:

@@ -54,6 +54,7 @@ def test_a_reload_says_what_changed_or_every_mistake_and_the_manager_hears_of_it
             "reloaded: 2 identities; 1 added, 0 removed, 1 changed, 1 with a next key\n",
         )
         assert done.stderr.startswith("warning: psk.txt:4: ")
+        service.catch_up()
         said = [message for message in service.messages if "RELOADING" in message or "READY" in message]
         assert [next(iter(message)) for message in said] == ["READY", "RELOADING", "READY"]
         assert int(said[1]["MONOTONIC_USEC"]) > 0
@@ -70,6 +71,7 @@ def test_a_reload_says_what_changed_or_every_mistake_and_the_manager_hears_of_it
         assert done.returncode == 1
         told = json.loads(done.stdout)
         assert (told["reloaded"], told["kept"], told["errors_in_all"]) == (False, 2, 2)
+        service.catch_up()
         assert service.messages[-1]["STATUS"].endswith(f"; the last reload failed: {told['errors'][0]}")
 
         keys(home, f"dev1:{K2}\n")

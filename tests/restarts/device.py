@@ -68,8 +68,12 @@ class Device:
         self._flush()
         return message
 
+    def exchange_once(self):
+        """Send once and wait for the echo, however long that takes."""
+        self.wait_for(self.send())
+
     def exchange(self):
-        """Send, again and again, until there is an echo of any of it; how many were sent."""
+        """Send, again and again, until there is an echo of any of it: the first may be lost."""
         sent: list[bytes] = []
 
         def echoed():
@@ -80,7 +84,6 @@ class Device:
             assert time.monotonic() < deadline, f"no echo of {len(sent)} messages; {self.events}"
             sent.append(self.send())
             self._run_until(echoed, within=AGAIN_AFTER, fail=False)
-        return len(sent)
 
     def wait_for(self, message):
         """Wait for an echo."""

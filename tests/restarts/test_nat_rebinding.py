@@ -56,15 +56,17 @@ def test_without_a_connection_id_a_rebinding_ends_the_association(networks, tmp_
         device(networks, number=1) as other,
     ):
         old.connect()
-        assert old.exchange() == 1
+        old.exchange_once()
         networks.rebind()
         unheard = old.send()
         # By the time another is answered, the first has been read and thrown away.
         other.connect()
-        assert other.exchange() == 1
+        other.exchange_once()
         assert unheard not in old.data
         assert service.stop() == 0
         discarded = service.facts("stopped")[-1]["statistics"]["server"]["records_discarded"]
+        # And nothing else, but what a device may have repeated while the endpoint was slow.
+        discarded.pop("duplicate_handshake_message", None)
         assert discarded == {"unknown_association": 1}
 
 
@@ -73,12 +75,12 @@ def test_a_rebinding_costs_no_handshake_with_a_connection_id(networks, tmp_path,
     table = f'[dtls.connection_id]\nreturn_routability = "{way.value}"\nprobe_timeout = {PROBE_TIMEOUT}\n'
     with endpoint(networks, tmp_path, table) as service, device(networks, way) as meter:
         meter.connect()
-        assert meter.exchange() == 1
+        meter.exchange_once()
         for _ in range(3):
             networks.rebind()
             meter.exchange()
             # Both ways, and without another attempt: the new path is in use.
-            assert meter.exchange() == 1
+            meter.exchange_once()
         assert meter.connection.negotiated.return_routability is (way is not ReturnRoutability.OFF)
         assert service.stop() == 0
         assert len(service.facts("connected")) == 1

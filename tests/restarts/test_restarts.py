@@ -81,6 +81,8 @@ def test_a_kill_without_saved_state_loses_every_association(tmp_path):
         assert meters.behind == FEW
         assert service.stop() == 0
         discarded = service.facts("stopped")[-1]["statistics"]["server"]["records_discarded"]
+        # The newcomer may have repeated what the endpoint was slow to answer.
+        discarded.pop("duplicate_handshake_message", None)
         assert sum(discarded.values()) == FEW
 
 
