@@ -116,6 +116,12 @@ class _Ours(abc.ABC):
         """Let so much time pass for our side, in no time: what is due by then happens with the next turn."""
         self._skipped += seconds
 
+    def skip_to_timer(self) -> None:
+        """The same until our next timer is due."""
+        due = self._next_timeout()
+        assert due is not None, "there is none"
+        self.skip(max(due - self.now(), 0.0))
+
     def flush(self) -> None:
         """Send what the core has to send."""
         for data, path in self._datagrams_to_send():
@@ -126,7 +132,8 @@ class _Ours(abc.ABC):
             with contextlib.suppress(ConnectionRefusedError):
                 self.socket.sendto(data, path)  # type: ignore[call-overload] # the path is the address we gave
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
+        """Take in what has come, at most one datagram, and do what is due."""
         self.flush()
         due = self._next_timeout()
         wait = PACE if due is None else min(PACE, max(due - self.now(), 0))
@@ -153,7 +160,7 @@ class _Ours(abc.ABC):
             if time.monotonic() > deadline:
                 events = "\n".join(map(repr, self.events))
                 raise AssertionError(f"within {within} s not: {what()}\nour events:\n{events}")
-            self._turn()
+            self.turn()
 
     def rebind(self) -> None:
         """Go on from another port, as behind a NAT that has forgotten the old one."""

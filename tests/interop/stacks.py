@@ -86,9 +86,6 @@ class Stack(abc.ABC):
     """What the client prints about the alert decrypt_error."""
     repeats_itself: ClassVar[bool] = True
     """Whether the client has a retransmission timer."""
-    restarts_timer: bool = False
-    """Whether the client restarts its timer of 1 s at each of our retransmissions: where ours is shorter,
-    it hardly ever repeats its Finished."""
     longest_identity: ClassVar[int] = 128
     """Bytes. RFC 7925 §4 asks for 128."""
     environment: ClassVar[Mapping[str, str]] = {}
@@ -176,7 +173,6 @@ class GnuTls(Stack):
     echoes = True
     client_sees_close = "Peer has closed the GnuTLS connection"
     sees_decrypt_error = "Decrypt error"
-    restarts_timer = True
 
     def require(self) -> None:
         require_program("gnutls-cli")
@@ -224,7 +220,6 @@ class LibCoap(Stack):
         self.backend = backend
         self.name = f"libcoap-{backend}"
         self.sees_decrypt_error = {"openssl": "alert decrypt error", "gnutls": "Alert '51'"}[backend]
-        self.restarts_timer = backend == "gnutls"
 
     def require(self) -> None:
         require_program(f"coap-client-{self.backend}")
