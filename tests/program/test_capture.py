@@ -16,6 +16,7 @@ from sansdtls import (
     CipherSuite,
     ClientConfig,
     ConnectionIdPolicy,
+    RetransmitPolicy,
     SigningKey,
 )
 from tests.conftest import require_program
@@ -28,12 +29,16 @@ K1 = "00112233445566778899aabbccddeeff"
 K2 = "ffeeddccbbaa99887766554433221100"
 CCM_8 = "TLS_PSK_WITH_AES_128_CCM_8"
 ROOT = Path(__file__).parent.parent.parent
+PATIENT = RetransmitPolicy(initial_timeout=30.0)
+"""Neither side repeats a flight, so that what was captured can be counted."""
 CONFIGURATION = """
 [credentials]
 psk_file = "psk.txt"
 {credentials}
 [listen]
 port = 0
+[dtls.retransmit]
+initial_timeout = 30
 [forward]
 kind = "echo"
 [state]
@@ -108,6 +113,7 @@ def device(
         session=session,
         connection_id=policy,
         cipher_suites=DEFAULT_CIPHER_SUITES if suite is None else (CipherSuite[suite],),
+        retransmit=PATIENT,
     )
 
     async def talk():
