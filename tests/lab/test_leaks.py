@@ -3,6 +3,7 @@
 import base64
 import secrets
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -80,22 +81,61 @@ def test_a_secret_in_the_output_is_found(search):
     assert kinds(search) == {("key", "output")}
 
 
+THERE, LOOKED = "/etc/there", "/etc/looked"
+"""Files by which a host and the test wait for each other: a look may take its time where the machine has something else to do."""
+UNTIL_LOOKED = f"until [ -e {LOOKED} ]; do sleep 0.02; done"
+
+
+def looked_at(sampler, host, command, *, there=None, **how):
+    """Run a command that ends with UNTIL_LOOKED, and end that when two whole looks were taken since it was ``there``."""
+    there = there or (host.root / THERE[1:]).exists
+    looked = host.root / LOOKED[1:]
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(host.ssh, command, **how)
+        try:
+            until(lambda: running.done() or there())
+            before = sampler.rounds
+            # The first of them may have begun before.
+            until(lambda: running.done() or sampler.rounds > before + 2)
+        finally:
+            looked.touch()
+        running.exception()
+        looked.unlink()
+        (host.root / THERE[1:]).unlink(missing_ok=True)
+        running.result()
+
+
+def until(condition):
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("host", ["endpoint-1", "device-1"])
 @pytest.mark.parametrize(
     ("command", "where"),
-    [("read KEY; sh -c 'sleep 0.2; :' $KEY", "cmdline"), ("read KEY; export KEY; sleep 0.2", "environ")],
+    [
+        (f"read KEY; sh -c ': >{THERE}; {UNTIL_LOOKED}; :' $KEY", "cmdline"),
+        (f"read KEY; export KEY; sh -c ': >{THERE}; {UNTIL_LOOKED}; :'", "environ"),
+    ],
+    ids=["cmdline", "environ"],
 )
 def test_a_secret_in_a_process_of_a_host_is_found(fleet, search, host, command, where):
-    with search.watching():
-        fleet[host].ssh(command, text_input=f"{DIGITS}\n")
+    with search.watching() as sampler:
+        looked_at(sampler, fleet[host], command, text_input=f"{DIGITS}\n")
     assert {(leak.kind, leak.where) for leak in search.leaks()} == {("process", f"{host}: {where}")}
 
 
 def test_a_secret_in_a_process_that_a_service_hides_is_found(fleet, search):
-    with search.watching():
-        fleet["endpoint-1"].ssh(
-            "systemd-run --quiet --wait -p PrivateNetwork=yes -p PrivateTmp=yes -p DynamicUser=yes -p PrivateUsers=yes "
-            f"-p StandardInput=null --setenv=KEY={DIGITS[:40]} sleep 0.2"
+    host = fleet["endpoint-1"]
+    command = (
+        "systemd-run --quiet --wait --unit=hidden -p Type=exec -p PrivateNetwork=yes -p PrivateTmp=yes -p DynamicUser=yes "
+        f"-p PrivateUsers=yes -p StandardInput=null --setenv=KEY={DIGITS[:40]} sh -c '{UNTIL_LOOKED}'"
+    )
+    with search.watching() as sampler:
+        looked_at(
+            sampler, host, command, there=lambda: host.ssh("systemctl is-active hidden || :") == "active\n"
         )
     assert any(leak.where == "endpoint-1: environ" for leak in search.leaks())
 
@@ -114,12 +154,11 @@ def test_a_secret_in_a_file_that_is_gone_again_is_found(fleet, search):
     places = {"endpoint-1": "/var/tmp", "device-1": "/root/.ansible"}  # noqa: S108 - of a host, on purpose
     mine = fleet.folder / "tmp/ansible-local/x"
     mine.parent.mkdir(parents=True, exist_ok=True)
-    with search.watching():
+    with search.watching() as sampler:
         mine.write_text(DIGITS)
         for host, folder in places.items():
-            fleet[host].ssh(
-                f"mkdir -p {folder}; cat > {folder}/x; sleep 0.2; rm {folder}/x", text_input=DIGITS
-            )
+            command = f"mkdir -p {folder}; cat > {folder}/x; : >{THERE}; {UNTIL_LOOKED}; rm {folder}/x"
+            looked_at(sampler, fleet[host], command, text_input=DIGITS)
         mine.unlink()
     assert {leak.where for leak in search.leaks() if leak.kind == "temporary"} == {
         "controller: /tmp/ansible-local/x",
@@ -162,7 +201,7 @@ def test_a_secret_in_the_journal_is_found_also_in_a_field_of_its_own(fleet, sear
     fleet["endpoint-1"].ssh(
         "logger --journald", text_input=f"MESSAGE=harmless\nKEY={base64.b64encode(KEY).decode()}\n"
     )
-    end = time.monotonic() + 10
+    end = time.monotonic() + 30
     while not (found := search.leaks()) and time.monotonic() < end:
         time.sleep(0.05)
     assert {(leak.secret, leak.kind) for leak in found} == {("key", "journal")}
