@@ -17,6 +17,8 @@ from tests.lab import clean, images
 from tests.lab.network import PREFIX4, PREFIX6
 from tests.namespaces import run, within
 
+CONNECT_TIME = 15
+"""Seconds until a host has greeted: its sshd makes a process first, on a machine that may stand still for some of them."""
 BOOT_TIME = 60.0
 """Seconds; two hosts take 1.5 on an idle machine."""
 
@@ -96,7 +98,7 @@ class Host:
         return [
             *within(self.network.controller),
             "ssh", "-i", str(images.ssh_key()), "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no",
-            "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=2",
+            "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", f"ConnectTimeout={CONNECT_TIME}",
             f"root@{self.address}", command,
         ]  # fmt: skip
 

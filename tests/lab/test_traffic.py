@@ -43,7 +43,7 @@ def test_three_restarts_with_a_hand_over_lose_nothing(fleet, endpoint):
 
 
 def test_a_killed_endpoint_loses_each_association_and_that_is_counted(fleet, endpoint):
-    with Streams(fleet, patience=2.0) as streams:
+    with Streams(fleet, patience=5.0) as streams:
         streams.wait_until_echoed()
         endpoint.restart("SIGKILL")
         for sensor in streams.sensors.values():
@@ -52,7 +52,7 @@ def test_a_killed_endpoint_loses_each_association_and_that_is_counted(fleet, end
     totals = streams.totals()
     assert (totals["ended"], totals["failed"]) == (3, 0)
     assert totals["lost"] > 0
-    with pytest.raises(AssertionError, match="nothing came back for 2 s"):
+    with pytest.raises(AssertionError, match="nothing came back for 5 s"):
         streams.check()
 
 
@@ -86,7 +86,7 @@ def test_keys_changed_under_the_devices_lose_nothing_while_both_are_accepted(fle
 def test_a_key_that_the_endpoint_does_not_have_is_a_failed_handshake_and_the_device_goes_back(
     fleet, endpoint
 ):
-    with Streams(fleet, handshake_time=3.0) as streams:
+    with Streams(fleet) as streams:
         endpoint.provision(fleet["device-1"], secrets.token_hex(32))
         streams["device-1"].wait_until(lambda figures: figures.failed and figures.handshakes == 2)
         streams.wait_until_echoed()
@@ -101,7 +101,7 @@ def test_a_key_that_the_endpoint_does_not_have_is_a_failed_handshake_and_the_dev
 def test_what_the_network_drops_is_counted_exactly(fleet, endpoint):
     nft = [*within(fleet["endpoint-1"].namespace), "nft"]
     source = fleet["device-2"].address
-    with Streams(fleet, patience=3.0) as streams:
+    with Streams(fleet) as streams:
         run(*nft, "add table inet hole; add chain inet hole in { type filter hook input priority 0; }")
         run(*nft, f"add rule inet hole in ip saddr {source} udp dport 5684 counter drop")
         mark = streams["device-2"].figures.sent

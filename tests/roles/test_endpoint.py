@@ -10,7 +10,7 @@ import pytest
 
 from tests.lab.fleet import PLAYBOOKS, Fleet
 from tests.lab.leaks import Search, Secret
-from tests.lab.traffic import Streams
+from tests.lab.traffic import WINDOW, Streams
 from tests.lab.wheelhouse import EXITS, MUTE
 from tests.roles.endpoints import (
     CONFIG,
@@ -174,8 +174,8 @@ def test_figures_and_another_listener_come_without_a_loss_of_associations(fleet,
     with Streams(fleet) as streams:
         play(fleet, **more)
     assert [(one.figures.ended, one.figures.failed) for one in streams.sensors.values()] == [(0, 0)] * 2
-    # The sockets were closed for a moment, so a few datagrams are lost.
-    assert all(one.lost < 50 for one in streams.sensors.values()), streams.sensors
+    # The sockets were closed for a moment, so a few datagrams are lost; nobody sends more of them without an echo.
+    assert all(one.lost < WINDOW for one in streams.sensors.values()), streams.sensors
     assert host.ssh("ss -uln | grep -c 127.0.0.1:5999").strip() == "1"
     assert "ready" in host.ssh(
         "python3 -c 'import urllib.request as u; print(u.urlopen(\"http://127.0.0.1:9684/readyz\").read())'"
@@ -230,8 +230,10 @@ def test_a_controller_or_a_host_that_dies_in_an_upgrade_leaves_one_release_that_
         host.ssh(f"ln -sfn releases/{before[0]} /opt/dtls-endpoint/current")
         with fleet.start_playbook(PLAYBOOKS / "deploy.yml", inventory=inventory) as process:
             elsewhere = f"[ $(readlink /opt/dtls-endpoint/current) != releases/{before[0]} ]"
-            host.ssh(f"until {elsewhere}; do sleep 0.01; done; pkill -9 -f 'sansdtls dtls_switc[h]'")
-            process.communicate(timeout=60)
+            host.ssh(
+                f"until {elsewhere}; do sleep 0.01; done; pkill -9 -f 'sansdtls dtls_switc[h]'", timeout=240
+            )
+            process.communicate(timeout=240)
         assert process.returncode in {2, 4}
         output = play(fleet, version=SECOND, config=CHANGED)
         assert counts(output)["changed"] == 1
