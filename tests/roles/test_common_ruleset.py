@@ -309,6 +309,94 @@ def test_what_is_undone_is_what_was_before_an_apply_by_another_backend_that_wait
         assert not chains(host)
 
 
+def test_a_table_of_somebody_else_is_not_taken_away_with_rules_by_another_backend(fleet, plays):
+    device = fleet["device-1"]
+    plays.run(ruleset(GOOD4, backend="iptables-legacy"), hosts="device-1")
+    on(device, "nft add table inet guard")
+    absent = {"state": "absent", "backend": "nft", "minds": False}
+    told = plays.run(
+        ruleset("", name="rehearsed", check_mode=True, **absent), ruleset("", **absent), hosts="device-1"
+    )
+    for name in ("rehearsed", "rules"):
+        assert "and it is not ours" in told.of("device-1", name)["msg"]
+    assert "table inet guard" in on(device, "nft list ruleset")
+    assert chains(device)
+
+
+def test_what_never_arrived_is_not_confirmed_because_nothing_is_in_force(fleet, plays, tmp_path):
+    plays.run(ruleset(GOOD4, backend="iptables-legacy"), hosts="device-1")
+    sent = '            port = self._ask("apply", data=self._text.encode()).report.get("port", "")\n'
+    told = plays.run(
+        ruleset("", state="absent", backend="nft", minds=False),
+        hosts="device-1",
+        environment=patched(tmp_path, (ACTION, sent, '            port = ""\n')),
+    )
+    assert "the apply is gone" in told.of("device-1", "rules")["msg"]
+    assert chains(fleet["device-1"])
+
+
+# --- two runs at once --------------------------------------------------------------------------------
+
+
+def beside(fleet, plays, tmp_path, change, task, meanwhile):
+    """Run a task whose protocol is changed so that it waits, and another one meanwhile; what became of both."""
+    reached = fleet["device-1"].root / "run/reached"
+    with ThreadPoolExecutor() as other:
+        run = other.submit(plays.run, task, hosts="device-1", environment=patched(tmp_path, change))
+        until(reached.exists, "it does not get there")
+        second = plays.run(meanwhile, hosts="device-1")
+        fleet["device-1"].ssh("touch /run/further")
+    reached.unlink()
+    fleet["device-1"].ssh("rm /run/further")
+    return run.result().of("device-1", "rules"), second.of("device-1", "rules")
+
+
+WAITS = ": >/run/reached; until [ -e /run/further ]; do sleep 0.1; done"
+
+
+def test_what_another_backend_loads_while_an_apply_looks_around_is_not_taken_away(fleet, plays, tmp_path):
+    change = (SCRIPT, "rehearse() {\n", f"rehearse() {{\n    {WAITS}\n")
+    first, second = beside(
+        fleet, plays, tmp_path, change, ruleset(GOOD, minds=False), ruleset(GOOD4, backend="iptables-legacy")
+    )
+    assert second["confirmed"]
+    assert "another run changes rules here at this very moment" in first["msg"]
+    assert chains(fleet["device-1"])
+    assert "guard" not in on(fleet["device-1"], "nft list ruleset")
+
+
+def test_rules_that_come_when_others_are_gone_and_not_their_files_yet_stay(fleet, plays, tmp_path):
+    plays.run(ruleset(GOOD), hosts="device-1")
+    change = (SCRIPT, "remove() {\n", f"remove() {{\n    {WAITS}\n")
+    first, second = beside(
+        fleet, plays, tmp_path, change, ruleset("", state="absent", minds=False), ruleset(BETTER)
+    )
+    assert second["confirmed"]
+    assert "another run changes rules here at this very moment" in first["msg"]
+    assert in_force(fleet["device-1"], BETTER)
+    assert written(fleet["device-1"]) == RULES.for_nft("guard", BETTER)
+
+
+@pytest.mark.parametrize("later", ["before the others go", "at the end"])
+def test_rules_that_are_loaded_after_their_own_dead_man_has_acted_are_undone(fleet, plays, tmp_path, later):
+    device = fleet["device-1"]
+    plays.run(ruleset(GOOD4, backend="iptables-legacy"), hosts="device-1")
+    place = {
+        "before the others go": '    for kind in $(others); do\n        (use "$kind" && take_away)',
+        "at the end": "load() {\n",
+    }[later]
+    until_rolled = '    until [ -d "$dir.rolled" ]; do sleep 0.1; done\n'
+    text = place + until_rolled if place.endswith("\n") else until_rolled + place
+    told = plays.run(
+        ruleset(GOOD, backend="nft", rollback_after=SOON, minds=False),
+        hosts="device-1",
+        environment=patched(tmp_path, (SCRIPT, place, text)),
+    )
+    assert "too slow, so what was before is in force" in told.of("device-1", "rules")["msg"]
+    assert chains(device)
+    assert "table inet guard" not in on(device, "nft list ruleset")
+
+
 def test_what_is_written_for_iptables_loads_on_a_host_that_boots(fleet, plays):
     plays.run(ruleset(GOOD4, backend="iptables-legacy"), hosts="device-1")
     device = fleet["device-1"]
@@ -616,7 +704,7 @@ def test_of_two_runs_at_once_none_undoes_to_what_the_other_has_not_confirmed(fle
     said = "".join(process.communicate(timeout=60)[0] for process in both)
     for host in fleet.hosts.values():
         assert f"{host.name}: guard: another run changes rules here at this very moment; remedy" in said
-        assert host.ssh("rm /tmp/met.*; ls /run/dtls-guard/guard") == "confirmed\n", "nothing waits"
+        assert host.ssh("rm /tmp/met.*; ls /run/dtls-guard/guard") == "confirmed\nconfirmed.by\n", "nothing waits"
         assert written(host) in [RULES.for_nft("guard", one) for one in (GOOD, BETTER, f"{GOOD}#\n")]
 
 
@@ -655,7 +743,7 @@ def deadman_of_before(fleet, plays, tmp_path, *changes):
 def test_the_dead_man_of_an_earlier_apply_undoes_nothing_of_a_later_one(fleet, plays, tmp_path):
     assert deadman_of_before(fleet, plays, tmp_path) == dict.fromkeys(BOTH, True)
     for host in fleet.hosts.values():
-        assert host.ssh("ls /run/dtls-guard/guard") == "confirmed\n"
+        assert host.ssh("ls /run/dtls-guard/guard") == "confirmed\nconfirmed.by\n"
         assert "dtls-guard" not in host.ssh("systemctl list-timers --all 2>/dev/null; :")
         assert "DTLS_WHAT" not in host.ssh("cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' ' '; :")
 

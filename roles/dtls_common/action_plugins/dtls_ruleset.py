@@ -123,11 +123,7 @@ class ActionModule(ShellAction):
             "backend": self._backend,
             "path": self._path,
         }
-        if "foreign" in report:
-            raise AnsibleActionFail(
-                f"{self._where()}: there is such a table, and it is not ours; remedy: nft delete table inet {self._name}, or another "
-                "name"
-            )
+        self._refuse_foreign(report)
         others = report.get("others", "").split()
         in_force = report.get("live") == self._wanted and not report.get("pending") and not others
         written = report.get("written") == hashlib.sha256(self._text.encode()).hexdigest()
@@ -145,6 +141,13 @@ class ActionModule(ShellAction):
             self._ask("rewrite", data=self._text.encode())
             return result | {"confirmed": True}
         return result | self._apply()
+
+    def _refuse_foreign(self, report: Mapping[str, str]) -> None:
+        if "foreign" in report:
+            raise AnsibleActionFail(
+                f"{self._where()}: there is such a table, and it is not ours; remedy: nft delete table inet {self._name}, or another "
+                "name"
+            )
 
     def _diff(self, seen: Answer) -> dict[str, str]:
         before = seen.shown.decode("utf-8", "replace")
@@ -181,6 +184,8 @@ class ActionModule(ShellAction):
             "sha256": "",
             "backend": self._backend,
         }
+        if in_force:
+            self._refuse_foreign(seen.report)
         if self._task.check_mode or not result["changed"]:
             return result
         if in_force:

@@ -68,7 +68,8 @@ options:
     type: bool
     default: true
   state:
-    description: With V(absent), rules and file are removed, with a dead-man as well.
+    description: >-
+      With V(absent), all rules of this name are removed, with a dead-man as well, and the file at O(path).
     type: str
     choices: [present, absent]
     default: present

@@ -22,14 +22,14 @@ places() {
     fail "neither /run nor /var/run can be written; remedy: become"
 }
 
-# The apply that waits for its confirmation, if there is one: its directory.
+# Each apply that waits for its confirmation: its directory. There are two where one was killed before it had taken over.
 pending() {
     for one in "$base"/*; do
         case ${one##*/} in
         *[!0-9a-f]* | confirmed) ;;
         *) [ ! -d "$one" ] || [ "$one" = "$dir" ] || echo "$one" ;;
         esac
-    done | head -n 1
+    done
 }
 
 # --- nft --------------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ holds() {
         # To ask iptables-legacy would make the table that is asked for.
         [ "$backend" = iptables-nft ] || grep -qsx filter /proc/net/ip_tables_names /proc/net/ip6_tables_names || return
         for family in $(families); do
-            ! $(ipt "$family") -S | grep -q "^-N $name-" || return 0
+            ! $(ipt "$family") -S | grep -q -e "^-N $name-ID\$" -e "^-N $name-learn\$" || return 0
         done
         return 1
         ;;
@@ -195,11 +195,11 @@ live() { case $backend in fw4 | nft) nft_live ;; *) ipt_live ;; esac; }
 
 # Everything of this name that is in force, whatever has loaded it. Of an apply before that waits it is what was before that.
 before() {
-    if [ -n "$old" ]; then
-        for file in "$old"/before.*; do
+    for one in $old; do
+        for file in "$one"/before.*; do
             [ ! -f "$file" ] || cat "$file" >"$dir/${file##*/}" || return
         done
-    fi
+    done
     save || return
     for kind in $(others); do (use "$kind" && save) || return; done
 }
@@ -239,7 +239,9 @@ load() {
         done
         ;;
     esac
-    for kind in $(others); do (use "$kind" && take_away) || return; done
+    for kind in $(others); do
+        (use "$kind" && take_away) || { echo "those by $kind cannot be taken away" && return 1; }
+    done
 }
 
 take_away() {
@@ -247,14 +249,16 @@ take_away() {
     fw4 | nft) nft delete table inet "$name" 2>&1 ;;
     *)
         # No apply has a name like that.
-        dir=$base/away
+        dir=$base/away.$nonce
         mkdir -p "$dir"
         printf '*filter\nCOMMIT\n' >"$dir/nothing"
+        gone=0
         for family in $(families); do
             ipt_forward "$family" "$dir/nothing"
-            ipt_restore "$family" <"$dir/forward" 2>&1 || return
+            ipt_restore "$family" <"$dir/forward" 2>&1 || gone=1
         done
         rm -rf "$dir"
+        return $gone
         ;;
     esac
 }
@@ -310,8 +314,9 @@ get_to_know() {
     sleep "$learn"
 }
 
-# Where another run has taken the place of this one meanwhile.
+# Where this apply is over before it has loaded anything. Another one that waits takes the chain away itself.
 forget() {
+    [ -z "$(pending)" ] || return 0
     case $backend in
     fw4 | nft)
         if [ "$(nft_live)" = 0 ]; then nft delete table inet "$name"; else nft delete chain inet "$name" sansdtls_learn; fi
@@ -364,13 +369,14 @@ disarm() {
 
 # Ours is armed; that of an apply before may act no more, or has acted.
 take_over() {
-    [ -n "$old" ] || return 0
-    if mv "$old" "$old.taken" 2>/dev/null; then
-        disarm "$old.taken"
-        rm -rf "$old.taken"
-        return
-    fi
-    until_rolled "$old"
+    for one in $old; do
+        if mv "$one" "$one.taken" 2>/dev/null; then
+            disarm "$one.taken"
+            rm -rf "$one.taken"
+        else
+            until_rolled "$one" || return
+        fi
+    done
 }
 
 # The dead-man of the apply in directory $1 has done its work, if it was at it.
@@ -395,8 +401,7 @@ look() {
         if [ -z "$(nft_live)" ] && nft list table inet "$name" >/dev/null 2>&1; then say foreign yes; fi
         ;;
     esac
-    old=$(pending)
-    say pending "${old##*/}"
+    say pending "$(pending | sed 's/.*\///' | tr '\n' ' ')"
     say others "$(others | tr '\n' ' ')"
     if [ -f "$path" ]; then say written "$(sha256sum <"$path" | cut -d' ' -f1)"; fi
     if [ -f "$base/confirmed" ]; then
@@ -425,43 +430,56 @@ apply() {
     trap 'exit 1' HUP INT TERM PIPE
     cat >"$dir/candidate"
     [ "$(sha256sum <"$dir/candidate" | cut -d' ' -f1)" = "$digest" ] || fail "what arrived is not what was sent"
-    old=$(pending) was=$(live)
+    old=$(pending) was="$(live) $(others)"
     said=$(before 2>&1) || fail "the rules that are there could not be restored, so they are not touched: $(oneline "$said")"
     said=$(rehearse) || fail "$backend refuses the rules: $(oneline "$said")"
     mv "$dir" "${dir%.new}" && dir=${dir%.new} || fail "$dir cannot be renamed"
-    [ "$(pending) $(live)" = "$old $was" ] || fail "another run changes rules here at this very moment; remedy: one at a time"
+    [ "$(pending) $(live) $(others)" = "$old $was" ] || fail "another run changes rules here at this very moment; remedy: one at a time"
     has_to_learn || learn=0
     after=$((after + learn))
     arm || fail "no dead-man can be started"
     # From here on the dead-man tidies up.
     trap - EXIT
-    refused=''
+    late="this host was too slow, so what was before is in force; remedy: a longer rollback_after"
     if ! take_over; then
         retreat
-        fail "an apply before this one does not end: $old; remedy: look at $old.rolling/log"
+        fail "an apply before this one does not end: $old; remedy: look at log in $one.rolling"
     fi
-    said=$(get_to_know) || refused=yes
+    why=''
+    said=$(get_to_know) || why="$backend refuses the rules: $(oneline "$said")"
     if [ ! -d "$dir" ]; then
         forget
+        ! acted || fail "$late"
         fail "another run has changed rules here meanwhile; remedy: one at a time"
     fi
-    if [ -n "$refused" ] || ! said=$(load); then
+    [ -n "$why" ] || said=$(load) || why="$backend refuses the rules: $(oneline "$said")"
+    [ -n "$why" ] || (: >"$dir/loaded") 2>/dev/null || why=$late
+    if [ -n "$why" ]; then
+        ! acted || why=$late
         retreat
-        fail "$backend refuses the rules: $(oneline "$said")"
+        fail "$why"
     fi
-    : >"$dir/loaded"
     say applied yes
     say port "$(connection | cut -d' ' -f2)"
     leave
 }
 
-# Undo at once, as the dead-man would.
+# Whether the dead-man has been quicker.
+acted() { [ -d "$dir.rolling" ] || [ -d "$dir.rolled" ]; }
+
+# Undo at once, as the dead-man would; and once more what has come after that had acted.
 retreat() {
+    until_rolled "$dir"
+    [ ! -d "$dir.rolled" ] || mv "$dir.rolled" "$dir"
     undo
     disarm "$dir.rolled"
 }
 
 confirm() {
+    if [ -d "$dir.new" ]; then
+        say state early
+        leave
+    fi
     if [ ! -d "$dir" ]; then
         until_rolled "$dir"
         if [ -d "$dir.rolled" ] && [ ! -e "$dir.rolled/loaded" ]; then
@@ -469,7 +487,7 @@ confirm() {
         elif [ -d "$dir.rolled" ]; then
             say state rolled
             say log "$(oneline "$(cat "$dir.rolled/log" 2>/dev/null)")"
-        elif [ "$(live)" = "$wanted" ] && { [ -z "$wanted" ] || grep -q "sansdtls.$wanted" "$base/confirmed" 2>/dev/null; }; then
+        elif [ "$(live)" = "$wanted" ] && [ "$(cat "$base/confirmed.by" 2>/dev/null)" = "$nonce" ]; then
             # The answer was lost on its way.
             finish
         else
@@ -497,6 +515,7 @@ confirm() {
     fi
     disarm "$dir.confirmed"
     mv -f "$dir.confirmed/candidate" "$base/confirmed"
+    echo "$nonce" >"$base/confirmed.by"
     rm -rf "$dir.confirmed" "$base"/*.rolled
     finish
     leave
@@ -530,12 +549,12 @@ rewrite() {
     leave
 }
 
-# No rules are in force any more: that was an apply, too.
+# What is left when no rules are in force any more: that was an apply, too.
 remove() {
-    old=$(pending)
-    if [ -n "$old" ] && mv "$old" "$old.taken" 2>/dev/null; then disarm "$old.taken"; fi
-    rm -rf "$base"
-    rm -f -- "$path"
+    [ -z "$(pending)$(live)$(others)" ] || fail "another run changes rules here at this very moment; remedy: one at a time"
+    rm -f -- "$path" "$base/confirmed" "$base/confirmed.by"
+    rm -rf "$base"/*.rolled "$base"/*.taken
+    rmdir "$base" 2>/dev/null
     leave
 }
 
@@ -546,7 +565,11 @@ main() {
     port=$1 learn=$2
     places
     pick
-    if [ "$what" != look ] && [ -n "$problem" ]; then fail "$problem"; fi
+    # A dead-man does what can be done.
+    case $what in
+    look | undo) ;;
+    *) [ -z "$problem" ] || fail "$problem" ;;
+    esac
     "$what"
 }
 
