@@ -704,7 +704,9 @@ def test_of_two_runs_at_once_none_undoes_to_what_the_other_has_not_confirmed(fle
     said = "".join(process.communicate(timeout=60)[0] for process in both)
     for host in fleet.hosts.values():
         assert f"{host.name}: guard: another run changes rules here at this very moment; remedy" in said
-        assert host.ssh("rm /tmp/met.*; ls /run/dtls-guard/guard") == "confirmed\nconfirmed.by\n", "nothing waits"
+        assert host.ssh("rm /tmp/met.*; ls /run/dtls-guard/guard") == "confirmed\nconfirmed.by\n", (
+            "nothing waits"
+        )
         assert written(host) in [RULES.for_nft("guard", one) for one in (GOOD, BETTER, f"{GOOD}#\n")]
 
 
