@@ -2,8 +2,8 @@
 
 import pytest
 
+from tests.roles.guarded import BETTER, GOOD, RULES, in_force, ruleset
 from tests.roles.plays import Plays
-from tests.roles.test_common_ruleset import BETTER, GOOD, RULES, in_force, ruleset
 
 FLEET = {"endpoints": 0, "devices": 1}
 

@@ -3,8 +3,8 @@
 import pytest
 
 from tests.lab.leaks import Search, Secret
+from tests.roles.guarded import CUT, GOOD, RULES, lets_in, ruleset
 from tests.roles.plays import Plays, task
-from tests.roles.test_common_ruleset import CUT, GOOD, RULES, lets_in, ruleset
 
 FLEET = {"endpoints": 1, "devices": 1, "suite": "trixie", "controller": "newest"}
 MASTER = "e91b5a07c64d2f83b17a90e5d3c8462fa6057d1be4923c8f0d6ab1573ce8f294"

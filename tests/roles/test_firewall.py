@@ -23,6 +23,7 @@ from tests.roles.filtered import (
     sensors,
     wait_for_echoes,
 )
+from tests.roles.guarded import BLIND, LINGERS, SAME, patched, until
 from tests.roles.packets import (
     HELLO,
     Flood,
@@ -36,7 +37,6 @@ from tests.roles.packets import (
     udp,
 )
 from tests.roles.plays import ROLES
-from tests.roles.test_common_ruleset import BLIND, LINGERS, SAME, patched, until
 
 FLEET = {"endpoints": 1, "devices": 3}
 HOSTS = {
