@@ -152,6 +152,15 @@ class Fleet:
             start_new_session=True,
         )
 
+    def colleague(self, name):
+        """Environment of another operator: connections of their own, as on a machine of their own.
+
+        Two programs that share connections of OpenSSH (ControlMaster=auto) lose one now and then when both make the first.
+        """
+        control = self.folder / f"control-{name}"
+        control.mkdir(exist_ok=True)
+        return {"ANSIBLE_SSH_CONTROL_PATH_DIR": str(control)}
+
     def start_playbook(self, playbook, *arguments, inventory=None, **environment):
         """Start ansible-playbook, as :meth:`start` does."""
         if "ANSIBLE_ROLES_PATH" in environment and Path(playbook).parent == PLAYBOOKS:

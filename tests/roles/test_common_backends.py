@@ -145,7 +145,7 @@ def beside(fleet, plays, tmp_path, change, task, meanwhile):
     with ThreadPoolExecutor() as other:
         run = other.submit(plays.run, task, hosts="device-1", environment=patched(tmp_path, change))
         until(reached.exists, "it does not get there")
-        second = plays.run(meanwhile, hosts="device-1")
+        second = plays.run(meanwhile, hosts="device-1", environment=fleet.colleague("b"))
         fleet["device-1"].ssh("touch /run/further")
     reached.unlink()
     fleet["device-1"].ssh("rm /run/further")

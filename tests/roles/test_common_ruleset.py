@@ -226,9 +226,10 @@ def test_of_two_runs_at_once_none_undoes_to_what_the_other_has_not_confirmed(fle
     meet = "    : >/tmp/met.$nonce; while [ $(ls /tmp | grep -c ^met) -lt 2 ]; do sleep 1; done\n"
     meeting = patched(tmp_path, (SCRIPT, shown, meet + shown))
     both = [
-        fleet.start_playbook(plays.write([ruleset(content)]), **meeting) for content in (BETTER, f"{GOOD}#\n")
+        fleet.start_playbook(plays.write([ruleset(content)]), **meeting, **fleet.colleague(name))
+        for name, content in (("a", BETTER), ("b", f"{GOOD}#\n"))
     ]
-    said = "".join(process.communicate(timeout=60)[0] for process in both)
+    said = "".join(process.communicate(timeout=300)[0] for process in both)
     for host in fleet.hosts.values():
         assert f"{host.name}: guard: another run changes rules here at this very moment; remedy" in said
         assert host.ssh("rm /tmp/met.*; ls /run/dtls-guard/guard") == "confirmed\nconfirmed.by\n", (

@@ -91,7 +91,8 @@ def test_first_keys_come_from_two_operators_at_once_and_the_next_ones_batch_by_b
     place = keys.inventory(1)
     with Streams(keys.fleet, connected=False) as streams:
         with ThreadPoolExecutor() as pool:
-            for run in [pool.submit(keys.run, inventory=place) for _ in range(2)]:
+            who = [keys.fleet.colleague(name) for name in ("a", "b")]
+            for run in [pool.submit(keys.run, inventory=place, environment=one) for one in who]:
                 run.result()
         for device in DEVICES:
             assert keys.accepted(device) == [[1], [1]]
